@@ -1,0 +1,44 @@
+"""Strict loading: a damaged checkpoint is an error, never a half-initialised adapter."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+
+from puma_hub.errors import CheckpointError, PumaHubError
+
+
+@contextmanager
+def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what transformers and safetensors raise for a bad checkpoint into CheckpointError."""
+    try:
+        yield
+    except PumaHubError:
+        raise
+    except (SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"cannot load an adapter from {source}: {reason}; check the name, or save or download the adapter again"
+        ) from error
+
+
+def require_complete(adapter: nn.Module, info: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError unless every tensor was in the checkpoint, with its shape and finite values."""
+    faults = [
+        f"{kind.replace('_keys', '')} {sorted(str(key) for key in info[kind])}"
+        for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
+        if info.get(kind)
+    ]
+    if faults:
+        raise CheckpointError(
+            f"the adapter at {source} does not fit its config: {'; '.join(faults)}; save or download it again"
+        )
+    broken = [name for name, tensor in adapter.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(f"the adapter at {source} holds NaN or infinite values in {broken}; train or download it again")

@@ -1,0 +1,106 @@
+"""What an adapter is: the models it maps between, its architecture and what it was trained for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from transformers import PretrainedConfig
+
+from puma_hub.errors import ConfigurationError
+from puma_hub.identity import ModelSpec
+from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
+
+ARCHITECTURES = ("seed", "paper", "linear")
+FORMAT_VERSION = 1
+_PAPER_HIDDEN_SIZE = 4096
+
+
+class PumaConfig(PretrainedConfig):
+    """Configuration of a :class:`~puma_hub.PumaAdapter`.
+
+    Args:
+        sources: the LLMs whose prompts come in, one or (aggregation) several, in the order of concatenation.
+        target: the LLM whose prompts come out.
+        prompt_length: soft tokens a prompt, ``l``.
+        architecture: ``seed``, ``paper`` or ``linear``.
+        hidden_size: width inside the network; ``2 * d_target`` for ``seed``, 4096 for ``paper`` by default.
+        dropout: dropout probability while training (paper: 0.1).
+        task: the task it was trained with, as a dict or a task.
+        template: the template text it was trained with.
+        rating_head: whether a trained rating head travels with it; true for tasks that have one.
+
+    Raises:
+        ConfigurationError: a field has a value that cannot be used.
+    """
+
+    model_type = "puma_adapter"
+
+    def __init__(
+        self,
+        sources: Sequence[ModelSpec | Mapping[str, Any]] = (),
+        target: ModelSpec | Mapping[str, Any] | None = None,
+        prompt_length: int = 1,
+        architecture: str = "seed",
+        hidden_size: int | None = None,
+        dropout: float = 0.1,
+        task: Task | Mapping[str, Any] | None = None,
+        template: PromptTemplate | str | None = None,
+        rating_head: bool | None = None,
+        format_version: int = FORMAT_VERSION,
+        **kwargs: Any,
+    ) -> None:
+        if int(format_version) > FORMAT_VERSION:
+            raise ConfigurationError(
+                f"this adapter has format {format_version}, this puma_hub reads up to {FORMAT_VERSION}; "
+                "run pip install -U puma_hub"
+            )
+        if architecture not in ARCHITECTURES:
+            raise ConfigurationError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
+        if isinstance(prompt_length, bool) or not isinstance(prompt_length, int) or prompt_length < 1:
+            raise ConfigurationError(f"prompt_length must be a whole number >= 1, got {prompt_length!r}")
+        if not 0.0 <= float(dropout) < 1.0:
+            raise ConfigurationError(f"dropout must lie in [0, 1), got {dropout!r}")
+        if isinstance(sources, (Mapping, ModelSpec)):
+            raise ConfigurationError("sources must be a list of model specs, also when there is one")
+        self.sources = [ModelSpec.of(spec) for spec in sources]
+        self.target = ModelSpec.of(target) if target is not None else None
+        self.prompt_length = prompt_length
+        self.architecture = architecture
+        self.dropout = float(dropout)
+        if hidden_size is None and self.target is not None:
+            hidden_size = _PAPER_HIDDEN_SIZE if architecture == "paper" else 2 * self.target.hidden_size
+        if hidden_size is not None and (not isinstance(hidden_size, int) or hidden_size < 1):
+            raise ConfigurationError(f"hidden_size must be a whole number >= 1, got {hidden_size!r}")
+        self.hidden_size = hidden_size
+        parsed: Task = task_from_dict(task) if isinstance(task, Mapping) else task or RatingTask()
+        self.task = parsed.to_dict()
+        self.template = PromptTemplate.of(template).text if template is not None else None
+        self.rating_head = parsed.has_head if rating_head is None else bool(rating_head)
+        self.format_version = FORMAT_VERSION
+        super().__init__(**kwargs)
+
+    @property
+    def source_size(self) -> int:
+        """Sum of the hidden sizes of all sources."""
+        return sum(spec.hidden_size for spec in self.sources)
+
+    @property
+    def scored_task(self) -> Task:
+        return task_from_dict(self.task)
+
+    def require_pair(self) -> ModelSpec:
+        """Return the target, once sources and target are known.
+
+        Raises:
+            ConfigurationError: one of them is missing.
+        """
+        if not self.sources or self.target is None:
+            raise ConfigurationError("an adapter needs sources=[...] and target=..., each with model_id and hidden_size")
+        return self.target
+
+    def to_dict(self) -> dict[str, Any]:
+        data = super().to_dict()
+        data["sources"] = [ModelSpec.of(spec).to_dict() for spec in self.sources]
+        data["target"] = self.target.to_dict() if self.target is not None else None
+        return data

@@ -1,0 +1,82 @@
+"""Where a bank's prompts come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from puma_hub.errors import BankError, ConfigurationError
+from puma_hub.identity import ModelSpec
+from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The model, template and task of a bank, how it was made, and what was before it.
+
+    ``made_by`` is ``"given"``, ``"trained"`` or ``"migrated"``; ``details`` holds facts about the making (no
+    user data); ``history`` the earlier steps, oldest first, each as a dict with a ``made_by`` of its own.
+    """
+
+    model: ModelSpec
+    prompt_length: int
+    template: str | None = None
+    task: Task | None = None
+    made_by: str = "given"
+    details: Mapping[str, Any] = field(default_factory=dict)
+    history: tuple[Mapping[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        set_(self, "model", ModelSpec.of(self.model))
+        set_(self, "history", tuple(self.history))
+        if isinstance(self.template, PromptTemplate):
+            set_(self, "template", self.template.text)
+        elif self.template is not None:
+            set_(self, "template", PromptTemplate.of(self.template).text)
+        if isinstance(self.task, Mapping):
+            set_(self, "task", task_from_dict(self.task))
+        if not isinstance(self.prompt_length, int) or self.prompt_length < 1:
+            raise ConfigurationError(f"prompt_length must be a whole number >= 1, got {self.prompt_length!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "format_version": FORMAT_VERSION,
+            "model": self.model.to_dict(),
+            "prompt_length": self.prompt_length,
+            "template": self.template,
+            "task": self.task.to_dict() if self.task else None,
+            "made_by": self.made_by,
+            "details": dict(self.details),
+            "history": [dict(step) for step in self.history],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
+        """Rebuild from :meth:`to_dict`; unknown keys are left out.
+
+        Raises:
+            BankError: a needed key is missing, or the format is newer than this version of puma_hub.
+        """
+        if int(data.get("format_version", 1)) > FORMAT_VERSION:
+            raise BankError(
+                f"this bank has format {data['format_version']}, this puma_hub reads up to {FORMAT_VERSION}; "
+                "run pip install -U puma_hub"
+            )
+        missing = [key for key in ("model", "prompt_length") if key not in data]
+        if missing:
+            raise BankError(f"the bank's provenance lacks {', '.join(missing)}; it cannot be told which LLM it is for")
+        known = {f.name for f in fields(cls)}
+        return cls(**{key: value for key, value in data.items() if key in known})
+
+    def as_step(self) -> dict[str, Any]:
+        """This bank as a step in the history of the next one."""
+        step = self.to_dict()
+        return {key: step[key] for key in ("made_by", "model", "details") if step[key]}
+
+    @property
+    def answers(self) -> int:
+        return len((self.task or RatingTask()).answers)

@@ -1,0 +1,58 @@
+"""The errors a user can foresee. Each says what was expected, what was found and what to do."""
+
+from __future__ import annotations
+
+
+class PumaHubError(Exception):
+    """Base of every error that puma_hub raises on purpose."""
+
+    def __str__(self) -> str:  # KeyError would print the repr of the message
+        return str(self.args[0]) if self.args else type(self).__name__
+
+
+class ConfigurationError(PumaHubError, ValueError):
+    """An argument or a configuration field has a value that cannot be used."""
+
+
+class InteractionsError(PumaHubError, ValueError):
+    """Interactions lack a column, hold invalid labels, or cannot be read."""
+
+
+class TemplateError(PumaHubError, ValueError):
+    """A template's slots are wrong, or a rendered text does not fit the model."""
+
+
+class AnswerTokenError(PumaHubError, ValueError):
+    """The tokenizer cannot tell the answers of a task apart by their first token."""
+
+
+class UnsupportedModelError(PumaHubError, ValueError):
+    """The language model cannot be scored exactly through soft prompts."""
+
+
+class BankError(PumaHubError, ValueError):
+    """A prompt bank is malformed: shapes, ids or values."""
+
+
+class UnknownUserError(PumaHubError, KeyError):
+    """A user is not in the bank."""
+
+
+class MismatchError(PumaHubError, ValueError):
+    """Two parts belong to different language models, prompt lengths or tasks."""
+
+
+class SelectionError(PumaHubError, ValueError):
+    """Users cannot be selected as asked."""
+
+
+class CheckpointError(PumaHubError, RuntimeError):
+    """A saved adapter, bank or training state is damaged, incomplete or of another kind."""
+
+
+class StorageError(PumaHubError, OSError):
+    """A file cannot be read or written."""
+
+
+class MissingDependencyError(PumaHubError, ImportError):
+    """An optional package is needed; the message holds the command that installs it."""

@@ -1,0 +1,5 @@
+"""Migration: an adapter applied to banks."""
+
+from puma_hub.migration.migrate import migrate
+
+__all__ = ["migrate"]

@@ -1,0 +1,311 @@
+"""The scorer: a frozen language model that turns soft prompts and rows into answer logits."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+
+from puma_hub.errors import BankError, MismatchError, StorageError, TemplateError, UnsupportedModelError
+from puma_hub.identity import ModelSpec
+from puma_hub.scorer import attention
+from puma_hub.scorer.answers import find_answer_ids
+from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, RowEncoder, left_padded, right_padded
+from puma_hub.scorer.prefix_cache import PrefixCache, PrefixCacheReport, stack_cache
+from puma_hub.scorer.tasks import RatingTask, Task
+from puma_hub.scorer.template import PromptTemplate
+
+_NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values", "position_ids", "attention_mask")
+
+
+class AnswerHead(nn.Module):
+    """The rows of the output matrix that belong to the answers, in float32."""
+
+    def __init__(self, output: nn.Module, answer_ids: list[int]) -> None:
+        super().__init__()
+        bias = getattr(output, "bias", None)
+        self.register_buffer("weight", output.weight[answer_ids].detach().float())  # type: ignore[index, union-attr]
+        self.register_buffer("bias", None if bias is None else bias[answer_ids].detach().float())
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(hidden_states.float(), self.weight, self.bias)  # type: ignore[arg-type]
+
+
+def with_answer_head(model: PreTrainedModel, answer_ids: list[int]) -> PreTrainedModel:
+    """Return a shallow copy of ``model`` whose output layer knows the answers only.
+
+    All weights but the answer rows are shared. What the model does to its logits afterwards (soft-capping,
+    scaling) is the model's own code, so it is respected whatever it is.
+    """
+    output = model.get_output_embeddings()
+    name = next((name for name, child in model.named_children() if child is output), None)
+    if output is None or name is None:
+        raise UnsupportedModelError(f"{type(model).__name__} has no output layer of its own; use a causal LM")
+    narrow = copy.copy(model)
+    narrow._modules = {**model._modules, name: AnswerHead(output, answer_ids)}
+    return narrow
+
+
+class PersonalizedLM:
+    """A frozen LLM with a template and a task.
+
+    Args:
+        model: a decoder-only model that accepts ``inputs_embeds``, ``past_key_values`` and ``position_ids``.
+        tokenizer: its tokenizer.
+        template: a :class:`PromptTemplate`, the name of a preset, or a text with slots.
+        task: what is asked, see :mod:`puma_hub.scorer.tasks`.
+        prefix_cache: ``auto``, ``full``, ``lru``, ``recompute`` or ``off``.
+        cache_budget: bytes the prefix cache may take; a third of the free memory by default.
+
+    Raises:
+        UnsupportedModelError: the model cannot be scored exactly, with the reason.
+        AnswerTokenError: the tokenizer cannot tell the task's answers apart.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        template: PromptTemplate | str = "rating",
+        task: Task | None = None,
+        model_id: str | None = None,
+        revision: str | None = None,
+        prefix_cache: str = "auto",
+        cache_budget: int | None = None,
+    ) -> None:
+        self.template = PromptTemplate.of(template)
+        self.task: Task = task if task is not None else RatingTask()
+        self.tokenizer = tokenizer
+        self.model = _checked(model).eval().requires_grad_(False)
+        self._model_id, self._revision = model_id, revision
+        self._config = model.config.get_text_config()
+        self._encoder = RowEncoder(tokenizer, self.template, int(getattr(self._config, "max_position_embeddings", 10**9)))
+        context = self.template.render({"item_text": "a", "history": ["a"]})[1]
+        self.answer_ids = find_answer_ids(tokenizer, context, self.task.answers)
+        self._scored = with_answer_head(model, self.answer_ids)
+        bytes_per_token = self._probe() if prefix_cache != "off" else 0
+        self._policy = prefix_cache if bytes_per_token or prefix_cache != "auto" else "off"
+        self._cache = PrefixCache(self._prefix_states, bytes_per_token, self._policy, cache_budget)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_id_or_dir: str,
+        *,
+        template: PromptTemplate | str = "rating",
+        task: Task | None = None,
+        dtype: str | torch.dtype = "auto",
+        device: str | torch.device | None = None,
+        prefix_cache: str = "auto",
+        cache_budget: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> PersonalizedLM:
+        """Load a causal LM and its tokenizer from a folder or the Hub (safetensors only).
+
+        Raises:
+            StorageError: the folder or repository cannot be read as a causal LM.
+        """
+        where = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        source: dict[str, Any] = {"revision": revision, "token": token}
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(model_id_or_dir, **source)
+            model = AutoModelForCausalLM.from_pretrained(model_id_or_dir, dtype=dtype, use_safetensors=True, **source)
+        except (OSError, ValueError, KeyError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise StorageError(f"cannot load a causal LM and its tokenizer from {model_id_or_dir!r}: {reason}") from error
+        return cls(
+            model.to(where),
+            tokenizer,
+            template=template,
+            task=task,
+            model_id=str(model_id_or_dir),
+            revision=revision,
+            prefix_cache=prefix_cache,
+            cache_budget=cache_budget,
+        )
+
+    # What it is
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The model's identity; hashing the embeddings takes about a second once."""
+        return ModelSpec.from_model(self.model, self._model_id, self._revision)
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @cached_property
+    def embedding_rms(self) -> float:
+        """Root mean square of one coordinate of the input embeddings, as the layers receive them."""
+        embed = self.model.get_input_embeddings()
+        rows = embed.weight.shape[0]
+        ids = torch.arange(0, rows, max(1, rows // 4096), device=self.device)
+        return float(embed(ids).float().square().mean().sqrt())
+
+    @property
+    def cache_report(self) -> PrefixCacheReport:
+        return self._cache.report
+
+    # Scoring
+
+    def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
+        """Tokenise rows once, for many calls of :meth:`logits`, and choose the cache policy for them."""
+        encoded = self._encoder.encode(rows, prompt_length)
+        if self._policy != "off":
+            self._cache.plan(encoded, self.device)
+        return encoded
+
+    def fill_cache(self, rows: EncodedRows, progress: Any = None) -> None:
+        """Compute the prefix caches of ``rows`` ahead of use where the policy keeps them all."""
+        if self._policy != "off":
+            self._cache.fill(rows, progress)
+
+    def logits(self, prompts: torch.Tensor, rows: EncodedRows | Iterable[Mapping[str, Any]]) -> torch.Tensor:
+        """Answer logits, float32 ``(B, answers)``, differentiable in ``prompts``.
+
+        Args:
+            prompts: float tensor ``(B, l, d)``, one soft prompt a row.
+            rows: ``B`` rows of interactions, plain or from :meth:`encode`.
+
+        Raises:
+            MismatchError: the prompts have another hidden size.
+            BankError: the number of prompts differs from the number of rows.
+        """
+        if prompts.ndim != 3 or prompts.shape[-1] != self.hidden_size:
+            raise MismatchError(
+                f"prompts must be (rows, length, {self.hidden_size}) for this model, got {tuple(prompts.shape)}; "
+                "migrate prompts of another model first"
+            )
+        encoded = rows if isinstance(rows, EncodedRows) else self.encode(rows, prompts.shape[1])
+        if len(encoded) != len(prompts) or not len(encoded):
+            raise BankError(f"{len(prompts)} prompts for {len(encoded)} rows; give one prompt for each of one or more rows")
+        return self._forward(prompts, encoded, cached=self._policy != "off")
+
+    def _forward(self, prompts: torch.Tensor, rows: EncodedRows, cached: bool) -> torch.Tensor:
+        # Layout: left padding, prefix, prompt, suffix, right padding; positions count real tokens only.
+        embed = self.model.get_input_embeddings()
+        suffix_ids, suffix_mask = right_padded(rows.suffixes, self.device)
+        parts = [prompts.to(self.device, self.dtype), embed(suffix_ids).to(self.dtype)]
+        past: DynamicCache | None = None
+        if cached and any(rows.prefixes):
+            past, lengths = self._cache.gather(rows)
+            width = int(lengths.max())
+            prefix_mask = torch.arange(width, device=self.device)[None] >= width - lengths[:, None]
+            queries = 0
+        else:
+            prefix_ids, prefix_mask = left_padded(rows.prefixes, self.device)
+            parts.insert(0, embed(prefix_ids).to(self.dtype))
+            lengths, queries = prefix_mask.sum(-1), prefix_mask.shape[1]
+        ones = torch.ones(prompts.shape[:2], dtype=torch.bool, device=self.device)
+        mask = torch.cat([prefix_mask, ones, suffix_mask], 1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix_mask.shape[1] - queries :]
+        output = self._scored(
+            inputs_embeds=torch.cat(parts, 1),
+            attention_mask=mask.long(),
+            position_ids=positions,
+            past_key_values=past,
+            use_cache=past is not None,
+        )
+        last = queries + prompts.shape[1] - 1 + suffix_mask.sum(-1)
+        return output.logits[torch.arange(len(last), device=self.device), last].float()
+
+    @torch.no_grad()
+    def _prefix_states(self, group: PrefixGroup) -> torch.Tensor:
+        ids, mask = left_padded(group.prefixes, self.device)
+        cache = DynamicCache()
+        self._scored(
+            inputs_embeds=self.model.get_input_embeddings()(ids).to(self.dtype),
+            attention_mask=mask.long(),
+            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        # Keys and values of padding may be anything; zeros are safe under a mask.
+        return stack_cache(cache) * mask[None, :, None, :, None]
+
+    @torch.no_grad()
+    def _probe(self) -> int:
+        """Compare cached scoring with plain forwards of single rows; return the cache's bytes a token.
+
+        Raises:
+            UnsupportedModelError: the two disagree, so the model does not treat a prefix as a constant.
+        """
+        rows = self._encoder.encode([{"item_text": "a"}, {"item_text": "a somewhat longer title"}])
+        generator = torch.Generator().manual_seed(0)
+        prompts = torch.randn(2, 1, self.hidden_size, generator=generator).to(self.device) * self.embedding_rms
+        name = type(self.model).__name__
+        try:
+            self._cache = PrefixCache(self._prefix_states, 0, "recompute")
+            cached = self._forward(prompts, rows, cached=True)
+            plain = torch.cat([self._plain(prompts[i], rows.prefixes[i], rows.suffixes[i]) for i in range(2)])
+        except UnsupportedModelError:
+            return 0
+        except (TypeError, AttributeError, RuntimeError, IndexError, ValueError) as error:
+            raise UnsupportedModelError(f"{name} cannot be scored from a cached prefix: {error}") from error
+        allowed = (1e-3 if self.dtype == torch.float32 else 6e-2) * max(1.0, float(plain.abs().max()))
+        difference = float((cached - plain).abs().max())
+        if not difference <= allowed:
+            raise UnsupportedModelError(
+                f"{name} gives other logits from a cached prefix than from the whole text (difference {difference:.3g}, "
+                f"allowed {allowed:.3g}): it is not a purely causal decoder, or ignores position_ids; choose another model"
+            )
+        states = self._prefix_states(rows.groups[0])
+        return states[:, :1, :, :1].nbytes
+
+    def _plain(self, prompt: torch.Tensor, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> torch.Tensor:
+        embed = self.model.get_input_embeddings()
+        ids = [torch.tensor(part, dtype=torch.long, device=self.device) for part in (prefix, suffix)]
+        embeds = torch.cat([embed(ids[0]).to(self.dtype), prompt.to(self.dtype), embed(ids[1]).to(self.dtype)])
+        return self.model(inputs_embeds=embeds[None], use_cache=False).logits[:, -1, self.answer_ids].float()
+
+    # Text
+
+    @torch.no_grad()
+    def generate(self, text: str, prompt: torch.Tensor, **generation_kwargs: Any) -> str:
+        """Continue ``text``, in which ``<user>`` stands for ``prompt (l, d)``; arguments as in ``model.generate``."""
+        if text.count("<user>") != 1:
+            raise TemplateError(f"the text must hold <user> exactly once, found {text.count('<user>')} times")
+        prompt = torch.as_tensor(prompt)
+        if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size:
+            raise MismatchError(f"the prompt must be (length, {self.hidden_size}), got {tuple(prompt.shape)}")
+        before, after = text.split("<user>")
+        rows = [self._encoder.leading + tuple(self.tokenizer(before, add_special_tokens=False)["input_ids"])]
+        rows.append(tuple(self.tokenizer(after, add_special_tokens=False)["input_ids"]))
+        embed = self.model.get_input_embeddings()
+        parts = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(self.dtype) for ids in rows]
+        embeds = torch.cat([parts[0], prompt.to(self.device, self.dtype), parts[1]])[None]
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=self.device)
+        ids = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **generation_kwargs)
+        return str(self.tokenizer.decode(ids[0], skip_special_tokens=True))
+
+
+def _checked(model: PreTrainedModel) -> PreTrainedModel:
+    name = type(model).__name__
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UnsupportedModelError(f"{name} is an encoder-decoder model; soft prompts need a decoder-only model")
+    accepted = inspect.signature(model.forward).parameters
+    missing = [argument for argument in _NEEDED_ARGUMENTS if argument not in accepted]
+    if missing:
+        raise UnsupportedModelError(f"{name}.forward does not accept {', '.join(missing)}; choose another model")
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        attention.register()
+        model.set_attn_implementation(attention.GROUPED_SDPA)
+    return model

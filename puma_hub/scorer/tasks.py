@@ -1,0 +1,120 @@
+"""What the LLM is asked: the answers, the loss on their logits and the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.scorer.head import RatingHead
+
+
+class Task(Protocol):
+    """The part of a task that scorer, trainers and evaluation rely on."""
+
+    name: ClassVar[str]
+
+    @property
+    def answers(self) -> tuple[str, ...]: ...
+    @property
+    def has_head(self) -> bool: ...
+    def check_labels(self, labels: Sequence[float] | np.ndarray) -> None: ...
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, head: RatingHead | None) -> torch.Tensor: ...
+    def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor: ...
+    def to_dict(self) -> dict[str, Any]: ...
+
+
+def _reject(labels: np.ndarray, bad: np.ndarray, allowed: str) -> None:
+    if bad.any():
+        examples = ", ".join(str(value) for value in sorted({float(v) for v in labels[bad]})[:5])
+        raise InteractionsError(
+            f"{int(bad.sum())} of {len(labels)} labels are outside the task's values {allowed}: {examples}; "
+            "map the labels to these values or give the task its own"
+        )
+
+
+@dataclass(frozen=True)
+class RatingTask:
+    """Predict a rating among ``values``; loss ``w * MSE(head) + (1 - w) * CE`` (paper, losses section)."""
+
+    values: tuple[float, ...] = (1, 2, 3, 4, 5)
+    mse_weight: float = 0.8
+    name: ClassVar[str] = "rating"
+    has_head: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        if len(self.values) < 2 or list(self.values) != sorted(set(self.values)):
+            raise ConfigurationError(f"rating values must be two or more rising numbers, got {self.values}")
+        if not 0.0 <= self.mse_weight <= 1.0:
+            raise ConfigurationError(f"mse_weight must lie in [0, 1], got {self.mse_weight}")
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return tuple(f"{value:g}" for value in self.values)
+
+    def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
+        array = np.asarray(labels, dtype=np.float64)
+        _reject(array, ~np.isin(array, self.values), str(self.values))
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+        """Mean loss over rows; ``logits (B, answers)`` float32, ``labels (B,)`` ratings."""
+        values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
+        classes = torch.searchsorted(values, labels.to(torch.float32))
+        cross_entropy = F.cross_entropy(logits, classes)
+        if head is None:
+            return cross_entropy
+        squared = F.mse_loss(head(logits), labels.to(torch.float32))
+        return self.mse_weight * squared + (1.0 - self.mse_weight) * cross_entropy
+
+    def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+        """Ratings ``(B,)``: the head's output, or the expected rating where there is no head."""
+        if head is not None:
+            return head(logits)
+        values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
+        return logits.softmax(-1) @ values
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name, **asdict(self), "values": list(self.values)}
+
+
+@dataclass(frozen=True)
+class ClickTask:
+    """Predict a click; binary cross entropy on the logit of "Yes" (paper, losses section)."""
+
+    name: ClassVar[str] = "click"
+    has_head: ClassVar[bool] = False
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        return ("Yes", "No")
+
+    def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
+        array = np.asarray(labels, dtype=np.float64)
+        _reject(array, ~np.isin(array, (0, 1)), "(0, 1)")
+
+    def loss(self, logits: torch.Tensor, labels: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(torch.float32))
+
+    def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+        """Click probabilities ``(B,)``."""
+        return logits[:, 0].sigmoid()
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"name": self.name}
+
+
+def task_from_dict(data: Mapping[str, Any]) -> Task:
+    """Rebuild a task from :meth:`Task.to_dict`."""
+    fields = dict(data)
+    name = fields.pop("name", None)
+    if name == RatingTask.name:
+        return RatingTask(**fields)
+    if name == ClickTask.name:
+        return ClickTask()
+    raise ConfigurationError(f"unknown task {name!r}; tasks are {RatingTask.name!r} and {ClickTask.name!r}")

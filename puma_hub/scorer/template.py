@@ -1,0 +1,87 @@
+"""Text templates with a slot for the user's soft prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from puma_hub.errors import ConfigurationError, TemplateError
+
+_SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
+_KNOWN_SLOTS = ("<user>", "<item>", "<history>")
+_HISTORY_TITLES = 5  # paper, data section: five clicked titles a row
+
+# Item first and the slot late, so that everything before the slot is the same for all users.
+PRESETS: dict[str, str] = {
+    "rating": "Movie: <item>\nRating from 1 to 5 by <user>:",
+    "click": "Headline: <item>\nWill the reader of <history> open it, given <user>? Yes or No:",
+    "paper/amazon": (
+        "A viewer's taste is described by <user>. Which whole number from 1 to 5 would this viewer "
+        'give the title "<item>"?\nAnswer:'
+    ),
+    "paper/yelp": (
+        "A customer's taste is described by <user>. Which whole number from 1 to 5 would this "
+        "customer give the business <item>?\nAnswer:"
+    ),
+    "paper/mind": (
+        "A reader opened these headlines: <history>. The reader's taste is described by <user>. "
+        'Would the reader open "<item>"? Reply with "Yes" or "No".\nAnswer:'
+    ),
+}
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A text with exactly one ``<user>`` slot, and optional ``<item>`` and ``<history>`` slots.
+
+    The soft prompt takes the place of ``<user>`` at embedding level; no token stands for it.
+
+    Raises:
+        TemplateError: a slot is unknown, missing or repeated.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        slots = _SLOT.findall(self.text)
+        unknown = sorted(set(slots) - set(_KNOWN_SLOTS))
+        if unknown:
+            raise TemplateError(
+                f"unknown slot {', '.join(unknown)} in template {self.text!r}; "
+                f"known slots are {', '.join(_KNOWN_SLOTS)}"
+            )
+        for slot in _KNOWN_SLOTS:
+            if slots.count(slot) > 1:
+                raise TemplateError(f"slot {slot} stands {slots.count(slot)} times in {self.text!r}; write it once")
+        if "<user>" not in slots:
+            raise TemplateError(f"template {self.text!r} has no <user> slot; add one where the soft prompt goes")
+
+    @classmethod
+    def of(cls, template: PromptTemplate | str) -> PromptTemplate:
+        """Return a template from a template, the name of a preset, or a text with slots."""
+        if isinstance(template, PromptTemplate):
+            return template
+        if template in PRESETS:
+            return cls(PRESETS[template])
+        if "<user>" not in template and not _SLOT.search(template) and " " not in template:
+            raise ConfigurationError(
+                f"no template preset {template!r}; presets are {', '.join(PRESETS)}, or pass a text with a <user> slot"
+            )
+        return cls(template)
+
+    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the text before and after the user's slot for one row of interactions."""
+        history = row.get("history") or []
+        values = {
+            "<item>": str(row.get("item_text", "")),
+            "<history>": "; ".join(str(title) for title in history[:_HISTORY_TITLES]),
+        }
+        before, after = self.text.split("<user>")
+        # One pass, so that slot-like text inside an item is left as it is.
+        return tuple(_SLOT.sub(lambda m: values[m.group()], part) for part in (before, after))  # type: ignore[return-value]
+
+    @property
+    def needs_history(self) -> bool:
+        return "<history>" in self.text

@@ -1,0 +1,60 @@
+"""The paper's selection: clusters of prompts, and strata of a per-user value inside each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.cluster import KMeans
+
+from puma_hub.selection.quotas import divide, draw, quantile_bins
+
+
+@dataclass(frozen=True)
+class StratifiedPreset:
+    """Sizes of a stratified selection.
+
+    ``clusters``: k of k-means. ``weights``: share of each stratum, from low to high values. ``at_least``: users a
+    cluster gets before the rest is divided in proportion to cluster size; None gives every cluster the same.
+    """
+
+    clusters: int
+    weights: tuple[float, ...]
+    at_least: int | None
+
+
+def _bell(bins: int) -> tuple[float, ...]:
+    """Weights ``exp(-x^2 / 2) + 0.1`` at ``x = linspace(-2, 2, bins)`` (paper, selection)."""
+    return tuple(float(np.exp(-(x**2) / 2) + 0.1) for x in np.linspace(-2, 2, bins))
+
+
+PAPER = StratifiedPreset(clusters=15, weights=_bell(5), at_least=50)
+SEED = StratifiedPreset(clusters=50, weights=(1.0, 2.0, 1.0), at_least=None)
+
+
+def cluster(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """k-means labels ``(N,)`` of features ``(N, d)``; never more clusters than distinct rows."""
+    distinct = len(np.unique(features, axis=0))
+    return KMeans(min(clusters, distinct), random_state=seed, n_init=4).fit_predict(features)
+
+
+def cluster_budgets(sizes: np.ndarray, budget: int, at_least: int | None) -> np.ndarray:
+    """Users to take from each cluster; sums to ``min(budget, users)``."""
+    if at_least is None:
+        return divide(budget, np.ones(len(sizes)), sizes)
+    first = divide(min(budget, at_least * len(sizes)), np.ones(len(sizes)), np.minimum(sizes, at_least))
+    return first + divide(budget - int(first.sum()), sizes, sizes - first)
+
+
+def stratified(labels: np.ndarray, values: np.ndarray, budget: int, preset: StratifiedPreset, seed: int) -> np.ndarray:
+    """Row numbers of exactly ``min(budget, N)`` users, by cluster ``labels`` and strata of ``values``."""
+    generator = np.random.default_rng(seed)
+    chosen: list[np.ndarray] = []
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    budgets = cluster_budgets(np.array([len(rows) for rows in members]), budget, preset.at_least)
+    for rows, count in zip(members, budgets):
+        bins = quantile_bins(values[rows], len(preset.weights))
+        strata = [rows[bins == number] for number in range(len(preset.weights))]
+        counts = divide(int(count), preset.weights, [len(stratum) for stratum in strata])
+        chosen += [draw(stratum, int(n), generator) for stratum, n in zip(strata, counts)]
+    return np.sort(np.concatenate(chosen))

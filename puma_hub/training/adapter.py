@@ -1,0 +1,212 @@
+"""Training an adapter end to end through the frozen target LLM on the task loss of some users."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+
+from puma_hub.adapter import PumaAdapter, PumaConfig
+from puma_hub.bank import PromptBank
+from puma_hub.data import check_interactions, of_users
+from puma_hub.errors import MismatchError, SelectionError
+from puma_hub.bank.join import join_banks
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.training.args import ADAPTER_DEFAULTS, PumaTrainingArguments
+from puma_hub.training.data import EncodedInteractions, some_users
+from puma_hub.training.loop import Loop, RowCounts
+from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
+from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
+from puma_hub.training.state import RunState, identity_hash, tensor_hash
+
+
+class AdapterModule(nn.Module):
+    """The adapter, with its head, as what the loop trains."""
+
+    def __init__(
+        self,
+        adapter: PumaAdapter,
+        lm: PersonalizedLM,
+        source_prompts: torch.Tensor,
+        train: EncodedInteractions,
+        validation: EncodedInteractions,
+        args: PumaTrainingArguments,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter.to(lm.device)
+        self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        lm, source_prompts, train, _, _ = self._outside
+        self.adapter.train()
+        batch = train.take(numbers)
+        prompts = self.adapter(source_prompts[batch.users.to(source_prompts.device)]).target_prompts
+        logits = lm.logits(prompts, batch.rows)
+        return lm.task.loss(logits, batch.labels.to(logits.device), self.adapter.head)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        args = self._outside[4]
+        network = list(self.adapter.network.parameters())
+        groups: list[dict[str, Any]] = [{"params": network, "lr": args.learning_rate, "weight_decay": args.weight_decay}]
+        groups.append({"params": [self.adapter.base], "lr": args.base_learning_rate})
+        if self.adapter.head is not None:
+            groups.append({"params": list(self.adapter.head.parameters()), "lr": args.head_learning_rate})
+        return groups
+
+    def clipped_parameters(self) -> list[nn.Parameter]:
+        return list(self.adapter.network.parameters())
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Loss on the rows of users the adapter does not train on."""
+        lm, source_prompts, _, validation, args = self._outside
+        self.adapter.eval()
+        users, rows = torch.unique(validation.users, return_inverse=True)
+        prompts = self.adapter(source_prompts[users.to(source_prompts.device)]).target_prompts
+        own = replace(validation, users=rows)
+        return validation_loss(lm, own, prompts, self.adapter.head, args.per_device_eval_batch_size)
+
+
+class AdapterTrainer:
+    """Trains a :class:`PumaAdapter` from one or several source banks to a target LLM.
+
+    Args:
+        target_lm: the scorer of the target LLM.
+        banks: the source bank, or one for each source.
+        interactions: training rows of at least the chosen users.
+        args: see :class:`PumaTrainingArguments`.
+        users: whom to train on; all users of the banks by default. ``validation_share`` of them choose the epoch.
+        config: the adapter's configuration; ``seed`` architecture by default. Sources and target are filled in.
+        init: an adapter to begin from, such as :func:`puma_hub.warm_start`'s.
+
+    Raises:
+        MismatchError: banks, config, template or task do not belong together.
+        SelectionError: no chosen user has rows.
+    """
+
+    def __init__(
+        self,
+        target_lm: PersonalizedLM,
+        banks: PromptBank | Sequence[PromptBank],
+        interactions: datasets.Dataset,
+        args: PumaTrainingArguments | None = None,
+        *,
+        users: Sequence[str] | None = None,
+        config: PumaConfig | None = None,
+        init: PumaAdapter | None = None,
+    ) -> None:
+        self.args = (args or PumaTrainingArguments()).filled(ADAPTER_DEFAULTS)
+        self.lm = target_lm
+        self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
+        self._users, prompts, _ = join_banks(self.banks)
+        self._prompts = torch.from_numpy(prompts.copy())
+        self.adapter = self._start(config, init)
+        row_of = {user: row for row, user in enumerate(self._users)}
+        chosen = list(dict.fromkeys(users)) if users is not None else self._users
+        unknown = sum(user not in row_of for user in chosen)
+        if unknown:
+            raise SelectionError(f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank")
+        rows = check_interactions(of_users(interactions, chosen), target_lm.task) if chosen else interactions.select([])
+        present = sorted(set(rows["user_id"]))
+        if not present:
+            raise SelectionError(f"none of the {len(chosen)} chosen users has training rows; choose users of the interactions")
+        train, validation = some_users(present, self.args.validation_share, self.args.seed)
+        self.users = train
+        parts = [of_users(rows, names) for names in (train, validation)]
+        length = self.banks[0].shape[0]
+        # One call for all rows, so that the prefix groups are the same however users are split.
+        encoded = EncodedInteractions.build(target_lm, datasets.concatenate_datasets(parts), row_of, length)
+        self._train = encoded.take(torch.arange(len(parts[0])))
+        self._validation = encoded.take(torch.arange(len(parts[0]), len(encoded)))
+        self._encoded = encoded
+        self.report: dict[str, Any] = {}
+
+    def _start(self, config: PumaConfig | None, init: PumaAdapter | None) -> PumaAdapter:
+        """A fresh adapter, or ``init``, standardised on the banks and with the source's head."""
+        task, template = self.lm.task, self.lm.template.text
+        facts: dict[str, Any] = {
+            "sources": [bank.model for bank in self.banks],
+            "target": self.lm.spec,
+            "prompt_length": self.banks[0].shape[0],
+            "task": task,
+            "template": template,
+        }
+        base = init.config if init is not None else config
+        if base is not None:
+            for ours, theirs in zip(facts["sources"], base.sources):
+                theirs.require_same(ours, "source of the adapter's config")
+            if base.target is not None:
+                base.target.require_same(facts["target"], "target of the adapter's config")
+            facts |= {"architecture": base.architecture, "hidden_size": base.hidden_size, "dropout": base.dropout}
+        if any(bank.provenance.task not in (None, task) for bank in self.banks):
+            raise MismatchError("the bank was made for another task than the target's scorer; give both the same task")
+        torch.manual_seed(self.args.seed)
+        adapter = PumaAdapter(PumaConfig(**facts))
+        if init is not None:
+            if init.config.prompt_length != facts["prompt_length"] or len(init.config.sources) != len(self.banks):
+                raise MismatchError(
+                    f"init takes {len(init.config.sources)} sources of prompt length {init.config.prompt_length}, the "
+                    f"banks are {len(self.banks)} of length {facts['prompt_length']}"
+                )
+            adapter.load_state_dict(init.state_dict())
+        else:
+            network: Any = adapter.network
+            network.start_linear()
+        adapter.standardize(self._prompts, self.lm.embedding_rms)
+        heads = [bank.head for bank in self.banks if bank.head is not None]
+        if adapter.head is not None and heads and init is None:
+            adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
+        return adapter
+
+    def train(self) -> PumaAdapter:
+        """Train, or go on from the last checkpoint in ``output_dir``; return the adapter of the best epoch."""
+        module = AdapterModule(self.adapter, self.lm, self._prompts, self._train, self._validation, self.args)
+        loop = Loop(
+            module,
+            RowCounts(len(self._train), len(self._validation)),
+            self.args,
+            self._identity(),
+            lambda: self.lm.fill_cache(self._encoded.rows),
+            "adapter",
+        )
+        state = loop.run()
+        self.report = self._report(state)
+        loop.write_report(self.report)
+        return self.adapter.cpu().eval()
+
+    def _identity(self) -> str:
+        return identity_hash(
+            {
+                "kind": "adapter",
+                "args": self.args.identity(),
+                "config": {k: v for k, v in self.adapter.config.to_dict().items() if k not in ("sources", "target")},
+                "model": [self.lm.spec.fingerprint, str(self.lm.dtype)],
+                "start": tensor_hash(*self.adapter.state_dict().values()),
+                "prompts": tensor_hash(self._prompts),
+                "rows": [tensor_hash(self._encoded.labels, self._encoded.users), hash_rows(self._encoded)],
+                "users": self.users,
+            }
+        )
+
+    def _report(self, state: RunState) -> dict[str, Any]:
+        length = self.banks[0].shape[0]
+        train, prefixes = forward_flops(self.lm, self._encoded.rows, length)
+        validation = forward_flops(self.lm, self._validation.rows, length)[0]
+        train -= validation
+        weights = sum(parameter.numel() for parameter in self.adapter.network.parameters())
+        own = 2.0 * weights * length * len(self._train)
+        epoch = 2 * train + 3 * own + validation
+        return common_facts(
+            method="adapter training",
+            architecture=self.adapter.config.architecture,
+            parameters=sum(parameter.numel() for parameter in self.adapter.parameters()),
+            **training_facts(state, len(self._train), self.args.seed),
+            users={"train": len(self.users), "validation": len(torch.unique(self._validation.users)), "bank": len(self._users)},
+            flops={"total": len(state.losses) * epoch + prefixes, "until_best_epoch": state.best_epoch * epoch + prefixes, "prefix_cache": prefixes},
+            flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",
+            prefix_cache=self.lm.cache_report.to_dict(),
+        )

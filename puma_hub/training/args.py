@@ -1,0 +1,93 @@
+"""The settings of a training run, named as in transformers."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from puma_hub.errors import ConfigurationError
+
+PROMPT_METHODS = ("shared", "independent")
+# What a trainer uses where the arguments leave a field at None.
+PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
+    # Ours; learning rates are in units of the LLM's embedding RMS.
+    "shared": {"num_train_epochs": 3, "learning_rate": 2e-2, "per_device_train_batch_size": 64},
+    # Paper, hyperparameters; in the LLM's own units.
+    "independent": {"num_train_epochs": 15, "learning_rate": 5e-4, "per_device_train_batch_size": 32},
+}
+ADAPTER_DEFAULTS: dict[str, Any] = {"num_train_epochs": 4, "learning_rate": 1e-4, "per_device_train_batch_size": 32}
+
+
+@dataclass(frozen=True)
+class PumaTrainingArguments:
+    """Settings of :class:`PromptTrainer` and :class:`AdapterTrainer`.
+
+    Args:
+        output_dir: where checkpoint and report go; without it nothing is written and nothing can be resumed.
+        num_train_epochs: passes over the training rows; the best one by validation is kept.
+        learning_rate: of the prompts (user offsets, for the shared method) or of the adapter.
+        base_learning_rate: of what all users share, in units of the LLM's embedding RMS.
+        head_learning_rate: of the rating head.
+        per_device_train_batch_size: rows a step on each process.
+        per_device_eval_batch_size: rows at once where there is no backward pass.
+        lr_scheduler_type: a schedule of transformers by name; no warm-up.
+        weight_decay: decoupled, on prompts of the independent method and on the adapter's network.
+        max_grad_norm: gradients of adapter and independent prompts are clipped to this norm.
+        validation_share: share kept for choosing the best epoch: of each user's training rows, the last in time
+            (prompts), or of the training users with all their rows (adapter).
+        seed: of everything random.
+        prompt_method: ``shared`` (one base plus a penalised offset a user) or ``independent`` (as in the paper).
+        prompt_length: soft tokens a user.
+        offset_penalty: weight of the squared offset norm, in embedding RMS, summed over a prompt's coordinates.
+        warm_start: begin the adapter at the vocabulary's ridge map where both tokenizers are at hand.
+        checkpoint_seconds: time between two checkpoints.
+        disable_tqdm: show no progress bars.
+
+    Raises:
+        ConfigurationError: a value is out of range.
+    """
+
+    output_dir: str | None = None
+    num_train_epochs: int | None = None
+    learning_rate: float | None = None
+    base_learning_rate: float = 2e-2
+    head_learning_rate: float = 3e-3
+    per_device_train_batch_size: int | None = None
+    per_device_eval_batch_size: int = 256
+    lr_scheduler_type: str = "cosine"
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0
+    validation_share: float = 0.1
+    seed: int = 42
+    prompt_method: str = "shared"
+    prompt_length: int = 1
+    offset_penalty: float = 2e-2
+    warm_start: bool = False
+    checkpoint_seconds: float = 60.0
+    disable_tqdm: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "prompt_length"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
+        for name in ("learning_rate", "base_learning_rate", "head_learning_rate", "max_grad_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ConfigurationError(f"{name} must be greater than 0, got {value!r}")
+        for name in ("weight_decay", "offset_penalty", "checkpoint_seconds"):
+            if not getattr(self, name) >= 0:
+                raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)!r}")
+        if not 0.0 <= self.validation_share < 1.0:
+            raise ConfigurationError(f"validation_share must lie in [0, 1), got {self.validation_share!r}")
+        if self.prompt_method not in PROMPT_METHODS:
+            raise ConfigurationError(f"unknown prompt_method {self.prompt_method!r}; choose one of {', '.join(PROMPT_METHODS)}")
+
+    def filled(self, defaults: dict[str, Any]) -> PumaTrainingArguments:
+        """These arguments with ``defaults`` where they hold None."""
+        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the result; where it goes and what is shown does not."""
+        ignored = ("output_dir", "checkpoint_seconds", "disable_tqdm", "per_device_eval_batch_size")
+        return {name: value for name, value in asdict(self).items() if name not in ignored}

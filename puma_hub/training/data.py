@@ -1,0 +1,60 @@
+"""Interactions as the trainers go over them: encoded rows, labels and a row in the bank for each."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import datasets
+import numpy as np
+import torch
+
+from puma_hub.data import check_interactions, rows_by_user
+from puma_hub.scorer import EncodedRows, PersonalizedLM
+
+
+@dataclass(frozen=True)
+class EncodedInteractions:
+    """``rows``, ``labels (N,)`` float32 and ``users (N,)``, the row of each interaction's user in the bank."""
+
+    rows: EncodedRows
+    labels: torch.Tensor
+    users: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @classmethod
+    def build(
+        cls, lm: PersonalizedLM, interactions: datasets.Dataset, row_of: Mapping[str, int], prompt_length: int
+    ) -> EncodedInteractions:
+        """Check and tokenise ``interactions``, whose users all have a row in ``row_of``."""
+        interactions = check_interactions(interactions, lm.task)
+        names = [name for name in ("item_text", "history") if name in interactions.column_names]
+        rows = lm.encode(interactions.select_columns(names), prompt_length)
+        labels = torch.tensor(interactions["label"], dtype=torch.float32)
+        users = torch.tensor([row_of[user] for user in interactions["user_id"]])
+        return cls(rows, labels, users)
+
+    def take(self, numbers: torch.Tensor) -> EncodedInteractions:
+        return EncodedInteractions(self.rows.take(numbers.tolist()), self.labels[numbers], self.users[numbers])
+
+
+def last_of_each_user(interactions: datasets.Dataset, share: float) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to validate on: the last ``share`` of each user's rows, at least one kept."""
+    train: list[int] = []
+    validation: list[int] = []
+    for numbers in rows_by_user(interactions).values():
+        cut = max(1, len(numbers) - math.floor(len(numbers) * share + 1e-9))
+        train += numbers[:cut].tolist()
+        validation += numbers[cut:].tolist()
+    return sorted(train), sorted(validation)
+
+
+def some_users(users: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
+    """Users to train on and users to validate on; at least one is kept to train on."""
+    count = min(math.floor(len(users) * share + 1e-9), len(users) - 1)
+    order = np.random.default_rng(seed).permutation(len(users))
+    held = {int(i) for i in order[:count]}
+    return [u for i, u in enumerate(users) if i not in held], [u for i, u in enumerate(users) if i in held]

@@ -1,0 +1,182 @@
+"""One training loop for prompts and adapters, on Accelerate.
+
+Not ``transformers.Trainer``: its checkpoints are pickles (``optimizer.pt``, ``training_args.bin``, ``rng_state.pth``)
+written one after the other, so a kill between two of them leaves a checkpoint that cannot be resumed. Here the
+whole state is one safetensors file that is renamed into place, and everything random follows from the seed and
+the step, so a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm.auto import tqdm
+from transformers import get_scheduler
+
+from puma_hub.errors import ConfigurationError
+from puma_hub.storage import write_json
+from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.state import RunState, load_state, save_state
+
+REPORT_FILE = "report.json"
+
+
+class TrainingModule(Protocol):
+    """What the loop needs of the module that trains; calling it with row numbers gives the loss."""
+
+    def parameter_groups(self) -> list[dict[str, Any]]: ...
+    def clipped_parameters(self) -> list[nn.Parameter]: ...
+    def validate(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class RowCounts:
+    """Rows a training pass and a validation pass go over."""
+
+    training: int
+    validation: int
+
+
+class Loop:
+    """Runs the epochs of one module and keeps its best weights.
+
+    Args:
+        module: an ``nn.Module`` that follows :class:`TrainingModule`.
+        rows: how many rows there are to train and to validate on.
+        args: filled arguments.
+        identity: a hash of what decides the result.
+        prepare: called once before the first step, for what is computed ahead (the prefix cache).
+        label: the name on the progress bar.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        rows: RowCounts,
+        args: PumaTrainingArguments,
+        identity: str,
+        prepare: Callable[[], None],
+        label: str,
+    ) -> None:
+        self.module = module
+        self.rows = rows
+        self.args = args
+        self.identity = identity
+        self.prepare = prepare
+        self.label = label
+        assert args.num_train_epochs and args.per_device_train_batch_size  # filled by the trainer
+        self.epochs = args.num_train_epochs
+        self.accelerator = Accelerator(cpu=next(module.parameters()).device.type == "cpu", step_scheduler_with_optimizer=False)
+        self.batch = args.per_device_train_batch_size * self.accelerator.num_processes
+        self.steps = math.ceil(rows.training / self.batch)
+        self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)
+        try:
+            self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, self.epochs * self.steps)
+        except (ValueError, TypeError) as error:
+            raise ConfigurationError(f"lr_scheduler_type {args.lr_scheduler_type!r} cannot be used: {error}") from error
+        self.state = RunState()
+        self.best: dict[str, torch.Tensor] = {}
+        self._saved_at = time.monotonic()
+
+    def run(self) -> RunState:
+        """Train from the last checkpoint, if there is one, to the end; load the best weights."""
+        self._resume()
+        if not self.state.finished:
+            with self._timed("prefix_cache"):
+                self.prepare()
+            model, optimizer = self.accelerator.prepare(self.module, self.optimizer)
+            bar = tqdm(
+                total=self.epochs * self.steps,
+                initial=self.state.step,
+                desc=self.label,
+                unit="step",
+                disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
+            )
+            with bar:
+                while self.state.epoch < self.epochs:
+                    self._epoch(model, optimizer, bar)
+            self.state.finished = True
+            self._save()
+        self.module.load_state_dict(self.best)
+        return self.state
+
+    def write_report(self, report: dict[str, Any]) -> None:
+        """Write ``report`` beside the checkpoint, from one process."""
+        if self.args.output_dir is not None and self.accelerator.is_main_process:
+            write_json(f"{self.args.output_dir}/{REPORT_FILE}", report)
+
+    def _epoch(self, model: Any, optimizer: Any, bar: Any) -> None:
+        state = self.state
+        order = self._order(state.epoch)
+        while state.step < (state.epoch + 1) * self.steps:
+            rows = self._batch(order, state.step - state.epoch * self.steps)
+            with self._timed("training"):
+                torch.manual_seed(self.args.seed * 1_000_003 + state.step)  # dropout
+                loss = model(rows)
+                self.accelerator.backward(loss)
+                if clipped := self.module.clipped_parameters():
+                    self.accelerator.clip_grad_norm_(clipped, self.args.max_grad_norm)
+                optimizer.step()
+                self.scheduler.step()
+                optimizer.zero_grad()
+            state.step += 1
+            state.rows["training"] += len(rows)
+            state.epoch_loss += float(loss.detach()) / self.steps
+            bar.update()
+            if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:
+                self._save()
+        with self._timed("validation"):
+            metric = self.module.validate() if self.rows.validation else None
+        state.rows["validation"] += self.rows.validation
+        state.metrics.append(metric)
+        state.losses.append(state.epoch_loss)
+        earlier = [value for value in state.metrics[:-1] if value is not None]
+        if metric is None or metric < min(earlier, default=math.inf):  # nothing to choose by: the last epoch
+            state.best_epoch = state.epoch + 1
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+        state.epoch, state.epoch_loss = state.epoch + 1, 0.0
+        bar.set_postfix(loss=round(state.losses[-1], 4), validation=metric and round(metric, 4))
+        self._save()
+
+    def _order(self, epoch: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)
+        return torch.randperm(self.rows.training, generator=generator)
+
+    def _batch(self, order: torch.Tensor, step: int) -> torch.Tensor:
+        """This process's rows of a step; the last step of several processes wraps round to equal parts."""
+        rows = order[step * self.batch : (step + 1) * self.batch]
+        processes = self.accelerator.num_processes
+        if processes == 1:
+            return rows
+        short = -len(rows) % processes
+        rows = torch.cat([rows, order[:short]]) if short else rows
+        return rows[self.accelerator.process_index :: processes]
+
+    def _resume(self) -> None:
+        if self.args.output_dir is None:
+            return
+        restored = load_state(self.args.output_dir, self.identity, self.module, self.optimizer)
+        if restored is not None:
+            self.state, self.best = restored
+            if self.state.step:
+                self.scheduler.last_epoch = self.state.step - 1
+                self.scheduler.step()
+
+    def _save(self) -> None:
+        self._saved_at = time.monotonic()
+        if self.args.output_dir is not None and self.accelerator.is_main_process:
+            save_state(self.args.output_dir, self.identity, self.state, self.module, self.optimizer, self.best)
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        self.state.seconds[part] += time.monotonic() - start

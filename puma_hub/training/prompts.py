@@ -1,0 +1,199 @@
+"""Training the users' soft prompts on one LLM: the source bank, and the retraining baseline."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+import torch
+from torch import nn
+
+from puma_hub.bank import PromptBank
+from puma_hub.data import check_interactions
+from puma_hub.scorer import PersonalizedLM, RatingHead
+from puma_hub.scorer.batches import predict_rows
+from puma_hub.training.args import PROMPT_DEFAULTS, PumaTrainingArguments
+from puma_hub.training.data import EncodedInteractions, last_of_each_user
+from puma_hub.training.loop import Loop, RowCounts
+from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
+from puma_hub.training.state import RunState, identity_hash, tensor_hash
+
+_PAPER_INIT = 0.1  # paper, hyperparameters: uniform(-0.1, 0.1)
+
+
+class PromptModule(nn.Module):
+    """The prompts of all users, and the head, as what the loop trains.
+
+    ``shared``: prompt = scale * (base + offset of the user), loss + penalty * mean squared offset norm.
+    ``independent``: one free prompt a user.
+    """
+
+    def __init__(self, lm: PersonalizedLM, users: int, train: EncodedInteractions, validation: EncodedInteractions, args: PumaTrainingArguments) -> None:
+        super().__init__()
+        shape = (args.prompt_length, lm.hidden_size)
+        generator = torch.Generator().manual_seed(args.seed)
+        self.shared = args.prompt_method == "shared"
+        self.scale = lm.embedding_rms if self.shared else 1.0
+        if self.shared:
+            start = (torch.rand(shape, generator=generator) * 2 - 1) * _PAPER_INIT / self.scale
+            self.base = nn.Parameter(start)
+            self.prompts = nn.Parameter(torch.zeros(users, *shape))
+        else:
+            self.base = None
+            self.prompts = nn.Parameter((torch.rand(users, *shape, generator=generator) * 2 - 1) * _PAPER_INIT)
+        self.head = None
+        if lm.task.has_head:
+            torch.manual_seed(args.seed)
+            self.head = RatingHead(len(lm.task.answers)).start_at(float(train.labels.mean()))
+        self._outside = (lm, train, validation, args)  # a tuple, so that nothing of it becomes a submodule
+        self.to(lm.device)
+
+    def user_prompts(self, rows: torch.Tensor | None = None) -> torch.Tensor:
+        """Prompts ``(n, l, d)`` of the users in ``rows``, or of all, in the LLM's units."""
+        own = self.prompts if rows is None else self.prompts[rows.to(self.prompts.device)]
+        return self.scale * (own if self.base is None else self.base + own)
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        lm, train, _, args = self._outside
+        batch = train.take(numbers)
+        logits = lm.logits(self.user_prompts(batch.users), batch.rows)
+        loss = lm.task.loss(logits, batch.labels.to(logits.device), self.head)
+        if self.shared:
+            offsets = self.prompts[batch.users.to(self.prompts.device)]
+            loss = loss + args.offset_penalty * offsets.square().sum((1, 2)).mean()
+        return loss
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        args = self._outside[3]
+        decay = 0.0 if self.shared else args.weight_decay
+        groups = [{"params": [self.prompts], "lr": args.learning_rate, "weight_decay": decay}]
+        if self.base is not None:
+            groups.append({"params": [self.base], "lr": args.base_learning_rate})
+        if self.head is not None:
+            groups.append({"params": list(self.head.parameters()), "lr": args.head_learning_rate})
+        return groups
+
+    def clipped_parameters(self) -> list[nn.Parameter]:
+        return [] if self.shared else [self.prompts]
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Loss on the validation rows, without the penalty."""
+        lm, _, validation, args = self._outside
+        return validation_loss(lm, validation, self.user_prompts(), self.head, args.per_device_eval_batch_size)
+
+
+def validation_loss(
+    lm: PersonalizedLM, rows: EncodedInteractions, prompts: torch.Tensor, head: RatingHead | None, batch_size: int
+) -> float:
+    """The task's loss on ``rows`` with ``prompts (users, l, d)``."""
+    logits = predict_rows(lm, rows.rows, prompts, rows.users, batch_size)
+    return float(lm.task.loss(logits, rows.labels.to(logits.device), head))
+
+
+class PromptTrainer:
+    """Trains one soft prompt a user, and the rating head, on a frozen LLM.
+
+    Args:
+        lm: the scorer.
+        interactions: training rows (the ``train`` split); the last ``validation_share`` of each user's rows
+            chooses the best epoch.
+        args: see :class:`PumaTrainingArguments`; defaults depend on ``prompt_method``.
+
+    Raises:
+        InteractionsError: rows are malformed or labels outside the task.
+    """
+
+    def __init__(self, lm: PersonalizedLM, interactions: datasets.Dataset, args: PumaTrainingArguments | None = None) -> None:
+        args = args or PumaTrainingArguments()
+        self.args = args.filled(PROMPT_DEFAULTS[args.prompt_method])
+        self.lm = lm
+        rows = check_interactions(interactions, lm.task)
+        self.users = sorted(set(rows["user_id"]))
+        row_of = {user: row for row, user in enumerate(self.users)}
+        encoded = EncodedInteractions.build(lm, rows, row_of, self.args.prompt_length)
+        train, validation = last_of_each_user(rows, self.args.validation_share)
+        self._train = encoded.take(torch.tensor(train))
+        self._validation = encoded.take(torch.tensor(validation, dtype=torch.long))
+        self._encoded = encoded
+        self.report: dict[str, Any] = {}
+
+    def train(self) -> PromptBank:
+        """Train, or go on from the last checkpoint in ``output_dir``; return the bank of the best epoch."""
+        module = PromptModule(self.lm, len(self.users), self._train, self._validation, self.args)
+        loop = Loop(
+            module,
+            RowCounts(len(self._train), len(self._validation)),
+            self.args,
+            self._identity(),
+            lambda: self.lm.fill_cache(self._encoded.rows),
+            "prompts",
+        )
+        state = loop.run()
+        self.report = self._report(state)
+        loop.write_report(self.report)
+        with torch.no_grad():
+            prompts = module.user_prompts().cpu().numpy()
+        details = {key: self.report[key] for key in ("method", "prompt_method", "best_epoch", "users", "rows", "seed")}
+        bank = PromptBank.from_arrays(
+            self.users,
+            prompts,
+            self.lm.spec,
+            head=module.head.cpu().eval().requires_grad_(False) if module.head is not None else None,
+            template=self.lm.template.text,
+            task=self.lm.task,
+            made_by="trained",
+            details=details,
+        )
+        return bank
+
+    def _identity(self) -> str:
+        return identity_hash(
+            {
+                "kind": "prompts",
+                "args": self.args.identity(),
+                "model": [self.lm.spec.fingerprint, str(self.lm.dtype)],
+                "template": self.lm.template.text,
+                "task": self.lm.task.to_dict(),
+                "rows": [tensor_hash(self._encoded.labels, self._encoded.users), hash_rows(self._encoded)],
+                "users": self.users,
+            }
+        )
+
+    def _report(self, state: RunState) -> dict[str, Any]:
+        length = self.args.prompt_length
+        train, prefixes = forward_flops(self.lm, self._train.rows, length)
+        validation = forward_flops(self.lm, self._validation.rows, length)[0]
+        until_best = state.best_epoch * (2 * train + validation) + prefixes
+        return common_facts(
+            method="prompt training",
+            prompt_method=self.args.prompt_method,
+            **training_facts(state, len(self._train), self.args.seed),
+            users=len(self.users),
+            flops={"total": len(state.losses) * (2 * train + validation) + prefixes, "until_best_epoch": until_best, "prefix_cache": prefixes},
+            flops_formula=FLOPS_FORMULA,
+            prefix_cache=self.lm.cache_report.to_dict(),
+        )
+
+
+def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
+    """What a run's state says for its report."""
+    share = state.best_epoch / max(1, len(state.losses))
+    running = state.seconds["training"] + state.seconds["validation"]
+    return {
+        "losses": state.losses,
+        "validation_losses": state.metrics,
+        "best_epoch": state.best_epoch,
+        "epochs": len(state.losses),
+        "rows": rows,
+        "seconds": {**state.seconds, "total": sum(state.seconds.values()), "until_best_epoch": state.seconds["prefix_cache"] + running * share},
+        "samples_per_second": state.rows["training"] / max(state.seconds["training"], 1e-9),
+        "seed": seed,
+    }
+
+
+def hash_rows(rows: EncodedInteractions) -> str:
+    """Hash the token ids of all rows."""
+    return identity_hash({"prefixes": rows.rows.prefixes, "suffixes": rows.rows.suffixes})
+
+
