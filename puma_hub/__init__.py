@@ -1,11 +1,70 @@
-"""Migrate personalised soft prompts from one language model to another."""
+"""Migrate personalised soft prompts from one language model to another (PUMA, arXiv 2601.12034)."""
 
-from puma_hub.adapter import PumaAdapter, PumaAdapterOutput, PumaConfig, warm_start
-from puma_hub.bank import PromptBank
-from puma_hub.errors import PumaHubError
-from puma_hub.evaluation import compare_banks, evaluate_bank
-from puma_hub.identity import ModelSpec
-from puma_hub.migration import migrate
-from puma_hub.scorer import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
-from puma_hub.selection import select_users
-from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from puma_hub import _registration
+from puma_hub._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from puma_hub.adapter import PumaAdapter, PumaAdapterOutput, PumaConfig, warm_start
+    from puma_hub.bank import PromptBank
+    from puma_hub.errors import PumaHubError
+    from puma_hub.evaluation import compare_banks, evaluate_bank
+    from puma_hub.identity import ModelSpec
+    from puma_hub.migration import migrate
+    from puma_hub.scorer import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
+    from puma_hub.selection import select_users
+    from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
+
+_FOLDERS = {
+    "adapter": ("PumaAdapter", "PumaAdapterOutput", "PumaConfig", "warm_start"),
+    "bank": ("PromptBank",),
+    "errors": ("PumaHubError",),
+    "evaluation": ("compare_banks", "evaluate_bank"),
+    "identity": ("ModelSpec",),
+    "migration": ("migrate",),
+    "scorer": ("ClickTask", "PersonalizedLM", "PromptTemplate", "RatingTask"),
+    "selection": ("select_users",),
+    "training": ("AdapterTrainer", "PromptTrainer", "PumaTrainingArguments"),
+}
+_FOLDER_OF = {name: folder for folder, names in _FOLDERS.items() for name in names}
+
+__all__ = [
+    "AdapterTrainer",
+    "ClickTask",
+    "ModelSpec",
+    "PersonalizedLM",
+    "PromptBank",
+    "PromptTemplate",
+    "PromptTrainer",
+    "PumaAdapter",
+    "PumaAdapterOutput",
+    "PumaConfig",
+    "PumaHubError",
+    "PumaTrainingArguments",
+    "RatingTask",
+    "compare_banks",
+    "evaluate_bank",
+    "migrate",
+    "select_users",
+    "warm_start",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # Public names are imported when first used: torch and transformers take seconds.
+    if name not in _FOLDER_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_FOLDER_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_registration.when_loaded()

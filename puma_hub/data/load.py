@@ -12,6 +12,7 @@ from puma_hub.data.cache import data_folder
 from puma_hub.data.movielens import read_movielens
 from puma_hub.data.schema import check_interactions
 from puma_hub.data.split import chronological_split, most_recent, sample_users
+from puma_hub.data.statistics import with_item_statistics
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
 from puma_hub.scorer import Task
 
@@ -28,6 +29,7 @@ def load_interactions(
     users: int | None = None,
     rows_per_user: int | None = None,
     held_out: float = 0.2,
+    item_statistics: bool = False,
     seed: int = 42,
 ) -> datasets.DatasetDict:
     """Load interactions as ``train`` and ``validation``, the last rows of each user held out.
@@ -39,6 +41,7 @@ def load_interactions(
         task: checks the labels.
         users: draw this many users at random with ``seed``.
         rows_per_user: keep the most recent rows of each user.
+        item_statistics: add each item's mean label and row count in ``train`` to its text.
         held_out: the share of each user's rows, the last in time, that become ``validation``.
 
     Raises:
@@ -57,10 +60,12 @@ def load_interactions(
             rows = sample_users(rows, users, seed)
         if rows_per_user is not None:
             rows = most_recent(rows, rows_per_user)
-        return chronological_split(rows, held_out)
+        splits = chronological_split(rows, held_out)
+        return with_item_statistics(splits) if item_statistics else splits
     if users is not None or rows_per_user is not None:
         raise ConfigurationError("these interactions are split already; users and rows_per_user need one file")
-    return datasets.DatasetDict({split: check_interactions(rows, task) for split, rows in loaded.items()})
+    splits = datasets.DatasetDict({name: check_interactions(rows, task) for name, rows in loaded.items()})
+    return with_item_statistics(splits) if item_statistics else splits
 
 
 def _from_path(path: Path) -> datasets.Dataset | dict[str, datasets.Dataset]:

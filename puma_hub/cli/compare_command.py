@@ -1,0 +1,41 @@
+"""``puma-hub compare``."""
+
+from __future__ import annotations
+
+import argparse
+
+from puma_hub.cli import common
+from puma_hub.cli.output import Result, metrics_table
+
+EXAMPLE = (
+    "puma-hub compare --source smollm2-135m --source-bank source/bank --model gemma-3-270m --bank target-bank "
+    "--interactions ratings.csv"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_model(parser)
+    parser.add_argument("--bank", required=True, metavar="DIR", help="migrated bank, of --model")
+    parser.add_argument("--source", required=True, metavar="ID", help="the source LLM")
+    parser.add_argument("--source-bank", required=True, metavar="DIR", help="the bank before")
+    common.add_interactions(parser)
+    parser.add_argument("--seed", type=int, default=42, help="of the shuffled control (default: 42)")
+    parser.add_argument("--show-users", action="store_true", help="keep the ids of users who got worse in the report")
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.bank import PromptBank
+    from puma_hub.evaluation import compare_banks
+
+    before, after = PromptBank.load_from_disk(args.source_bank), PromptBank.load_from_disk(args.bank)
+    source_lm = common.load_lm(args.source, args, before.provenance.template)
+    target_lm = common.load_lm(args.model, args, after.provenance.template)
+    rows = common.load_rows(args)["validation"]
+    report = compare_banks(source_lm, before, target_lm, after, rows, seed=args.seed)
+    if not args.show_users:
+        del report["worse_user_ids"]  # ids are personal
+    names = ("own", "mean", "shuffled", "gain")
+    table = metrics_table({side: {name: report[side][name] for name in names} for side in ("source", "target")})
+    retention = "none to retain" if report["retention"] is None else format(report["retention"], ".2f")
+    text = f"{report['source']['metric']} on {report['source']['rows']} rows of {report['users']} users\n{table}\n"
+    return Result(f"{text}retention {retention}; {report['worse_users']} users got worse", report)

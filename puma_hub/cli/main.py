@@ -1,0 +1,79 @@
+"""``puma-hub``: one command a step. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+# Name, module, one line; the modules import torch and transformers only inside their functions.
+COMMANDS: tuple[tuple[str, str, str], ...] = (
+    ("demo", "demo", "migrate real users' prompts from SmolLM2 to Gemma, with all baselines"),
+    ("fetch", "fetch", "fetch the demo's models and data into the cache"),
+    ("fit", "fit", "train one soft prompt a user on a language model"),
+    ("select", "select", "choose the users an adapter trains on"),
+    ("train", "train", "train an adapter to another language model"),
+    ("migrate", "migrate", "migrate a bank with an adapter"),
+    ("evaluate", "evaluate", "score held-out rows with a bank, beside the baselines"),
+    ("compare", "compare", "compare a source bank with a migrated one, with the controls"),
+    ("info", "info", "describe a bank or an adapter"),
+    ("bench", "bench", "measure the training step against a straightforward one"),
+)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with every command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="puma-hub",
+        description="Migrate personalised soft prompts from one language model to another.",
+        epilog="example: puma-hub demo --users 300 --out puma-demo",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, module, line in COMMANDS:
+        command = importlib.import_module(f"puma_hub.cli.{module}_command")
+        sub = commands.add_parser(
+            name, help=line, description=line[0].upper() + line[1:] + ".", epilog=f"example: {command.EXAMPLE}"
+        )
+        command.add_arguments(sub)
+        sub.add_argument("--json", metavar="FILE", help="write the report to FILE")
+        sub.add_argument("--debug", action="store_true", help="show the traceback of an error")
+        sub.set_defaults(run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0 when its work was done, 1 when it failed, 2 for wrong use."""
+    args = build_parser().parse_args(arguments)
+    from puma_hub.errors import ConfigurationError, PumaHubError
+
+    try:
+        from puma_hub.cli.output import finish
+
+        finish(args.run(args), args.json)
+    except PumaHubError as error:
+        if args.debug:
+            raise
+        print(f"puma-hub {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigurationError) else 1
+    except KeyboardInterrupt:
+        print(f"puma-hub {args.command}: interrupted; the same command goes on where it was", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if args.debug:
+            raise
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        print(f"puma-hub {args.command}: unexpected error: {reason} (--debug shows where)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()

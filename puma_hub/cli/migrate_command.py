@@ -1,0 +1,34 @@
+"""``puma-hub migrate``."""
+
+from __future__ import annotations
+
+import argparse
+
+from puma_hub.cli.common import whole_number
+from puma_hub.cli.output import Result
+
+EXAMPLE = "puma-hub migrate --adapter migrator/adapter --bank source/bank --out target-bank"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--adapter", required=True, metavar="ID", help="folder or Hub id of an adapter")
+    parser.add_argument("--bank", required=True, action="append", metavar="DIR", help="source bank; one for each source")
+    parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
+
+
+def run(args: argparse.Namespace) -> Result:
+    import time
+
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.bank import PromptBank
+    from puma_hub.migration import migrate
+
+    banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
+    adapter = PumaAdapter.from_pretrained(args.adapter)
+    start = time.monotonic()
+    migrated = migrate(adapter, banks, batch_size=args.batch_size)
+    seconds = time.monotonic() - start
+    migrated.save_to_disk(args.out)
+    report = {"users": len(migrated), "users_left_out": migrated.provenance.details["users_left_out"], "seconds": seconds}
+    return Result(f"{migrated} in {args.out}", report)

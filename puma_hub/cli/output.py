@@ -1,0 +1,39 @@
+"""What commands print and write."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Result:
+    """``text`` goes to standard output, ``report`` to the file of ``--json``."""
+
+    text: str
+    report: dict[str, Any]
+
+
+def say(message: str) -> None:
+    """Progress, on standard error."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def finish(result: Result, json_file: str | None) -> None:
+    """Print the text and write the report."""
+    if json_file is not None:
+        from puma_hub.storage import write_json
+
+        write_json(json_file, result.report)
+    print(result.text)
+
+
+def metrics_table(rows: dict[str, dict[str, float]]) -> str:
+    """A Markdown table of metrics, one row a name."""
+    columns = list(dict.fromkeys(key for values in rows.values() for key in values))
+    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name, values in rows.items():
+        cells = [format(values[key], ".4f") if key in values else "" for key in columns]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)

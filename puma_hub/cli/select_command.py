@@ -1,0 +1,32 @@
+"""``puma-hub select``."""
+
+from __future__ import annotations
+
+import argparse
+
+from puma_hub.cli import common
+from puma_hub.cli.output import Result
+
+EXAMPLE = "puma-hub select --bank source/bank --interactions ratings.csv --budget 2000 --out users.txt"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bank", required=True, metavar="DIR", help="source bank")
+    common.add_interactions(parser)
+    parser.add_argument("--strategy", default="puma", choices=("random", "puma", "puma-seed"), help="default: puma")
+    parser.add_argument("--budget", type=common.whole_number, default=2000, help="how many users (default: 2000)")
+    parser.add_argument("--seed", type=int, default=42, help="default: 42")
+    parser.add_argument("--out", required=True, metavar="FILE", help="one user id a line")
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.bank import PromptBank
+    from puma_hub.selection import select_users
+    from puma_hub.storage import new_file
+
+    bank = PromptBank.load_from_disk(args.bank)
+    users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed)
+    with new_file(args.out) as path:
+        path.write_text("".join(f"{user}\n" for user in users), encoding="utf-8")
+    report = {"strategy": args.strategy, "budget": args.budget, "selected": len(users), "users": len(bank), "seed": args.seed}
+    return Result(f"{len(users)} of {len(bank)} users in {args.out}", report)

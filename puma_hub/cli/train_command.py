@@ -1,0 +1,47 @@
+"""``puma-hub train``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from puma_hub.cli import common
+from puma_hub.cli.output import Result
+
+EXAMPLE = "puma-hub train --target gemma-3-270m --bank source/bank --interactions ratings.csv --select users.txt --out migrator"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_model(parser, "--target")
+    parser.add_argument("--bank", required=True, action="append", metavar="DIR", help="source bank; repeat for aggregation")
+    common.add_interactions(parser)
+    common.add_training(parser)
+    parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
+    parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.adapter import PumaConfig
+    from puma_hub.bank import PromptBank
+    from puma_hub.errors import StorageError
+    from puma_hub.training import AdapterTrainer
+
+    users = None
+    if args.select:
+        try:
+            users = [line for line in Path(args.select).read_text(encoding="utf-8").splitlines() if line]
+        except OSError as error:
+            raise StorageError(f"cannot read the users in {args.select}: {error.strerror}") from error
+    banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
+    lm = common.load_lm(args.target, args, banks[0].provenance.template)
+    trainer = AdapterTrainer(
+        lm,
+        banks,
+        common.load_rows(args)["train"],
+        common.training_arguments(args),
+        users=users,
+        config=PumaConfig(architecture=args.architecture),
+    )
+    adapter = trainer.train()
+    adapter.save_pretrained(f"{args.out}/adapter")
+    return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report)

@@ -1,0 +1,1 @@
+"""The demo on real models and real data, and the benchmark on them."""

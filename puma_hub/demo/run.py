@@ -1,0 +1,206 @@
+"""The whole of PUMA on real models and real users, as the steps a user would type."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from puma_hub.adapter import PumaAdapter, PumaConfig
+from puma_hub.bank import PromptBank
+from puma_hub.data import load_interactions
+from puma_hub.demo.fetch import fetch
+from puma_hub.demo.sources import SOURCES
+from puma_hub.errors import ConfigurationError
+from puma_hub.evaluation import controls, evaluate_bank
+from puma_hub.migration import migrate
+from puma_hub.scorer import PersonalizedLM, RatingTask
+from puma_hub.selection import select_users
+from puma_hub.storage import write_json
+from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
+from puma_hub.training.report import versions
+
+SOURCE_MODEL, TARGET_MODEL, DATA = "smollm2-135m", "gemma-3-270m", "movielens-100k"
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demo runs on.
+
+    ``share``: of the users, on whom the adapter trains. ``models``: ``wheels`` (from the package registry) or
+    ``hub`` (the same two models' own repositories). ``dtype``: of the LLMs; ``auto`` is bfloat16 where the
+    processor computes in it.
+    """
+
+    users: int = 300
+    rows_per_user: int = 50
+    share: float = 0.2
+    seed: int = 42
+    out: str = "puma-demo"
+    models: str = "wheels"
+    dtype: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.users < 10:
+            raise ConfigurationError(f"the demo needs at least 10 users, got {self.users}")
+        if self.models not in ("wheels", "hub"):
+            raise ConfigurationError(f"models come from 'wheels' or 'hub', got {self.models!r}")
+        if self.dtype not in ("auto", "float32", "bfloat16"):
+            raise ConfigurationError(f"dtype must be auto, float32 or bfloat16, got {self.dtype!r}")
+
+
+def compute_dtype(name: str) -> torch.dtype:
+    """The LLMs' dtype; ``auto`` asks the processor."""
+    if name != "auto":
+        return torch.float32 if name == "float32" else torch.bfloat16
+    if torch.cuda.is_available():
+        return torch.bfloat16
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if native else torch.float32
+
+
+def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, Any]:
+    """Run every step and leave adapter, banks and report in ``settings.out``; return the report."""
+    start = time.monotonic()
+    out = Path(settings.out)
+    folder = fetch(DATA, say)
+    rows = load_interactions(
+        DATA,
+        folder=folder,
+        task=RatingTask(),
+        users=settings.users,
+        rows_per_user=settings.rows_per_user,
+        item_statistics=True,
+        seed=settings.seed,
+    )
+    say(f"{DATA}: {len(rows['train'])} training rows and {len(rows['validation'])} held-out rows of {settings.users} users")
+
+    source_lm = _load(SOURCE_MODEL, settings, say)
+    trainer = PromptTrainer(source_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "source")))
+    source = trainer.train()
+    source.save_to_disk(out / "source-bank")
+    seconds = {"source": trainer.report["seconds"]["until_best_epoch"]}
+    results = {"source": evaluate_bank(source_lm, source, rows)}
+
+    began = time.monotonic()
+    budget = max(1, int(len(source) * settings.share))
+    chosen = select_users(source, rows["train"], "puma", budget, settings.seed)
+    seconds["selection"] = time.monotonic() - began
+    unseen = sorted(set(source.user_ids) - set(chosen))
+    before = controls(source_lm, source, rows["validation"], unseen, settings.seed)
+    del source_lm
+
+    target_lm = _load(TARGET_MODEL, settings, say)
+    say(f"training the adapter on {len(chosen)} of {len(source)} users")
+    arguments = PumaTrainingArguments(
+        seed=settings.seed, num_train_epochs=1, validation_share=0.0, output_dir=str(out / "work" / "adapter")
+    )
+    learner = AdapterTrainer(target_lm, source, rows["train"], arguments, users=chosen)
+    adapter = learner.train()
+    adapter.save_pretrained(out / "adapter")
+    began = time.monotonic()
+    migrated = migrate(adapter, source)
+    seconds["migration"] = time.monotonic() - began
+    migrated.save_to_disk(out / "migrated-bank")
+    results["migrated"] = evaluate_bank(target_lm, migrated, rows)
+    after = controls(target_lm, migrated, rows["validation"], unseen, settings.seed)
+
+    results["random"] = evaluate_bank(target_lm, random_bank(target_lm, source, adapter, settings.seed), rows)
+    say("retraining every user's prompt on the target, the baseline")
+    again = PromptTrainer(target_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "retrained")))
+    results["retrained"] = evaluate_bank(target_lm, again.train(), rows)
+
+    report = _report(settings, results, before, after, seconds, learner.report, again.report, rows, len(chosen))
+    report["seconds"]["total"] = time.monotonic() - start
+    write_json(out / "report.json", report)
+    return report
+
+
+def random_bank(lm: PersonalizedLM, source: PromptBank, adapter: PumaAdapter, seed: int) -> PromptBank:
+    """Prompts of an untrained adapter, with the trained head: what the head does alone."""
+    torch.manual_seed(seed)
+    untrained = PumaAdapter(PumaConfig(**{**_shape(adapter), "target": lm.spec}))
+    untrained.standardize(torch.from_numpy(source.prompts.copy()), lm.embedding_rms)
+    if untrained.head is not None and adapter.head is not None:
+        untrained.head.load_state_dict(adapter.head.state_dict())
+    return migrate(untrained.eval(), source)
+
+
+def _shape(adapter: PumaAdapter) -> dict[str, Any]:
+    config = adapter.config
+    names = ("sources", "prompt_length", "architecture", "hidden_size", "dropout", "task", "template", "rating_head")
+    return {name: getattr(config, name) for name in names}
+
+
+def _load(name: str, settings: DemoSettings, say: Callable[[str], None]) -> PersonalizedLM:
+    where = SOURCES[name].hub_id if settings.models == "hub" else str(fetch(name, say))
+    assert where is not None
+    say(f"loading {name}")
+    return PersonalizedLM.from_pretrained(where, dtype=compute_dtype(settings.dtype), model_id=SOURCES[name].hub_id)
+
+
+def _report(
+    settings: DemoSettings,
+    results: dict[str, dict[str, Any]],
+    before: dict[str, Any],
+    after: dict[str, Any],
+    seconds: dict[str, float],
+    adapter: dict[str, Any],
+    retraining: dict[str, Any],
+    rows: datasets.DatasetDict,
+    chosen: int,
+) -> dict[str, Any]:
+    baselines = results["source"]["baselines"]
+    figures = {
+        metric: {
+            **{name: result["metrics"][metric] for name, result in results.items()},
+            **{name: baselines[name][metric] for name in ("global_mean", "user_mean", "user_item_bias")},
+        }
+        for metric in ("rmse", "mae")
+    }
+    # The prefix cache is the target's catalogue: any way to prompts needs it, so it is counted apart.
+    costs = {
+        name: {
+            "flops": part["flops"]["until_best_epoch"] - part["flops"]["prefix_cache"],
+            "seconds": part["seconds"]["until_best_epoch"] - part["seconds"]["prefix_cache"],
+        }
+        for name, part in (("adapter", adapter), ("retraining", retraining))
+    }
+    catalogue = max(part["flops"]["prefix_cache"] for part in (adapter, retraining))
+    return {
+        **figures,
+        "seconds": {**seconds, **{name: cost["seconds"] for name, cost in costs.items()}},
+        "samples": {
+            "adapter": adapter["rows"] * adapter["best_epoch"],
+            "retraining": retraining["rows"] * retraining["best_epoch"],
+        },
+        "users": {"total": settings.users, "selected": chosen},
+        "rows": {name: len(part) for name, part in rows.items()},
+        "unseen": {
+            "users": after["users"],
+            "rows": after["rows"],
+            "source": before["own"],
+            "source_mean": before["mean"],
+            "source_shuffled": before["shuffled"],
+            "migrated": after["own"],
+            "migrated_mean": after["mean"],
+            "shuffled": after["shuffled"],
+            "gain_source": before["gain"],
+            "gain_migrated": after["gain"],
+            "retention": after["gain"] / before["gain"] if before["gain"] > 0 else None,
+        },
+        "flops": {**{name: cost["flops"] for name, cost in costs.items()}, "prefix_cache": catalogue},
+        "flops_ratio": costs["retraining"]["flops"] / costs["adapter"]["flops"],
+        "flops_ratio_with_prefix_cache": (costs["retraining"]["flops"] + catalogue) / (costs["adapter"]["flops"] + catalogue),
+        "speedup": costs["retraining"]["seconds"] / costs["adapter"]["seconds"],
+        "best_epoch": {"retraining": retraining["best_epoch"], "of": retraining["epochs"]},
+        "models": {"source": SOURCES[SOURCE_MODEL].hub_id, "target": SOURCES[TARGET_MODEL].hub_id, "from": settings.models},
+        "settings": asdict(settings) | {"dtype": str(compute_dtype(settings.dtype)).removeprefix("torch.")},
+        "seed": settings.seed,
+        "versions": versions(),
+    }
