@@ -242,7 +242,7 @@ class PersonalizedLM:
             logits_to_keep=1,
         )
         # Keys and values of padding may be anything; zeros are safe under a mask.
-        return stack_cache(cache) * mask[None, :, None, :, None]
+        return stack_cache(cache).masked_fill(~mask[None, :, None, :, None], 0.0)
 
     @torch.no_grad()
     def _probe(self) -> int:
@@ -270,8 +270,7 @@ class PersonalizedLM:
                 f"{name} gives other logits from a cached prefix than from the whole text (difference {difference:.3g}, "
                 f"allowed {allowed:.3g}): it is not a purely causal decoder, or ignores position_ids; choose another model"
             )
-        states = self._prefix_states(rows.groups[0])
-        return states[:, :1, :, :1].nbytes
+        return self._prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes
 
     def _plain(self, prompt: torch.Tensor, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> torch.Tensor:
         embed = self.model.get_input_embeddings()

@@ -50,7 +50,7 @@ class PumaTrainingArguments:
     output_dir: str | None = None
     num_train_epochs: int | None = None
     learning_rate: float | None = None
-    base_learning_rate: float = 2e-2
+    base_learning_rate: float = 5e-2
     head_learning_rate: float = 3e-3
     per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int = 256
@@ -61,7 +61,7 @@ class PumaTrainingArguments:
     seed: int = 42
     prompt_method: str = "shared"
     prompt_length: int = 1
-    offset_penalty: float = 2e-2
+    offset_penalty: float = 5e-2
     warm_start: bool = False
     checkpoint_seconds: float = 60.0
     disable_tqdm: bool = False
