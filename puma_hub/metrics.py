@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
@@ -16,7 +16,7 @@ class _Offline(evaluate.Metric):
     """Keeps predictions in memory and refuses empty or non-finite input."""
 
     _summary = ""
-    _extra: dict[str, datasets.Value] = {}
+    _extra: ClassVar[dict[str, datasets.Value]] = {}
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(keep_in_memory=True, **kwargs)
@@ -71,7 +71,7 @@ class UserAUC(_Offline):
     """
 
     _summary = "Area under the ROC curve inside each user, averaged over users."
-    _extra = {"user_ids": datasets.Value("string")}
+    _extra: ClassVar[dict[str, datasets.Value]] = {"user_ids": datasets.Value("string")}
 
     def _compute(self, predictions: Any, references: Any, user_ids: Any) -> dict[str, float]:
         value, users = user_auc(*_finite(predictions, references), list(user_ids))

@@ -30,7 +30,9 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         staged.chmod(0o755)
         _swap(staged, final)
     except OSError as error:
-        raise StorageError(f"cannot write {final}: {error.strerror or error}; free space or choose another folder") from error
+        raise StorageError(
+            f"cannot write {final}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -66,7 +68,9 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"cannot write {final}: {error.strerror or error}; free space or choose another path") from error
+        raise StorageError(
+            f"cannot write {final}: {error.strerror or error}; free space or choose another path"
+        ) from error
     finally:
         if staged is not None:
             staged.unlink(missing_ok=True)
@@ -112,7 +116,9 @@ def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        raise StorageError(f"cannot write to {final}: {error.strerror or error}; free space or choose another folder") from error
+        raise StorageError(
+            f"cannot write to {final}: {error.strerror or error}; free space or choose another folder"
+        ) from error
     finally:
         if staged is not None:
             shutil.rmtree(staged, ignore_errors=True)

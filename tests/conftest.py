@@ -37,7 +37,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, object]]] = {
     "qwen3": ("Qwen3Config", "Qwen3ForCausalLM", {"head_dim": 8}),
     "phi3": ("Phi3Config", "Phi3ForCausalLM", {}),
     "stablelm": ("StableLmConfig", "StableLmForCausalLM", {}),
-    "gemma3": ("Gemma3TextConfig", "Gemma3ForCausalLM", {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "gemma3": (
+        "Gemma3TextConfig",
+        "Gemma3ForCausalLM",
+        {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8},
+    ),
     "gemma2": (
         "Gemma2Config",
         "Gemma2ForCausalLM",

@@ -149,13 +149,30 @@ def damage(folder: Path, kind: str) -> None:
         save_file({**tensors, "base": torch.full((1, 24), torch.nan)}, weights, metadata={"format": "pt"})
     else:
         data = json.loads(config.read_text())
-        changes = {"newer": {"format_version": 99}, "architecture": {"architecture": "resnet"}, "target": {"target": None}}
+        changes = {
+            "newer": {"format_version": 99},
+            "architecture": {"architecture": "resnet"},
+            "target": {"target": None},
+        }
         config.write_text(json.dumps({**data, **changes[kind]}))
 
 
 @pytest.mark.parametrize(
     "kind",
-    ["cut", "empty", "no weights", "no config", "bad json", "missing", "unexpected", "shape", "nan", "newer", "architecture", "target"],
+    [
+        "cut",
+        "empty",
+        "no weights",
+        "no config",
+        "bad json",
+        "missing",
+        "unexpected",
+        "shape",
+        "nan",
+        "newer",
+        "architecture",
+        "target",
+    ],
 )
 def test_damaged_checkpoints_are_refused(tmp_path: Path, kind: str) -> None:
     make_adapter().save_pretrained(tmp_path)
@@ -228,7 +245,9 @@ def test_migrate_joins_several_banks_by_user(caplog: pytest.LogCaptureFixture) -
     other = ModelSpec("other", 8)
     adapter = make_adapter(sources=[SOURCE, other])
     first = make_bank(4)
-    second = PromptBank.from_arrays(["user-3", "user-9", "user-1"], np.random.default_rng(1).normal(size=(3, 1, 8)), other)
+    second = PromptBank.from_arrays(
+        ["user-3", "user-9", "user-1"], np.random.default_rng(1).normal(size=(3, 1, 8)), other
+    )
     migrated = adapter.migrate([first, second])
     assert migrated.user_ids == ["user-1", "user-3"]
     joined = np.concatenate([first.prompts[[1, 3]], second.prompts[[2, 0]]], -1)
@@ -249,7 +268,9 @@ def test_migrate_refuses_what_does_not_fit(bank: PromptBank) -> None:
         adapter.migrate(make_bank(length=2))
     marked = make_adapter(sources=[ModelSpec("source", 32, fingerprint="a" * 16)])
     with pytest.raises(MismatchError, match="other weights"):
-        marked.migrate(PromptBank.from_arrays(["u"], np.ones((1, 1, 32)), ModelSpec("source", 32, fingerprint="b" * 16)))
+        marked.migrate(
+            PromptBank.from_arrays(["u"], np.ones((1, 1, 32)), ModelSpec("source", 32, fingerprint="b" * 16))
+        )
     with torch.no_grad():
         adapter.base.fill_(torch.inf)
     with pytest.raises(BankError, match="NaN or infinite"):
@@ -287,6 +308,12 @@ def test_warm_start_is_the_ridge_regression(kinds: tuple[str, str]) -> None:
 def test_warm_start_refuses(tokenizer: PreTrainedTokenizerFast) -> None:
     weights = torch.zeros(400, 32), torch.zeros(400, 24)
     with pytest.raises(ConfigurationError, match="warm start"):
-        warm_start(PumaConfig(sources=[SOURCE], target=TARGET, architecture="paper"), weights[0], tokenizer, weights[1], tokenizer)
+        warm_start(
+            PumaConfig(sources=[SOURCE], target=TARGET, architecture="paper"),
+            weights[0],
+            tokenizer,
+            weights[1],
+            tokenizer,
+        )
     with pytest.raises(MismatchError, match="columns"):
         warm_start(PumaConfig(sources=[SOURCE], target=TARGET), weights[1], tokenizer, weights[1], tokenizer)

@@ -116,9 +116,7 @@ def test_bad_datasets(bank: PromptBank) -> None:
     with pytest.raises(BankError, match="user_id missing"):
         PromptBank(bank.dataset.remove_columns("user_id"), bank.provenance)
     with pytest.raises(BankError, match="must be List"):
-        PromptBank(
-            datasets.Dataset.from_dict({"user_id": ["a"], "prompt": [[1.0, 2.0]]}), bank.provenance
-        )
+        PromptBank(datasets.Dataset.from_dict({"user_id": ["a"], "prompt": [[1.0, 2.0]]}), bank.provenance)
 
 
 def test_other_users_are_counted_not_named(bank: PromptBank) -> None:
@@ -170,7 +168,9 @@ def test_newer_format_is_refused_and_unknown_keys_are_not(bank: PromptBank, tmp_
         PromptBank.load_from_disk(tmp_path / "b")
 
 
-def test_saving_over_a_bank_replaces_it_whole(bank: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_over_a_bank_replaces_it_whole(
+    bank: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "bank"
     bank.save_to_disk(folder)
     make_bank(3).save_to_disk(folder)

@@ -41,4 +41,6 @@ def require_complete(adapter: nn.Module, info: Mapping[str, Any], source: str | 
         )
     broken = [name for name, tensor in adapter.state_dict().items() if not bool(torch.isfinite(tensor).all())]
     if broken:
-        raise CheckpointError(f"the adapter at {source} holds NaN or infinite values in {broken}; train or download it again")
+        raise CheckpointError(
+            f"the adapter at {source} holds NaN or infinite values in {broken}; train or download it again"
+        )

@@ -96,7 +96,9 @@ class PumaConfig(PretrainedConfig):
             ConfigurationError: one of them is missing.
         """
         if not self.sources or self.target is None:
-            raise ConfigurationError("an adapter needs sources=[...] and target=..., each with model_id and hidden_size")
+            raise ConfigurationError(
+                "an adapter needs sources=[...] and target=..., each with model_id and hidden_size"
+            )
         return self.target
 
     def to_dict(self) -> dict[str, Any]:

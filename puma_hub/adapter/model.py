@@ -42,7 +42,9 @@ class PumaAdapter(PreTrainedModel):
     config_class = PumaConfig
     base_model_prefix = "puma"
     main_input_name = "source_prompts"
-    _no_split_modules: list[str] = []
+    input_mean: torch.Tensor
+    input_scale: torch.Tensor
+    output_scale: torch.Tensor
 
     def __init__(self, config: PumaConfig) -> None:
         target = config.require_pair()
@@ -62,7 +64,9 @@ class PumaAdapter(PreTrainedModel):
         if isinstance(module, nn.Linear):
             module.reset_parameters()
 
-    def forward(self, source_prompts: torch.Tensor, return_dict: bool = True) -> PumaAdapterOutput | tuple[torch.Tensor]:
+    def forward(
+        self, source_prompts: torch.Tensor, return_dict: bool = True
+    ) -> PumaAdapterOutput | tuple[torch.Tensor]:
         """Map prompts.
 
         Args:
@@ -95,7 +99,7 @@ class PumaAdapter(PreTrainedModel):
             for part in offsets.split([spec.hidden_size for spec in self.config.sources], dim=-1)
         ]
         scale = torch.cat(rms)
-        residual = getattr(self.network, "residual", None)
+        residual: Any = getattr(self.network, "residual", None)
         if residual is not None:
             residual.weight.mul_((scale / self.input_scale)[None] * (self.output_scale / output_scale))
         self.base.mul_(self.output_scale / output_scale)
@@ -109,18 +113,21 @@ class PumaAdapter(PreTrainedModel):
 
         return migrate(self, bank, **options)
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: str | os.PathLike[str], **kwargs: Any
+    ) -> None:
         """As in transformers, safetensors only; files are written aside and renamed into place."""
         push = {key: kwargs.pop(key) for key in list(kwargs) if key in ("push_to_hub", "repo_id")}
         with replace_files(save_directory) as staged:
             super().save_pretrained(staged, **kwargs)
         if push.get("push_to_hub"):
-            self.push_to_hub(push.get("repo_id") or Path(save_directory).name, token=kwargs.get("token"))
+            push_to_hub: Any = self.push_to_hub
+            push_to_hub(push.get("repo_id") or Path(save_directory).name, token=kwargs.get("token"))
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
         cls, pretrained_model_name_or_path: str | os.PathLike[str], *args: Any, **kwargs: Any
-    ) -> PumaAdapter:
+    ) -> Any:
         """Load an adapter; anything but a complete, matching, finite checkpoint is an error.
 
         Raises:
@@ -129,8 +136,12 @@ class PumaAdapter(PreTrainedModel):
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
         with checkpoint.clear_errors(pretrained_model_name_or_path):
-            adapter, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path,
+                *args,
+                output_loading_info=True,
+                **kwargs,
             )
+        adapter, info = loaded
         checkpoint.require_complete(adapter, info, pretrained_model_name_or_path)
         return (adapter, info) if wants_info else adapter

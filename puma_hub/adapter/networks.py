@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -81,7 +83,8 @@ class PaperNetwork(nn.Sequential):
 
     def start_linear(self) -> None:
         """Start at a small output; this architecture has no linear branch."""
-        last = self[1].project[-1]
+        stage: Any = self[1]
+        last: Any = stage.project[-1]
         nn.init.normal_(last.weight, std=1e-3)
         nn.init.zeros_(last.bias)
 

@@ -84,7 +84,9 @@ def warm_start(
         )
     ours, theirs = shared_tokens(source_tokenizer, target_tokenizer)
     if len(ours) <= sizes[0]:
-        raise MismatchError(f"the vocabularies share {len(ours)} tokens, more than {sizes[0]} are needed; train without")
+        raise MismatchError(
+            f"the vocabularies share {len(ours)} tokens, more than {sizes[0]} are needed; train without"
+        )
     inputs = source_embeddings[torch.from_numpy(ours)].float().cpu().numpy()
     outputs = target_embeddings[torch.from_numpy(theirs)].float().cpu().numpy()
     ridge: Any = Ridge(alpha=_PENALTY * len(ours) * float(inputs.var(axis=0).mean()), solver="cholesky")

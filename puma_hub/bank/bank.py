@@ -217,7 +217,7 @@ class PromptBank:
 
 
 def _to_dataset(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
-    users, length, size = prompts.shape
+    _, length, size = prompts.shape
     flat = np.ascontiguousarray(prompts, dtype=np.float32).reshape(-1)
     column = pa.FixedSizeListArray.from_arrays(pa.array(flat), length * size)
     features = datasets.Features(
@@ -230,7 +230,9 @@ def _to_dataset(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
 def _checked_dataset(dataset: datasets.Dataset, shape: tuple[int, int]) -> datasets.Dataset:
     missing = [name for name in ("user_id", "prompt") if name not in dataset.column_names]
     if missing:
-        raise BankError(f"a bank needs the columns user_id and prompt; {', '.join(missing)} missing in {dataset.column_names}")
+        raise BankError(
+            f"a bank needs the columns user_id and prompt; {', '.join(missing)} missing in {dataset.column_names}"
+        )
     dataset = flat(dataset)
     wanted = {
         "user_id": datasets.Value("string"),

@@ -44,7 +44,9 @@ def read_bank(folder: str | Path) -> tuple[datasets.Dataset, Provenance, RatingH
     try:
         dataset = datasets.load_from_disk(str(path))
     except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
-        raise CheckpointError(f"the bank at {path} is damaged ({type(error).__name__}); restore it or make it again") from error
+        raise CheckpointError(
+            f"the bank at {path} is damaged ({type(error).__name__}); restore it or make it again"
+        ) from error
     if not isinstance(dataset, datasets.Dataset):
         raise StorageError(f"{path} holds several splits; a prompt bank is one dataset")
     return dataset, provenance, read_head(path / HEAD_FILE, provenance.answers)
@@ -59,5 +61,7 @@ def read_head(path: Path, answers: int) -> RatingHead | None:
         head.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"the rating head in {path} is damaged ({reason}); restore it or make it again") from error
+        raise CheckpointError(
+            f"the rating head in {path} is damaged ({reason}); restore it or make it again"
+        ) from error
     return head

@@ -24,19 +24,29 @@ def whole_number(text: str) -> int:
 
 
 def add_model(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
-    parser.add_argument(flag, required=True, metavar="ID", help="folder or Hub id of a causal LM, or a fetched model's name")
+    parser.add_argument(
+        flag, required=True, metavar="ID", help="folder or Hub id of a causal LM, or a fetched model's name"
+    )
     parser.add_argument("--template", help="preset name or text with a <user> slot (default: the bank's, or rating)")
     parser.add_argument("--task", choices=("rating", "click"), default="rating", help="what is asked (default: rating)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the LLM")
+    parser.add_argument(
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the LLM"
+    )
     parser.add_argument("--device", help="such as cpu or cuda (default: cuda where there is one)")
     parser.add_argument(
-        "--prefix-cache", default="auto", choices=("auto", "full", "lru", "recompute", "off"), help="policy (default: auto)"
+        "--prefix-cache",
+        default="auto",
+        choices=("auto", "full", "lru", "recompute", "off"),
+        help="policy (default: auto)",
     )
 
 
 def add_interactions(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--interactions", required=True, metavar="PATH", help="csv, parquet, json, jsonl, a folder of splits, or movielens-100k"
+        "--interactions",
+        required=True,
+        metavar="PATH",
+        help="csv, parquet, json, jsonl, a folder of splits, or movielens-100k",
     )
     parser.add_argument("--users", type=whole_number, help="draw this many users")
     parser.add_argument("--rows-per-user", type=whole_number, help="keep the most recent rows of each user")
@@ -50,7 +60,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, help="default: the method's")
     parser.add_argument("--batch-size", type=whole_number, help="rows a step on each process (default: the method's)")
     parser.add_argument("--seed", type=int, default=42, help="of everything random (default: 42)")
-    parser.add_argument("--validation-share", type=float, default=0.1, help="kept for choosing the epoch (default: 0.1)")
+    parser.add_argument(
+        "--validation-share", type=float, default=0.1, help="kept for choosing the epoch (default: 0.1)"
+    )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
 
 

@@ -31,7 +31,10 @@ def run(args: argparse.Namespace) -> Result:
         report = {
             "kind": "adapter",
             "parameters": sum(parameter.numel() for parameter in adapter.parameters()),
-            **{name: getattr(config, name) for name in ("architecture", "prompt_length", "template", "task", "rating_head")},
+            **{
+                name: getattr(config, name)
+                for name in ("architecture", "prompt_length", "template", "task", "rating_head")
+            },
             "sources": [spec.to_dict() for spec in config.sources],
             "target": config.require_pair().to_dict(),
         }

@@ -12,7 +12,9 @@ EXAMPLE = "puma-hub migrate --adapter migrator/adapter --bank source/bank --out 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", required=True, metavar="ID", help="folder or Hub id of an adapter")
-    parser.add_argument("--bank", required=True, action="append", metavar="DIR", help="source bank; one for each source")
+    parser.add_argument(
+        "--bank", required=True, action="append", metavar="DIR", help="source bank; one for each source"
+    )
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
@@ -30,5 +32,9 @@ def run(args: argparse.Namespace) -> Result:
     migrated = migrate(adapter, banks, batch_size=args.batch_size)
     seconds = time.monotonic() - start
     migrated.save_to_disk(args.out)
-    report = {"users": len(migrated), "users_left_out": migrated.provenance.details["users_left_out"], "seconds": seconds}
+    report = {
+        "users": len(migrated),
+        "users_left_out": migrated.provenance.details["users_left_out"],
+        "seconds": seconds,
+    }
     return Result(f"{migrated} in {args.out}", report)

@@ -28,5 +28,11 @@ def run(args: argparse.Namespace) -> Result:
     users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed)
     with new_file(args.out) as path:
         path.write_text("".join(f"{user}\n" for user in users), encoding="utf-8")
-    report = {"strategy": args.strategy, "budget": args.budget, "selected": len(users), "users": len(bank), "seed": args.seed}
+    report = {
+        "strategy": args.strategy,
+        "budget": args.budget,
+        "selected": len(users),
+        "users": len(bank),
+        "seed": args.seed,
+    }
     return Result(f"{len(users)} of {len(bank)} users in {args.out}", report)

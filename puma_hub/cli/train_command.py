@@ -8,12 +8,17 @@ from pathlib import Path
 from puma_hub.cli import common
 from puma_hub.cli.output import Result
 
-EXAMPLE = "puma-hub train --target gemma-3-270m --bank source/bank --interactions ratings.csv --select users.txt --out migrator"
+EXAMPLE = (
+    "puma-hub train --target gemma-3-270m --bank source/bank --interactions ratings.csv --select users.txt "
+    "--out migrator"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser, "--target")
-    parser.add_argument("--bank", required=True, action="append", metavar="DIR", help="source bank; repeat for aggregation")
+    parser.add_argument(
+        "--bank", required=True, action="append", metavar="DIR", help="source bank; repeat for aggregation"
+    )
     common.add_interactions(parser)
     common.add_training(parser)
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
@@ -44,4 +49,6 @@ def run(args: argparse.Namespace) -> Result:
     )
     adapter = trainer.train()
     adapter.save_pretrained(f"{args.out}/adapter")
-    return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report)
+    return Result(
+        f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report
+    )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-import tempfile
 
 import datasets
 
@@ -72,19 +72,23 @@ def _from_path(path: Path) -> datasets.Dataset | dict[str, datasets.Dataset]:
     if path.is_dir():
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = datasets.load_from_disk(str(path))
-            return {name: found[name] for name in _require_splits(path, set(found))} if isinstance(found, dict) else found
+            return (
+                {name: found[name] for name in _require_splits(path, set(found))} if isinstance(found, dict) else found
+            )
         files = {file.stem: file for file in sorted(path.iterdir()) if file.suffix in _BUILDERS}
         return {name: _read_file(files[name]) for name in _require_splits(path, set(files))}
     if not path.exists():
         raise StorageError(
-            f"no interactions at {path}: give a csv, parquet, json or jsonl file, a folder, or one of {', '.join(_READERS)}"
+            f"no interactions at {path}: give a csv, parquet, json or jsonl file, a folder or one of {', '.join(_READERS)}"
         )
     return _read_file(path)
 
 
 def _require_splits(path: Path, found: set[str]) -> tuple[str, ...]:
     if not set(_SPLITS) <= found:
-        raise InteractionsError(f"{path} needs the splits train and validation, found {', '.join(sorted(found)) or 'none'}")
+        raise InteractionsError(
+            f"{path} needs the splits train and validation, found {', '.join(sorted(found)) or 'none'}"
+        )
     return _SPLITS
 
 
@@ -93,7 +97,11 @@ def _read_file(path: Path) -> datasets.Dataset:
         raise StorageError(f"{path} has an unknown ending; use {', '.join(_BUILDERS)}")
     try:
         # In memory and outside the datasets cache: a changed file is never served from an old copy.
-        reader = {"csv": datasets.Dataset.from_csv, "parquet": datasets.Dataset.from_parquet, "json": datasets.Dataset.from_json}
+        reader = {
+            "csv": datasets.Dataset.from_csv,
+            "parquet": datasets.Dataset.from_parquet,
+            "json": datasets.Dataset.from_json,
+        }
         with tempfile.TemporaryDirectory() as cache:
             return reader[_BUILDERS[path.suffix]](str(path), keep_in_memory=True, cache_dir=cache)
     except Exception as error:  # parsers raise many kinds

@@ -29,7 +29,9 @@ def read_movielens(folder: str | Path) -> datasets.Dataset:
         try:
             frames.append(pd.read_parquet(path))
         except (ValueError, OSError) as error:
-            raise StorageError(f"{path} is not readable parquet; delete it and run: puma-hub fetch movielens-100k") from error
+            raise StorageError(
+                f"{path} is not readable parquet; delete it and run: puma-hub fetch movielens-100k"
+            ) from error
     ratings, items = frames
     genres = list(items.columns[items.columns.get_loc(_FIRST_GENRE) :])
     names = [", ".join(genre for genre, flag in zip(genres, flags) if flag) for flags in items[genres].to_numpy()]

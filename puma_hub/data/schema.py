@@ -53,7 +53,9 @@ def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> data
             raise InteractionsError(f"column {name!r} is empty in {empty} of {len(rows)} rows; drop or fill them")
     labels = np.asarray(rows.data.column("label").to_numpy())
     if not np.isfinite(labels).all():
-        raise InteractionsError(f"{int((~np.isfinite(labels)).sum())} of {len(labels)} labels are NaN or infinite; drop those rows")
+        raise InteractionsError(
+            f"{int((~np.isfinite(labels)).sum())} of {len(labels)} labels are NaN or infinite; drop those rows"
+        )
     if task is not None:
         task.check_labels(labels)
     return rows

@@ -36,4 +36,4 @@ def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
 def _replaced(rows: datasets.Dataset, text: Callable[[str, str], str]) -> datasets.Dataset:
     texts = [text(item, plain) for item, plain in zip(rows["item_id"], rows["item_text"])]
     columns = rows.column_names
-    return rows.remove_columns("item_text").add_column("item_text", texts).select_columns(columns)  # type: ignore[call-arg]
+    return rows.remove_columns("item_text").add_column("item_text", texts).select_columns(columns)

@@ -9,13 +9,13 @@ from typing import Any
 
 import datasets
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.data import load_interactions
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
+from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PRESETS, PersonalizedLM, PromptTemplate
 from puma_hub.scorer.encoding import left_padded
 from puma_hub.training.report import versions
@@ -34,7 +34,9 @@ def bench_step(model: str, dtype: str, batch_size: int, repeats: int, say: Calla
     """
     folder = str(fetch(model, say)) if model in SOURCES else model
     torch_dtype = getattr(torch, dtype)
-    titles = load_interactions("movielens-100k", folder=fetch("movielens-100k", say), users=50, item_statistics=True)["train"]
+    titles = load_interactions("movielens-100k", folder=fetch("movielens-100k", say), users=50, item_statistics=True)[
+        "train"
+    ]
     say("loading the model for each kind of step")
     steps: dict[str, tuple[Callable[[int], None], int]] = {}
     for name, template in (("default", PRESETS["rating"]), ("slot_last", SLOT_LAST)):
@@ -44,7 +46,7 @@ def bench_step(model: str, dtype: str, batch_size: int, repeats: int, say: Calla
     steps["straightforward"] = (_straightforward(plain, lm.tokenizer, lm.embedding_rms, titles), STRAIGHTFORWARD_BATCH)
 
     seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for name, (step, _) in steps.items():
+    for step, _ in steps.values():
         step(0)  # warm-up
     for repeat in range(repeats):
         say(f"round {repeat + 1} of {repeats}")
@@ -75,14 +77,17 @@ def bench_table(report: dict[str, Any]) -> str:
         ("default", "default template, cached prefix, answer logits"),
         ("slot_last", "the same with the slot as the last token"),
     ):
-        lines.append(f"| {label} | {batches[name]} | {rates[name]:.1f} | {rates[name] / rates['straightforward']:.1f} |")
+        lines.append(
+            f"| {label} | {batches[name]} | {rates[name]:.1f} | {rates[name] / rates['straightforward']:.1f} |"
+        )
     return "\n".join(lines)
 
 
 def _adapter(target_size: int, scale: float) -> tuple[PumaAdapter, torch.optim.Optimizer, torch.Tensor]:
     torch.manual_seed(0)
-    specs = {"sources": [{"model_id": "source", "hidden_size": SOURCE_SIZE}], "target": {"model_id": "target", "hidden_size": target_size}}
-    adapter = PumaAdapter(PumaConfig(**specs))
+    adapter = PumaAdapter(
+        PumaConfig(sources=[ModelSpec("source", SOURCE_SIZE)], target=ModelSpec("target", target_size))
+    )
     prompts = torch.randn(1024, 1, SOURCE_SIZE)
     adapter.standardize(prompts, scale)
     return adapter.train(), torch.optim.AdamW(adapter.parameters(), lr=1e-4), prompts
@@ -113,15 +118,17 @@ def _ours(lm: PersonalizedLM, rows: datasets.Dataset, batch_size: int) -> Callab
 def _straightforward(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scale: float, rows: datasets.Dataset
 ) -> Callable[[int], None]:
-    adapter, optimizer, prompts = _adapter(model.get_input_embeddings().weight.shape[1], scale)
+    embed: Any = model.get_input_embeddings()
+    adapter, optimizer, prompts = _adapter(embed.weight.shape[1], scale)
     template = PromptTemplate.of("paper/amazon")
-    embed: nn.Module = model.get_input_embeddings()
     texts = [template.render({"item_text": text}) for text in rows["item_text"]]
 
     def step(number: int) -> None:
         numbers = [(number * STRAIGHTFORWARD_BATCH + i) % len(texts) for i in range(STRAIGHTFORWARD_BATCH)]
         before = tokenizer(texts[0][0])["input_ids"]
-        after = [tokenizer(f"{texts[i][1]} {rows[i]['label']:g}", add_special_tokens=False)["input_ids"] for i in numbers]
+        after = [
+            tokenizer(f"{texts[i][1]} {rows[i]['label']:g}", add_special_tokens=False)["input_ids"] for i in numbers
+        ]
         ids, mask = left_padded([tuple(tokens) for tokens in after], model.device)
         target = adapter(prompts[torch.tensor(numbers) % len(prompts)]).target_prompts.to(model.dtype)
         front = embed(torch.tensor([before] * len(numbers)))

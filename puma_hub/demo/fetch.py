@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from puma_hub.data.cache import data_folder, model_folder
 from puma_hub.demo.sources import SOURCES, Part, Source
@@ -74,7 +74,7 @@ def dequantize(gguf: Path, folder: Path) -> None:
         raise MissingDependencyError('the demo reads GGUF files; run: pip install "puma_hub[demo]"') from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     # transformers marks a model read from GGUF as quantised and would refuse to save its plain weights.
     del model.config.quantization_config
     model.hf_quantizer = None

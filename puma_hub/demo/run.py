@@ -78,10 +78,12 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         item_statistics=True,
         seed=settings.seed,
     )
-    say(f"{DATA}: {len(rows['train'])} training rows and {len(rows['validation'])} held-out rows of {settings.users} users")
+    say(f"{DATA}: {len(rows['train'])} training, {len(rows['validation'])} held-out rows of {settings.users} users")
 
     source_lm = _load(SOURCE_MODEL, settings, say)
-    trainer = PromptTrainer(source_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "source")))
+    trainer = PromptTrainer(
+        source_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "source"))
+    )
     source = trainer.train()
     source.save_to_disk(out / "source-bank")
     seconds = {"source": trainer.report["seconds"]["until_best_epoch"]}
@@ -112,7 +114,9 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
 
     results["random"] = evaluate_bank(target_lm, random_bank(target_lm, source, adapter, settings.seed), rows)
     say("retraining every user's prompt on the target, the baseline")
-    again = PromptTrainer(target_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "retrained")))
+    again = PromptTrainer(
+        target_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "retrained"))
+    )
     results["retrained"] = evaluate_bank(target_lm, again.train(), rows)
 
     report = _report(settings, results, before, after, seconds, learner.report, again.report, rows, len(chosen))
@@ -196,10 +200,15 @@ def _report(
         },
         "flops": {**{name: cost["flops"] for name, cost in costs.items()}, "prefix_cache": catalogue},
         "flops_ratio": costs["retraining"]["flops"] / costs["adapter"]["flops"],
-        "flops_ratio_with_prefix_cache": (costs["retraining"]["flops"] + catalogue) / (costs["adapter"]["flops"] + catalogue),
+        "flops_ratio_with_prefix_cache": (costs["retraining"]["flops"] + catalogue)
+        / (costs["adapter"]["flops"] + catalogue),
         "speedup": costs["retraining"]["seconds"] / costs["adapter"]["seconds"],
         "best_epoch": {"retraining": retraining["best_epoch"], "of": retraining["epochs"]},
-        "models": {"source": SOURCES[SOURCE_MODEL].hub_id, "target": SOURCES[TARGET_MODEL].hub_id, "from": settings.models},
+        "models": {
+            "source": SOURCES[SOURCE_MODEL].hub_id,
+            "target": SOURCES[TARGET_MODEL].hub_id,
+            "from": settings.models,
+        },
         "settings": asdict(settings) | {"dtype": str(compute_dtype(settings.dtype)).removeprefix("torch.")},
         "seed": settings.seed,
         "versions": versions(),

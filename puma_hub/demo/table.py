@@ -26,7 +26,12 @@ def demo_table(report: dict[str, Any]) -> str:
     lines = ["| all users, held-out rows | RMSE | MAE | seconds | samples |", "|---|---|---|---|---|"]
     for key, name in _NAMES.items():
         time, rows = costs.get(key, (None, None))
-        cells = [f"{report['rmse'][key]:.4f}", f"{report['mae'][key]:.4f}", "" if time is None else f"{time:.0f}", rows or ""]
+        cells = [
+            f"{report['rmse'][key]:.4f}",
+            f"{report['mae'][key]:.4f}",
+            "" if time is None else f"{time:.0f}",
+            rows or "",
+        ]
         lines.append(f"| {name} | " + " | ".join(str(cell) for cell in cells) + " |")
     unseen = report["unseen"]
     lines += ["", f"| {unseen['users']} users the adapter never saw, RMSE | source | target |", "|---|---|---|"]
@@ -35,9 +40,12 @@ def demo_table(report: dict[str, Any]) -> str:
     lines.append(f"| prompts shuffled among users | {unseen['source_shuffled']:.4f} | {unseen['shuffled']:.4f} |")
     lines.append(f"| personal gain | {unseen['gain_source']:.4f} | {unseen['gain_migrated']:.4f} |")
     retention = unseen["retention"]
-    lines += ["", f"Retention of the personal gain: {'none to retain' if retention is None else format(retention, '.2f')}."]
+    lines += [
+        "",
+        f"Retention of the personal gain: {'none to retain' if retention is None else format(retention, '.2f')}.",
+    ]
     lines.append(
-        f"The adapter trained on {report['users']['selected']} of {report['users']['total']} users; retraining all of them to "
+        f"The adapter trained on {report['users']['selected']} of {report['users']['total']} users; retraining all to "
         f"its best epoch ({report['best_epoch']['retraining']} of {report['best_epoch']['of']}) costs "
         f"{report['speedup']:.1f} times the time and {report['flops_ratio']:.1f} times the FLOPs "
         f"({report['flops_ratio_with_prefix_cache']:.1f} times with the target's prefix cache counted on both sides)."

@@ -46,4 +46,6 @@ def _codes(first: list[str], second: list[str]) -> tuple[np.ndarray, np.ndarray]
 
 def _one_hot(first: np.ndarray, second: np.ndarray, columns: int) -> sparse.csr_matrix:
     rows = np.repeat(np.arange(len(first)), 2)
-    return sparse.csr_matrix((np.ones(2 * len(first)), (rows, np.stack([first, second], 1).ravel())), (len(first), columns))
+    return sparse.csr_matrix(
+        (np.ones(2 * len(first)), (rows, np.stack([first, second], 1).ravel())), (len(first), columns)
+    )

@@ -19,7 +19,11 @@ _LOWER_IS_BETTER = {"rmse": True, "user_auc": False}
 
 
 def controls(
-    lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, users: Sequence[str] | None = None, seed: int = 42
+    lm: PersonalizedLM,
+    bank: PromptBank,
+    interactions: datasets.Dataset,
+    users: Sequence[str] | None = None,
+    seed: int = 42,
 ) -> dict[str, Any]:
     """Own prompts against one mean prompt for all and against prompts shuffled among users.
 
@@ -76,7 +80,10 @@ def compare_banks(
         raise MismatchError("the two banks share no user; compare banks of the same users")
     before = controls(source_lm, source, interactions, common, seed)
     after = controls(target_lm, target, interactions, common, seed)
-    errors = [_errors_by_user(lm, bank.select(common), interactions) for lm, bank in ((source_lm, source), (target_lm, target))]
+    errors = [
+        _errors_by_user(lm, bank.select(common), interactions)
+        for lm, bank in ((source_lm, source), (target_lm, target))
+    ]
     rated = [user for user in common if user in errors[0]]
     worse = [user for user in rated if errors[1][user][0] > errors[0][user][0]]
     return {

@@ -69,7 +69,9 @@ class HeldOut:
         encoded = self.lm.encode(self.rows.select_columns(names), self.bank.shape[0])
         numbers = torch.tensor(self.bank.rows(self.users))
         device = self.lm.device
-        logits = predict_rows(self.lm, encoded, torch.from_numpy(np.array(prompts)).to(device), numbers, self.batch_size)
+        logits = predict_rows(
+            self.lm, encoded, torch.from_numpy(np.array(prompts)).to(device), numbers, self.batch_size
+        )
         with torch.no_grad():
             return self.lm.task.predict(logits, head.to(device) if head is not None else None).cpu().double().numpy()
 

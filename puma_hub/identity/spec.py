@@ -39,7 +39,8 @@ def fingerprint(model: PreTrainedModel) -> str:
     digest = hashlib.sha256()
     for name in _HASHED_CONFIG:
         digest.update(f"{name}={getattr(config, name, None)}\n".encode())
-    weight = model.get_input_embeddings().weight.detach()
+    embeddings: Any = model.get_input_embeddings()
+    weight = embeddings.weight.detach()
     digest.update(f"embeddings={tuple(weight.shape)}\n".encode())
     for start in range(0, weight.shape[0], _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE].to("cpu", torch.bfloat16).contiguous()
@@ -64,15 +65,18 @@ class ModelSpec:
         if not isinstance(self.model_id, str) or not self.model_id.strip():
             raise ConfigurationError(f"model_id must be a non-empty string, got {self.model_id!r}")
         if isinstance(self.hidden_size, bool) or not isinstance(self.hidden_size, int) or self.hidden_size < 1:
-            raise ConfigurationError(f"hidden_size of {self.model_id!r} must be a whole number >= 1, got {self.hidden_size!r}")
+            raise ConfigurationError(
+                f"hidden_size of {self.model_id!r} must be a whole number >= 1, got {self.hidden_size!r}"
+            )
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, model_id: str | None = None, revision: str | None = None) -> ModelSpec:
         """Describe a loaded model; ``model_id`` defaults to the name it was loaded by."""
         config = model.config.get_text_config()
+        embeddings: Any = model.get_input_embeddings()
         return cls(
             model_id=model_id or model.name_or_path or config.model_type,
-            hidden_size=int(model.get_input_embeddings().weight.shape[1]),
+            hidden_size=int(embeddings.weight.shape[1]),
             revision=revision,
             model_type=config.model_type,
             fingerprint=fingerprint(model),
@@ -95,11 +99,11 @@ class ModelSpec:
         """Raise MismatchError unless both specs can be the same model; ``what`` says whose prompts these are."""
         if self.hidden_size != other.hidden_size:
             raise MismatchError(
-                f"{what}: expected prompts for {self.model_id} (hidden size {self.hidden_size}), found {other.model_id} "
+                f"{what}: expected prompts of {self.model_id} (hidden size {self.hidden_size}), found {other.model_id} "
                 f"(hidden size {other.hidden_size}); migrate the prompts first"
             )
         if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
             raise MismatchError(
-                f"{what}: expected prompts for {self.model_id} (fingerprint {self.fingerprint}), found {other.model_id} "
+                f"{what}: expected prompts of {self.model_id} (fingerprint {self.fingerprint}), found {other.model_id} "
                 f"(fingerprint {other.fingerprint}), which has other weights; migrate the prompts first"
             )

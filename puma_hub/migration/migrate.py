@@ -11,8 +11,8 @@ import torch
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
-from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.bank.join import join_banks
+from puma_hub.errors import BankError, ConfigurationError, MismatchError
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,8 @@ def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
         spec.require_same(bank.model, f"bank {number} of {len(banks)}")
         if bank.shape[0] != adapter.config.prompt_length:
             raise MismatchError(
-                f"this adapter takes prompts of length {adapter.config.prompt_length}, bank {number} has {bank.shape[0]}"
+                f"this adapter takes prompts of length {adapter.config.prompt_length}, bank {number} has length "
+                f"{bank.shape[0]}"
             )
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
-from torch.nn.functional import scaled_dot_product_attention
 
 GROUPED_SDPA = "puma_grouped_sdpa"
 

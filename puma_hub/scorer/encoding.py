@@ -49,7 +49,9 @@ class EncodedRows:
     def take(self, indices: Iterable[int]) -> EncodedRows:
         """Return the rows at ``indices``, in that order."""
         chosen = [int(i) for i in indices]
-        return EncodedRows(*([values[i] for i in chosen] for values in (self.prefixes, self.suffixes, self.groups)))
+        return EncodedRows(
+            [self.prefixes[i] for i in chosen], [self.suffixes[i] for i in chosen], [self.groups[i] for i in chosen]
+        )
 
 
 class RowEncoder:

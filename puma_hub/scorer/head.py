@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -19,7 +21,7 @@ class RatingHead(nn.Module):
         self.answers = answers
         sizes = (answers, *HIDDEN_SIZES)
         layers: list[nn.Module] = []
-        for size_in, size_out in zip(sizes, sizes[1:]):
+        for size_in, size_out in pairwise(sizes):
             layers += [nn.Linear(size_in, size_out), nn.ReLU()]
         self.mlp = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
@@ -30,5 +32,5 @@ class RatingHead(nn.Module):
     def start_at(self, rating: float) -> RatingHead:
         """Let an untrained head predict ``rating``, the mean label, before its first step."""
         with torch.no_grad():
-            self.mlp[-1].bias.fill_(rating)  # type: ignore[union-attr, operator]
+            self.mlp[-1].bias.fill_(rating)  # type: ignore[operator]
         return self

@@ -21,6 +21,7 @@ from puma_hub.scorer.prefix_cache import PrefixCache, PrefixCacheReport, stack_c
 from puma_hub.scorer.tasks import RatingTask, Task
 from puma_hub.scorer.template import PromptTemplate
 
+_START_WORD = " user"
 _NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values", "position_ids", "attention_mask")
 
 
@@ -30,7 +31,7 @@ class AnswerHead(nn.Module):
     def __init__(self, output: nn.Module, answer_ids: list[int]) -> None:
         super().__init__()
         bias = getattr(output, "bias", None)
-        self.register_buffer("weight", output.weight[answer_ids].detach().float())  # type: ignore[index, union-attr]
+        self.register_buffer("weight", output.weight[answer_ids].detach().float())  # type: ignore[index]
         self.register_buffer("bias", None if bias is None else bias[answer_ids].detach().float())
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -86,7 +87,9 @@ class PersonalizedLM:
         self.model = _checked(model).eval().requires_grad_(False)
         self._model_id, self._revision = model_id, revision
         self._config = model.config.get_text_config()
-        self._encoder = RowEncoder(tokenizer, self.template, int(getattr(self._config, "max_position_embeddings", 10**9)))
+        self._encoder = RowEncoder(
+            tokenizer, self.template, int(getattr(self._config, "max_position_embeddings", 10**9))
+        )
         context = self.template.render({"item_text": "a", "history": ["a"]})[1]
         self.answer_ids = find_answer_ids(tokenizer, context, self.task.answers)
         self._scored = with_answer_head(model, self.answer_ids)
@@ -116,16 +119,20 @@ class PersonalizedLM:
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
         """
-        where = torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        where = (
+            torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        )
         source: dict[str, Any] = {"revision": revision, "token": token}
         try:
             tokenizer = AutoTokenizer.from_pretrained(model_id_or_dir, **source)
             model = AutoModelForCausalLM.from_pretrained(model_id_or_dir, dtype=dtype, use_safetensors=True, **source)
         except (OSError, ValueError, KeyError) as error:
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise StorageError(f"cannot load a causal LM and its tokenizer from {model_id_or_dir!r}: {reason}") from error
+            raise StorageError(
+                f"cannot load a causal LM and its tokenizer from {model_id_or_dir!r}: {reason}"
+            ) from error
         return cls(
-            model.to(where),
+            model.to(where),  # type: ignore[arg-type]
             tokenizer,
             template=template,
             task=task,
@@ -144,7 +151,8 @@ class PersonalizedLM:
 
     @property
     def hidden_size(self) -> int:
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        embeddings: Any = self.model.get_input_embeddings()
+        return int(embeddings.weight.shape[1])
 
     @property
     def device(self) -> torch.device:
@@ -161,6 +169,16 @@ class PersonalizedLM:
         rows = embed.weight.shape[0]
         ids = torch.arange(0, rows, max(1, rows // 4096), device=self.device)
         return float(embed(ids).float().square().mean().sqrt())
+
+    def word_prompt(self, prompt_length: int) -> torch.Tensor:
+        """Input embeddings ``(l, d)`` of the word "user", float32: where a prompt that all users share starts.
+
+        From there the LLM reads a sentence it can make sense of; the word's tokens are repeated to the length.
+        """
+        ids = self.tokenizer(_START_WORD, add_special_tokens=False)["input_ids"]
+        repeated = torch.tensor([ids[i % len(ids)] for i in range(prompt_length)], device=self.device)
+        with torch.no_grad():
+            return self.model.get_input_embeddings()(repeated).float()
 
     @property
     def cache_report(self) -> PrefixCacheReport:
@@ -198,7 +216,9 @@ class PersonalizedLM:
             )
         encoded = rows if isinstance(rows, EncodedRows) else self.encode(rows, prompts.shape[1])
         if len(encoded) != len(prompts) or not len(encoded):
-            raise BankError(f"{len(prompts)} prompts for {len(encoded)} rows; give one prompt for each of one or more rows")
+            raise BankError(
+                f"{len(prompts)} prompts for {len(encoded)} rows; give one prompt for each of one or more rows"
+            )
         return self._forward(prompts, encoded, cached=self._policy != "off")
 
     def _forward(self, prompts: torch.Tensor, rows: EncodedRows, cached: bool) -> torch.Tensor:
@@ -267,8 +287,8 @@ class PersonalizedLM:
         difference = float((cached - plain).abs().max())
         if not difference <= allowed:
             raise UnsupportedModelError(
-                f"{name} gives other logits from a cached prefix than from the whole text (difference {difference:.3g}, "
-                f"allowed {allowed:.3g}): it is not a purely causal decoder, or ignores position_ids; choose another model"
+                f"{name} gives other logits from a cached prefix than from the text (difference {difference:.3g}, "
+                f"allowed {allowed:.3g}): it is not purely causal, or ignores position_ids; choose another model"
             )
         return self._prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes
 

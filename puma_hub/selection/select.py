@@ -59,7 +59,9 @@ def select_users(
     if strategy not in STRATEGIES:
         raise SelectionError(f"unknown strategy {strategy!r}; choose one of {', '.join(STRATEGIES)}")
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-        raise SelectionError(f"the budget must be a whole number >= 1, got {budget!r}; an empty selection trains nothing")
+        raise SelectionError(
+            f"the budget must be a whole number >= 1, got {budget!r}; an empty selection trains nothing"
+        )
     if not len(bank):
         raise SelectionError("the bank is empty; there is nobody to select")
     rows = STRATEGIES[strategy](bank, interactions, min(budget, len(bank)), seed)

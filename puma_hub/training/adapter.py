@@ -12,9 +12,9 @@ from torch import nn
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
+from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions, of_users
 from puma_hub.errors import MismatchError, SelectionError
-from puma_hub.bank.join import join_banks
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.args import ADAPTER_DEFAULTS, PumaTrainingArguments
 from puma_hub.training.data import EncodedInteractions, some_users
@@ -37,7 +37,8 @@ class AdapterModule(nn.Module):
         args: PumaTrainingArguments,
     ) -> None:
         super().__init__()
-        self.adapter = adapter.to(lm.device)
+        self.adapter = adapter
+        self.to(lm.device)
         self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
@@ -51,7 +52,9 @@ class AdapterModule(nn.Module):
     def parameter_groups(self) -> list[dict[str, Any]]:
         args = self._outside[4]
         network = list(self.adapter.network.parameters())
-        groups: list[dict[str, Any]] = [{"params": network, "lr": args.learning_rate, "weight_decay": args.weight_decay}]
+        groups: list[dict[str, Any]] = [
+            {"params": network, "lr": args.learning_rate, "weight_decay": args.weight_decay}
+        ]
         groups.append({"params": [self.adapter.base], "lr": args.base_learning_rate})
         if self.adapter.head is not None:
             groups.append({"params": list(self.adapter.head.parameters()), "lr": args.head_learning_rate})
@@ -109,11 +112,15 @@ class AdapterTrainer:
         chosen = list(dict.fromkeys(users)) if users is not None else self._users
         unknown = sum(user not in row_of for user in chosen)
         if unknown:
-            raise SelectionError(f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank")
+            raise SelectionError(
+                f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank"
+            )
         rows = check_interactions(of_users(interactions, chosen), target_lm.task) if chosen else interactions.select([])
         present = sorted(set(rows["user_id"]))
         if not present:
-            raise SelectionError(f"none of the {len(chosen)} chosen users has training rows; choose users of the interactions")
+            raise SelectionError(
+                f"none of the {len(chosen)} chosen users has training rows; choose users of the interactions"
+            )
         train, validation = some_users(present, self.args.validation_share, self.args.seed)
         self.users = train
         parts = [of_users(rows, names) for names in (train, validation)]
@@ -157,6 +164,9 @@ class AdapterTrainer:
             network: Any = adapter.network
             network.start_linear()
         adapter.standardize(self._prompts, self.lm.embedding_rms)
+        if init is None:
+            with torch.no_grad():
+                adapter.base.copy_(self.lm.word_prompt(facts["prompt_length"]) / self.lm.embedding_rms)
         heads = [bank.head for bank in self.banks if bank.head is not None]
         if adapter.head is not None and heads and init is None:
             adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
@@ -205,8 +215,16 @@ class AdapterTrainer:
             architecture=self.adapter.config.architecture,
             parameters=sum(parameter.numel() for parameter in self.adapter.parameters()),
             **training_facts(state, len(self._train), self.args.seed),
-            users={"train": len(self.users), "validation": len(torch.unique(self._validation.users)), "bank": len(self._users)},
-            flops={"total": len(state.losses) * epoch + prefixes, "until_best_epoch": state.best_epoch * epoch + prefixes, "prefix_cache": prefixes},
+            users={
+                "train": len(self.users),
+                "validation": len(torch.unique(self._validation.users)),
+                "bank": len(self._users),
+            },
+            flops={
+                "total": len(state.losses) * epoch + prefixes,
+                "until_best_epoch": state.best_epoch * epoch + prefixes,
+                "prefix_cache": prefixes,
+            },
             flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",
             prefix_cache=self.lm.cache_report.to_dict(),
         )

@@ -81,7 +81,9 @@ class PumaTrainingArguments:
         if not 0.0 <= self.validation_share < 1.0:
             raise ConfigurationError(f"validation_share must lie in [0, 1), got {self.validation_share!r}")
         if self.prompt_method not in PROMPT_METHODS:
-            raise ConfigurationError(f"unknown prompt_method {self.prompt_method!r}; choose one of {', '.join(PROMPT_METHODS)}")
+            raise ConfigurationError(
+                f"unknown prompt_method {self.prompt_method!r}; choose one of {', '.join(PROMPT_METHODS)}"
+            )
 
     def filled(self, defaults: dict[str, Any]) -> PumaTrainingArguments:
         """These arguments with ``defaults`` where they hold None."""

@@ -74,7 +74,9 @@ class Loop:
         self.label = label
         assert args.num_train_epochs and args.per_device_train_batch_size  # filled by the trainer
         self.epochs = args.num_train_epochs
-        self.accelerator = Accelerator(cpu=next(module.parameters()).device.type == "cpu", step_scheduler_with_optimizer=False)
+        self.accelerator = Accelerator(
+            cpu=next(module.parameters()).device.type == "cpu", step_scheduler_with_optimizer=False
+        )
         self.batch = args.per_device_train_batch_size * self.accelerator.num_processes
         self.steps = math.ceil(rows.training / self.batch)
         self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)

@@ -28,15 +28,22 @@ class PromptModule(nn.Module):
     ``independent``: one free prompt a user.
     """
 
-    def __init__(self, lm: PersonalizedLM, users: int, train: EncodedInteractions, validation: EncodedInteractions, args: PumaTrainingArguments) -> None:
+    def __init__(
+        self,
+        lm: PersonalizedLM,
+        users: int,
+        train: EncodedInteractions,
+        validation: EncodedInteractions,
+        args: PumaTrainingArguments,
+    ) -> None:
         super().__init__()
         shape = (args.prompt_length, lm.hidden_size)
         generator = torch.Generator().manual_seed(args.seed)
+        self.base: nn.Parameter | None
         self.shared = args.prompt_method == "shared"
         self.scale = lm.embedding_rms if self.shared else 1.0
         if self.shared:
-            start = (torch.rand(shape, generator=generator) * 2 - 1) * _PAPER_INIT / self.scale
-            self.base = nn.Parameter(start)
+            self.base = nn.Parameter(lm.word_prompt(args.prompt_length) / self.scale)
             self.prompts = nn.Parameter(torch.zeros(users, *shape))
         else:
             self.base = None
@@ -104,7 +111,9 @@ class PromptTrainer:
         InteractionsError: rows are malformed or labels outside the task.
     """
 
-    def __init__(self, lm: PersonalizedLM, interactions: datasets.Dataset, args: PumaTrainingArguments | None = None) -> None:
+    def __init__(
+        self, lm: PersonalizedLM, interactions: datasets.Dataset, args: PumaTrainingArguments | None = None
+    ) -> None:
         args = args or PumaTrainingArguments()
         self.args = args.filled(PROMPT_DEFAULTS[args.prompt_method])
         self.lm = lm
@@ -170,7 +179,11 @@ class PromptTrainer:
             prompt_method=self.args.prompt_method,
             **training_facts(state, len(self._train), self.args.seed),
             users=len(self.users),
-            flops={"total": len(state.losses) * (2 * train + validation) + prefixes, "until_best_epoch": until_best, "prefix_cache": prefixes},
+            flops={
+                "total": len(state.losses) * (2 * train + validation) + prefixes,
+                "until_best_epoch": until_best,
+                "prefix_cache": prefixes,
+            },
             flops_formula=FLOPS_FORMULA,
             prefix_cache=self.lm.cache_report.to_dict(),
         )
@@ -186,7 +199,11 @@ def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
         "best_epoch": state.best_epoch,
         "epochs": len(state.losses),
         "rows": rows,
-        "seconds": {**state.seconds, "total": sum(state.seconds.values()), "until_best_epoch": state.seconds["prefix_cache"] + running * share},
+        "seconds": {
+            **state.seconds,
+            "total": sum(state.seconds.values()),
+            "until_best_epoch": state.seconds["prefix_cache"] + running * share,
+        },
         "samples_per_second": state.rows["training"] / max(state.seconds["training"], 1e-9),
         "seed": seed,
     }
@@ -195,5 +212,3 @@ def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
 def hash_rows(rows: EncodedInteractions) -> str:
     """Hash the token ids of all rows."""
     return identity_hash({"prefixes": rows.rows.prefixes, "suffixes": rows.rows.suffixes})
-
-

@@ -42,7 +42,9 @@ def peak_memory() -> dict[str, int]:
 
 def layer_weights(lm: PersonalizedLM) -> int:
     """Weights in the matrices that every token passes: all but the embeddings and the output layer."""
-    outer = {id(p) for part in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) for p in part.parameters()}
+    outer = {
+        id(p) for part in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) for p in part.parameters()
+    }
     return sum(p.numel() for p in lm.model.parameters() if p.ndim >= 2 and id(p) not in outer)
 
 

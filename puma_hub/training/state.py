@@ -50,7 +50,9 @@ def tensor_hash(*tensors: torch.Tensor) -> str:
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     states = optimizer.state_dict()["state"]
-    return {f"optimizer.{i}.{name}": torch.as_tensor(value) for i, state in states.items() for name, value in state.items()}
+    return {
+        f"optimizer.{i}.{name}": torch.as_tensor(value) for i, state in states.items() for name, value in state.items()
+    }
 
 
 def save_state(
@@ -83,12 +85,12 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); delete it to start again") from error
     if metadata.get("identity") != identity:
         raise CheckpointError(
-            f"{path} belongs to a run with other settings or data; use another output folder, or delete it to start again"
+            f"{path} belongs to a run with other settings or data; use another folder, or delete it to start again"
         )
     parts: dict[str, dict[str, torch.Tensor]] = {"module": {}, "best": {}, "optimizer": {}}
     for name, tensor in tensors.items():

@@ -1,0 +1,1 @@
+"""Text templates of the cards that go with adapters and banks."""
