@@ -31,6 +31,7 @@ class _Offline(evaluate.Metric):
         )
 
     def compute(self, **kwargs: Any) -> dict[str, float]:
+        """Compute the metric from what was given or added before."""
         predictions = kwargs.get("predictions")
         given = len(predictions) if predictions is not None else len(self)
         if not given:

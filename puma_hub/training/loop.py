@@ -84,6 +84,11 @@ class Loop:
             self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, self.epochs * self.steps)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"lr_scheduler_type {args.lr_scheduler_type!r} cannot be used: {error}") from error
+        if not hasattr(self.scheduler, "lr_lambdas"):
+            raise ConfigurationError(
+                f"lr_scheduler_type {args.lr_scheduler_type!r} depends on more than the step, so a run could not be "
+                "resumed exactly; use one such as cosine, linear or constant"
+            )
         self.state = RunState()
         self.best: dict[str, torch.Tensor] = {}
         self._saved_at = time.monotonic()
@@ -168,9 +173,14 @@ class Loop:
         restored = load_state(self.args.output_dir, self.identity, self.module, self.optimizer)
         if restored is not None:
             self.state, self.best = restored
-            if self.state.step:
-                self.scheduler.last_epoch = self.state.step - 1
-                self.scheduler.step()
+            # The rates follow from the step alone; stepping the scheduler through would warn about its order.
+            self.scheduler.last_epoch = self.state.step
+            for group, rate in zip(self.optimizer.param_groups, self._rates()):
+                group["lr"] = rate
+
+    def _rates(self) -> list[float]:
+        scheduler: Any = self.scheduler
+        return [base * scale(self.state.step) for base, scale in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()

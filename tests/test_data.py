@@ -1,0 +1,143 @@
+"""Interactions: schema, files, splits and item statistics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pandas as pd
+import pytest
+
+from puma_hub import RatingTask
+from puma_hub.data import chronological_split, load_interactions, most_recent, rows_by_user, sample_users
+from puma_hub.data.statistics import with_item_statistics
+from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
+from tests.conftest import make_interactions
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "json", "jsonl"])
+def test_files_of_every_kind(tmp_path: Path, interactions: datasets.Dataset, ending: str) -> None:
+    path = tmp_path / f"rows.{ending}"
+    frame = interactions.to_pandas()
+    assert isinstance(frame, pd.DataFrame)
+    if ending == "csv":
+        frame.to_csv(path, index=False)
+    elif ending == "parquet":
+        frame.to_parquet(path)
+    else:
+        frame.to_json(path, orient="records", lines=True)
+    splits = load_interactions(path, task=RatingTask())
+    assert len(splits["train"]) == 8 * 9 and len(splits["validation"]) == 8 * 3
+    assert splits["train"].features["label"] == datasets.Value("float64")
+
+
+def test_numbers_as_ids_become_text(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"user_id": [7, 7], "item_id": [1, 2], "item_text": ["a", "b"], "label": [3, 4]})
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    assert load_interactions(tmp_path / "rows.csv", held_out=0.5)["train"]["user_id"][:] == ["7"]
+
+
+def test_split_is_the_last_in_time_of_each_user(interactions: datasets.Dataset) -> None:
+    splits = chronological_split(interactions.shuffle(seed=3))
+    for user, rows in rows_by_user(splits["validation"]).items():
+        held = [splits["validation"]["timestamp"][int(i)] for i in rows]
+        kept = [t for t, u in zip(splits["train"]["timestamp"], splits["train"]["user_id"]) if u == user]
+        assert min(held) > max(kept)
+        assert len(held) == 3 and len(kept) == 9
+
+
+def test_one_row_users_stay_in_train() -> None:
+    rows = make_interactions(users=3, rows=1)
+    splits = chronological_split(rows)
+    assert len(splits["train"]) == 3 and len(splits["validation"]) == 0
+
+
+def test_most_recent_and_sample(interactions: datasets.Dataset) -> None:
+    recent = most_recent(interactions, 4)
+    assert len(recent) == 32 and min(recent["timestamp"]) == 8
+    some = sample_users(interactions, 3, seed=1)
+    assert len(set(some["user_id"])) == 3 and len(some) == 36
+    assert some["user_id"][:] == sample_users(interactions, 3, seed=1)["user_id"][:]
+    assert len(sample_users(interactions, 99, seed=1)) == len(interactions)
+
+
+def test_item_statistics_use_training_labels_alone() -> None:
+    train = datasets.Dataset.from_dict(
+        {"user_id": ["a", "b", "a"], "item_id": ["x", "x", "y"], "item_text": ["X", "X", "Y"], "label": [5.0, 5.0, 2.0]}
+    )
+    held = datasets.Dataset.from_dict(
+        {"user_id": ["a", "b"], "item_id": ["x", "z"], "item_text": ["X", "Z"], "label": [1.0, 1.0]}
+    )
+    splits = with_item_statistics(datasets.DatasetDict({"train": train, "validation": held}))
+    mean_x = (10 + 5 * 4.0) / 7
+    assert splits["validation"]["item_text"][:] == [
+        f"X; {mean_x:.1f} stars from 2 ratings",
+        "Z; 4.0 stars from 0 ratings",
+    ]
+    assert splits["train"].column_names == train.column_names
+
+
+def test_folder_with_splits(tmp_path: Path, interactions: datasets.Dataset) -> None:
+    interactions.to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(InteractionsError, match="needs the splits"):
+        load_interactions(tmp_path)
+    interactions.select(range(5)).to_json(tmp_path / "validation.jsonl")
+    splits = load_interactions(tmp_path)
+    assert len(splits["train"]) == 96 and len(splits["validation"]) == 5
+    splits.save_to_disk(tmp_path / "disk")
+    assert len(load_interactions(tmp_path / "disk")["validation"]) == 5
+    with pytest.raises(ConfigurationError, match="split already"):
+        load_interactions(tmp_path, users=2)
+
+
+GOOD = {"user_id": ["a", "b"], "item_id": ["x", "y"], "item_text": ["X", "Y"], "label": [1.0, 5.0]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"user_id": None}, "user_id missing"),
+        ({"label": None}, "label missing"),
+        ({"label": ["good", "bad"]}, "label a number"),
+        ({"label": [1.0, 9.0]}, "outside the task"),
+        ({"label": [1.0, float("nan")]}, "NaN or infinite|empty"),
+        ({"user_id": ["a", ""]}, "'user_id' is empty in 1 of 2"),
+        ({"item_text": ["X", None]}, "'item_text' is empty in 1 of 2"),
+        ({"item_text": [["X"], ["Y"]]}, "nested"),
+    ],
+)
+def test_bad_rows(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    data = {name: values for name, values in {**GOOD, **change}.items() if values is not None}
+    datasets.Dataset.from_dict(data).to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(InteractionsError, match=message):
+        load_interactions(tmp_path / "rows.parquet", task=RatingTask())
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="no interactions at"):
+        load_interactions(tmp_path / "absent.csv")
+    (tmp_path / "rows.txt").write_text("a")
+    with pytest.raises(StorageError, match="unknown ending"):
+        load_interactions(tmp_path / "rows.txt")
+    (tmp_path / "rows.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(InteractionsError, match="cannot read"):
+        load_interactions(tmp_path / "rows.parquet")
+    (tmp_path / "rows.jsonl").write_text(json.dumps(GOOD)[:-5])
+    with pytest.raises(InteractionsError, match="cannot read"):
+        load_interactions(tmp_path / "rows.jsonl")
+    (tmp_path / "empty.csv").write_text("user_id,item_id,item_text,label\n")
+    with pytest.raises(InteractionsError):
+        load_interactions(tmp_path / "empty.csv")
+
+
+@pytest.mark.parametrize("options", [{"held_out": 0.0}, {"held_out": 1.0}, {"users": 0}, {"rows_per_user": 0}])
+def test_bad_options(tmp_path: Path, interactions: datasets.Dataset, options: dict[str, float]) -> None:
+    interactions.to_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(ConfigurationError):
+        load_interactions(tmp_path / "rows.parquet", **options)  # type: ignore[arg-type]
+
+
+def test_movielens_that_was_not_fetched(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="puma-hub fetch movielens-100k"):
+        load_interactions("movielens-100k", folder=tmp_path)
