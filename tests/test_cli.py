@@ -1,0 +1,229 @@
+"""The command line: every step on files, exit statuses, one-line errors, and a real SIGKILL."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig
+from puma_hub.cli.main import COMMANDS, main
+from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
+
+TRAIN = ["--epochs", "2", "--batch-size", "16", "--checkpoint-seconds", "0"]
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with two tiny models and a file of ratings."""
+    folder = tmp_path_factory.mktemp("place")
+    for family in ("llama", "gemma3"):
+        make_model(family).save_pretrained(folder / family)
+        make_tokenizer().save_pretrained(folder / family)
+    make_interactions(users=10, rows=15).to_csv(folder / "rows.csv", index=False)
+    return folder
+
+
+def command(*arguments: object) -> list[str]:
+    return [str(argument) for argument in arguments]
+
+
+def fit(place: Path, out: Path) -> list[str]:
+    return command("fit", "--model", place / "llama", "--interactions", place / "rows.csv", "--out", out, *TRAIN)
+
+
+def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = ["--interactions", str(place / "rows.csv")]
+    out = {name: tmp_path / name for name in ("source", "users.txt", "migrator", "target")}
+    assert main([*fit(place, out["source"]), "--json", str(tmp_path / "fit.json")]) == 0
+    bank = out["source"] / "bank"
+    assert main(command("select", "--bank", bank, *rows, "--budget", 4, "--out", out["users.txt"])) == 0
+    assert len(out["users.txt"].read_text().splitlines()) == 4
+    train = command("train", "--target", place / "gemma3", "--bank", bank, *rows, "--select", out["users.txt"])
+    assert main([*train, "--out", str(out["migrator"]), *TRAIN]) == 0
+    adapter = out["migrator"] / "adapter"
+    assert main(command("migrate", "--adapter", adapter, "--bank", bank, "--out", out["target"])) == 0
+    report = tmp_path / "evaluation.json"
+    evaluate = command("evaluate", "--model", place / "gemma3", "--bank", out["target"], *rows, "--json", report)
+    assert main(evaluate) == 0
+    assert json.loads(report.read_text())["users"] == 10
+    compare = command("compare", "--model", place / "gemma3", "--bank", out["target"], "--source", place / "llama")
+    assert main([*compare, "--source-bank", str(bank), *rows, "--json", str(report)]) == 0
+    assert "worse_user_ids" not in json.loads(report.read_text())
+    for path in (bank, adapter):
+        assert main(["info", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "user_item_bias" in printed and "retention" in printed and '"kind": "adapter"' in printed
+    assert "user-3" not in printed
+
+
+def run(*arguments: object) -> list[str]:
+    return [sys.executable, "-m", "puma_hub.cli.main", *map(str, arguments)]
+
+
+def kill_when(process: subprocess.Popen[bytes], ready: Path) -> bool:
+    """SIGKILL the process as soon as ``ready`` exists; False if it ended before."""
+    deadline = time.monotonic() + 60
+    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    alive = process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    return alive
+
+
+def test_sigkill_in_fit_and_train_then_the_same_command(place: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    long = ["--epochs", "12", "--batch-size", "2", "--checkpoint-seconds", "0"]
+    base = command("--interactions", place / "rows.csv", *long)
+    make_bank(10).save_to_disk(tmp_path / "bank")
+    steps = {
+        "fit": ["fit", "--model", str(place / "llama"), *base],
+        "train": ["train", "--target", str(place / "gemma3"), "--bank", str(tmp_path / "bank"), *base],
+    }
+    for name, arguments in steps.items():
+        results = []
+        for kind in ("whole", "killed"):
+            out = tmp_path / f"{name}-{kind}"
+            if kind == "killed":
+                process = subprocess.Popen(run(*arguments, "--out", out), env=environment, stderr=subprocess.DEVNULL)
+                assert kill_when(process, out / "work" / "training_state.safetensors"), "ended before it was killed"
+                assert not (out / "bank").exists() and not (out / "adapter").exists()
+            done = subprocess.run(run(*arguments, "--out", out), env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            results.append(out)
+        if name == "fit":
+            banks = [PromptBank.load_from_disk(out / "bank") for out in results]
+            assert np.array_equal(banks[0].prompts, banks[1].prompts)
+        else:
+            adapters = [PumaAdapter.from_pretrained(out / "adapter").state_dict() for out in results]
+            assert all(torch.equal(tensor, adapters[1][key]) for key, tensor in adapters[0].items())
+
+
+def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:
+    spec = ModelSpec("source", 256)
+    PumaAdapter(PumaConfig(sources=[spec], target=ModelSpec("target", 256))).save_pretrained(tmp_path / "adapter")
+    prompts = np.random.default_rng(0).normal(size=(40_000, 1, 256)).astype(np.float32)
+    PromptBank.from_arrays([f"u{i}" for i in range(40_000)], prompts, spec).save_to_disk(tmp_path / "bank")
+    arguments = ("migrate", "--adapter", tmp_path / "adapter", "--bank", tmp_path / "bank", "--batch-size", 64)
+    process = subprocess.Popen(run(*arguments, "--out", tmp_path / "killed"), stderr=subprocess.DEVNULL)
+    time.sleep(6)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    for name in ("whole", "killed"):
+        assert subprocess.run(run(*arguments, "--out", tmp_path / name), capture_output=True).returncode == 0
+    banks = [PromptBank.load_from_disk(tmp_path / name) for name in ("whole", "killed")]
+    assert np.array_equal(banks[0].prompts, banks[1].prompts)
+
+
+def test_help_is_quick_and_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    start = time.monotonic()
+    code = "import sys; from puma_hub.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    code += "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+    assert time.monotonic() - start < 1.0
+    for name, _, _ in COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+        assert f"puma-hub {name}" in capsys.readouterr().out.split("example:")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        [],
+        ["fit"],
+        ["demo", "--users", "0"],
+        ["demo", "--users", "5"],
+        ["fetch", "some-model"],
+        ["bench", "walk"],
+        ["select", "--bank", "b", "--interactions", "i", "--out", "o", "--strategy", "best"],
+        ["fit", "--model", "m", "--interactions", "i", "--out", "o", "--epochs", "two"],
+    ],
+)
+def test_wrong_use_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+    captured = capsys.readouterr()
+    assert status == 2 and captured.err.strip() and not captured.out
+    assert "Traceback" not in captured.err
+
+
+def failing(place: Path, tmp_path: Path) -> dict[str, list[str]]:
+    rows = str(place / "rows.csv")
+    bad = tmp_path / "bad.csv"
+    make_interactions(users=2, rows=2).remove_columns("label").to_csv(bad, index=False)
+    nine = tmp_path / "nine.csv"
+    make_interactions(users=2, rows=2).map(lambda row: {"label": 9.0}).to_csv(nine, index=False)
+    make_bank(10, size=16).save_to_disk(tmp_path / "small")
+    make_bank(10).save_to_disk(tmp_path / "bank")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "nobody.txt").write_text("nobody\n")
+    llama, out = str(place / "llama"), str(tmp_path / "out")
+    bank = str(tmp_path / "bank")
+    return {
+        "missing column": ["fit", "--model", llama, "--interactions", str(bad), "--out", out],
+        "labels": ["fit", "--model", llama, "--interactions", str(nine), "--out", out],
+        "no file": ["fit", "--model", llama, "--interactions", "absent.csv", "--out", out],
+        "no model": ["fit", "--model", str(tmp_path), "--interactions", rows, "--out", out],
+        "template": ["fit", "--model", llama, "--interactions", rows, "--out", out, "--template", "rate <item>"],
+        "out is a file": ["fit", "--model", llama, "--interactions", rows, "--out", str(tmp_path / "file"), *TRAIN],
+        "no bank": ["select", "--bank", "absent", "--interactions", rows, "--out", out],
+        "other LLM": ["evaluate", "--model", llama, "--bank", str(tmp_path / "small"), "--interactions", rows],
+        "no adapter": ["migrate", "--adapter", str(tmp_path / "absent"), "--bank", bank, "--out", out],
+        "unknown users": [
+            "train", "--target", llama, "--bank", bank, "--interactions", rows, "--select", str(tmp_path / "nobody.txt"),
+            "--out", out,
+        ],
+        "no list": ["train", "--target", llama, "--bank", bank, "--interactions", rows, "--select", "absent", "--out", out],
+        "info": ["info", str(tmp_path)],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ["missing column", "labels", "no file", "no model", "template", "out is a file", "no bank", "other LLM", "no adapter", "unknown users", "no list", "info"])  # fmt: skip
+def test_failures_are_one_line_and_leave_nothing(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
+) -> None:
+    arguments = failing(place, tmp_path)[case]
+    capsys.readouterr()
+    assert main(arguments) in (1, 2)
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if line.startswith("puma-hub")]
+    assert len(lines) == 1 and lines[0].startswith(f"puma-hub {arguments[0]}: ") and len(lines[0]) > 40
+    assert "Traceback" not in captured.err and not captured.out and "unexpected" not in lines[0]
+    assert not (tmp_path / "out").exists()
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_full_disk_leaves_no_partial_output(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(fit(place, tmp_path / "out")) == 0
+
+    def full(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(datasets.Dataset, "save_to_disk", full)
+    assert main(fit(place, tmp_path / "again")) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["work"]
+
+
+def test_debug_shows_the_error(tmp_path: Path) -> None:
+    from puma_hub import PumaHubError
+
+    with pytest.raises(PumaHubError):
+        main(["info", str(tmp_path), "--debug"])
