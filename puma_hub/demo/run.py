@@ -10,18 +10,21 @@ from typing import Any
 
 import datasets
 import torch
+from huggingface_hub import EvalResult
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
 from puma_hub.data import load_interactions
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
+from puma_hub.demo.table import demo_table
 from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import controls, evaluate_bank
+from puma_hub.hub import adapter_card
 from puma_hub.migration import migrate
 from puma_hub.scorer import PersonalizedLM, RatingTask
 from puma_hub.selection import select_users
-from puma_hub.storage import write_json
+from puma_hub.storage import new_file, write_json
 from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
 from puma_hub.training.report import versions
 
@@ -122,7 +125,32 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     report = _report(settings, results, before, after, seconds, learner.report, again.report, rows, len(chosen))
     report["seconds"]["total"] = time.monotonic() - start
     write_json(out / "report.json", report)
+    with new_file(out / "adapter" / "README.md") as path:
+        path.write_text(demo_card(adapter, report), encoding="utf-8")
     return report
+
+
+def demo_card(adapter: PumaAdapter, report: dict[str, Any]) -> str:
+    """The adapter's model card with the demo's own figures."""
+    users, rows = report["users"], report["rows"]
+    data = {
+        "task_type": "text-classification",
+        "task_name": "rating prediction",
+        "dataset_type": DATA,
+        "dataset_name": DATA,
+    }
+    results = [
+        EvalResult(
+            **data, dataset_split="last 20 % of each user's rows", metric_type=metric, metric_value=round(value, 4)
+        )
+        for metric, value in (("rmse", report["rmse"]["migrated"]), ("mae", report["mae"]["migrated"]))
+    ]
+    training = (
+        f"Trained on {users['selected']} of {users['total']} users (strategy `puma`), {report['samples']['adapter']} samples, "
+        f"seed {report['seed']}; evaluated on {rows['validation']} held-out rows of all of them."
+    )
+    card = adapter_card(adapter, location="adapter", evaluation=demo_table(report), training=training, results=results)
+    return str(card)
 
 
 def random_bank(lm: PersonalizedLM, source: PromptBank, adapter: PumaAdapter, seed: int) -> PromptBank:
