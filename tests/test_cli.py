@@ -172,28 +172,30 @@ def failing(place: Path, tmp_path: Path) -> dict[str, list[str]]:
     make_bank(10).save_to_disk(tmp_path / "bank")
     (tmp_path / "file").write_text("")
     (tmp_path / "nobody.txt").write_text("nobody\n")
-    llama, out = str(place / "llama"), str(tmp_path / "out")
-    bank = str(tmp_path / "bank")
+    llama, out, bank = str(place / "llama"), str(tmp_path / "out"), str(tmp_path / "bank")
+    fit_on = ["fit", "--model", llama, "--out", out, "--interactions"]
+    train_on = ["train", "--target", llama, "--bank", bank, "--interactions", rows, "--out", out, "--select"]
     return {
-        "missing column": ["fit", "--model", llama, "--interactions", str(bad), "--out", out],
-        "labels": ["fit", "--model", llama, "--interactions", str(nine), "--out", out],
-        "no file": ["fit", "--model", llama, "--interactions", "absent.csv", "--out", out],
+        "missing column": [*fit_on, str(bad)],
+        "labels": [*fit_on, str(nine)],
+        "no file": [*fit_on, "absent.csv"],
         "no model": ["fit", "--model", str(tmp_path), "--interactions", rows, "--out", out],
-        "template": ["fit", "--model", llama, "--interactions", rows, "--out", out, "--template", "rate <item>"],
+        "template": [*fit_on, rows, "--template", "rate <item>"],
         "out is a file": ["fit", "--model", llama, "--interactions", rows, "--out", str(tmp_path / "file"), *TRAIN],
         "no bank": ["select", "--bank", "absent", "--interactions", rows, "--out", out],
         "other LLM": ["evaluate", "--model", llama, "--bank", str(tmp_path / "small"), "--interactions", rows],
         "no adapter": ["migrate", "--adapter", str(tmp_path / "absent"), "--bank", bank, "--out", out],
-        "unknown users": [
-            "train", "--target", llama, "--bank", bank, "--interactions", rows, "--select", str(tmp_path / "nobody.txt"),
-            "--out", out,
-        ],
-        "no list": ["train", "--target", llama, "--bank", bank, "--interactions", rows, "--select", "absent", "--out", out],
+        "unknown users": [*train_on, str(tmp_path / "nobody.txt")],
+        "no list": [*train_on, "absent"],
         "info": ["info", str(tmp_path)],
-    }  # fmt: skip
+    }
 
 
-@pytest.mark.parametrize("case", ["missing column", "labels", "no file", "no model", "template", "out is a file", "no bank", "other LLM", "no adapter", "unknown users", "no list", "info"])  # fmt: skip
+CASES = ("missing column", "labels", "no file", "no model", "template", "out is a file", "no bank", "other LLM")
+MORE_CASES = ("no adapter", "unknown users", "no list", "info")
+
+
+@pytest.mark.parametrize("case", [*CASES, *MORE_CASES])
 def test_failures_are_one_line_and_leave_nothing(
     place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], case: str
 ) -> None:

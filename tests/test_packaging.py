@@ -51,7 +51,7 @@ def test_auto_classes_know_ours_in_any_order(code: str) -> None:
 
 
 def test_core_imports_neither_command_line_nor_demo() -> None:
-    core = "adapter bank data evaluation identity migration scorer selection training".split()
+    core = ["adapter", "bank", "data", "evaluation", "identity", "migration", "scorer", "selection", "training"]
     for folder in core:
         for file in (ROOT / "puma_hub" / folder).glob("*.py"):
             text = file.read_text()

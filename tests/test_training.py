@@ -319,9 +319,9 @@ def test_adapter_trainer_refuses_what_does_not_fit(
             QUIET,
             config=PumaConfig(sources=[ModelSpec("a", 5)], target=ModelSpec("t", 32)),
         )
+    config = PumaConfig(sources=[bank.model], target=ModelSpec("t", 32, fingerprint="0" * 16))
     with pytest.raises(MismatchError, match="other weights"):
-        target = ModelSpec("t", 32, fingerprint="0" * 16)
-        AdapterTrainer(make_lm(), bank, interactions, QUIET, config=PumaConfig(sources=[bank.model], target=target))
+        AdapterTrainer(make_lm(), bank, interactions, QUIET, config=config)
     with pytest.raises(MismatchError, match="different prompt lengths"):
         AdapterTrainer(make_lm(), [bank, make_bank(length=2)], interactions, QUIET)
     with pytest.raises(MismatchError, match="another task"):

@@ -79,7 +79,7 @@ def _from_path(path: Path) -> datasets.Dataset | dict[str, datasets.Dataset]:
         return {name: _read_file(files[name]) for name in _require_splits(path, set(files))}
     if not path.exists():
         raise StorageError(
-            f"no interactions at {path}: give a csv, parquet, json, jsonl file, a folder or one of {', '.join(_READERS)}"
+            f"no interactions at {path}; give a csv, parquet or json file, a folder or one of {', '.join(_READERS)}"
         )
     return _read_file(path)
 

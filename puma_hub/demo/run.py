@@ -133,7 +133,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
 def demo_card(adapter: PumaAdapter, report: dict[str, Any]) -> str:
     """The adapter's model card with the demo's own figures."""
     users, rows = report["users"], report["rows"]
-    data = {
+    data: dict[str, Any] = {
         "task_type": "text-classification",
         "task_name": "rating prediction",
         "dataset_type": DATA,
@@ -146,8 +146,8 @@ def demo_card(adapter: PumaAdapter, report: dict[str, Any]) -> str:
         for metric, value in (("rmse", report["rmse"]["migrated"]), ("mae", report["mae"]["migrated"]))
     ]
     training = (
-        f"Trained on {users['selected']} of {users['total']} users (strategy `puma`), {report['samples']['adapter']} samples, "
-        f"seed {report['seed']}; evaluated on {rows['validation']} held-out rows of all of them."
+        f"Trained on {users['selected']} of {users['total']} users (strategy `puma`), "
+        f"{report['samples']['adapter']} samples, seed {report['seed']}; evaluated on {rows['validation']} held-out rows of all of them."
     )
     card = adapter_card(adapter, location="adapter", evaluation=demo_table(report), training=training, results=results)
     return str(card)

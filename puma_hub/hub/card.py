@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from puma_hub.adapter import PumaAdapter
 
 _TEMPLATE = "adapter_card.md"
-_MARKUP = str.maketrans({char: "" for char in "<>`[]{}|\n\r"})
+_MARKUP = str.maketrans("", "", "<>`[]{}|\n\r")
 
 
 def plain(text: str) -> str:
