@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class PumaAdapterOutput(ModelOutput):
     """``target_prompts``: float tensor ``(B, l, d_target)``."""
 
-    target_prompts: torch.FloatTensor | None = None
+    target_prompts: torch.Tensor | None = None
 
 
 class PumaAdapter(PreTrainedModel):
@@ -75,14 +75,22 @@ class PumaAdapter(PreTrainedModel):
         Raises:
             MismatchError: the prompts have another length or size.
         """
+        prompts = self.output_scale * (self.base + self.offsets(source_prompts))
+        return PumaAdapterOutput(target_prompts=prompts) if return_dict else (prompts,)
+
+    def offsets(self, source_prompts: torch.Tensor) -> torch.Tensor:
+        """What is the user's own in the target prompts, ``(B, l, d_target)`` in units of ``output_scale``.
+
+        Raises:
+            MismatchError: the prompts have another length or size.
+        """
         expected = (self.config.prompt_length, self.config.source_size)
         if source_prompts.ndim != 3 or tuple(source_prompts.shape[1:]) != expected:
             raise MismatchError(
                 f"this adapter takes prompts (users, {expected[0]}, {expected[1]}), got {tuple(source_prompts.shape)}"
             )
-        offsets = (source_prompts.to(self.base.dtype) - self.input_mean) / self.input_scale
-        prompts = self.output_scale * (self.base + self.network(offsets))
-        return PumaAdapterOutput(target_prompts=prompts) if return_dict else (prompts,)
+        standardised = (source_prompts.to(self.base.dtype) - self.input_mean) / self.input_scale
+        return self.network(standardised)
 
     @torch.no_grad()
     def standardize(self, source_prompts: torch.Tensor, output_scale: float) -> None:

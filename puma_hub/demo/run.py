@@ -42,7 +42,7 @@ class DemoSettings:
 
     users: int = 300
     rows_per_user: int = 50
-    share: float = 0.2
+    share: float = 0.25
     seed: int = 42
     out: str = "puma-demo"
     models: str = "wheels"
@@ -147,7 +147,8 @@ def demo_card(adapter: PumaAdapter, report: dict[str, Any]) -> str:
     ]
     training = (
         f"Trained on {users['selected']} of {users['total']} users (strategy `puma`), "
-        f"{report['samples']['adapter']} samples, seed {report['seed']}; evaluated on {rows['validation']} held-out rows of all of them."
+        f"{report['samples']['adapter']} samples, seed {report['seed']}; evaluated on "
+        f"{rows['validation']} held-out rows of all of them."
     )
     card = adapter_card(adapter, location="adapter", evaluation=demo_table(report), training=training, results=results)
     return str(card)

@@ -42,12 +42,14 @@ class AdapterModule(nn.Module):
         self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        lm, source_prompts, train, _, _ = self._outside
+        lm, source_prompts, train, _, args = self._outside
         self.adapter.train()
         batch = train.take(numbers)
-        prompts = self.adapter(source_prompts[batch.users.to(source_prompts.device)]).target_prompts
+        offsets = self.adapter.offsets(source_prompts[batch.users.to(source_prompts.device)])
+        prompts = self.adapter.output_scale * (self.adapter.base + offsets)
         logits = lm.logits(prompts, batch.rows)
-        return lm.task.loss(logits, batch.labels.to(logits.device), self.adapter.head)
+        loss = lm.task.loss(logits, batch.labels.to(logits.device), self.adapter.head)
+        return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         args = self._outside[4]

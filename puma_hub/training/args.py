@@ -11,11 +11,21 @@ PROMPT_METHODS = ("shared", "independent")
 # What a trainer uses where the arguments leave a field at None.
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
-    "shared": {"num_train_epochs": 3, "learning_rate": 2e-2, "per_device_train_batch_size": 64},
+    "shared": {"num_train_epochs": 3, "learning_rate": 2e-2, "per_device_train_batch_size": 64, "offset_penalty": 5e-2},
     # Paper, hyperparameters; in the LLM's own units.
-    "independent": {"num_train_epochs": 15, "learning_rate": 5e-4, "per_device_train_batch_size": 32},
+    "independent": {
+        "num_train_epochs": 15,
+        "learning_rate": 5e-4,
+        "per_device_train_batch_size": 32,
+        "offset_penalty": 0.0,
+    },
 }
-ADAPTER_DEFAULTS: dict[str, Any] = {"num_train_epochs": 4, "learning_rate": 1e-4, "per_device_train_batch_size": 32}
+ADAPTER_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 4,
+    "learning_rate": 1e-4,
+    "per_device_train_batch_size": 32,
+    "offset_penalty": 0.1,
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +48,9 @@ class PumaTrainingArguments:
         seed: of everything random.
         prompt_method: ``shared`` (one base plus a penalised offset a user) or ``independent`` (as in the paper).
         prompt_length: soft tokens a user.
-        offset_penalty: weight of the squared offset norm, in embedding RMS, summed over a prompt's coordinates.
+        offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
+            coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
+            them more than new rows justify.
         warm_start: begin the adapter at the vocabulary's ridge map where both tokenizers are at hand.
         checkpoint_seconds: time between two checkpoints.
         disable_tqdm: show no progress bars.
@@ -61,7 +73,7 @@ class PumaTrainingArguments:
     seed: int = 42
     prompt_method: str = "shared"
     prompt_length: int = 1
-    offset_penalty: float = 5e-2
+    offset_penalty: float | None = None
     warm_start: bool = False
     checkpoint_seconds: float = 60.0
     disable_tqdm: bool = False
@@ -76,8 +88,9 @@ class PumaTrainingArguments:
             if value is not None and not value > 0:
                 raise ConfigurationError(f"{name} must be greater than 0, got {value!r}")
         for name in ("weight_decay", "offset_penalty", "checkpoint_seconds"):
-            if not getattr(self, name) >= 0:
-                raise ConfigurationError(f"{name} must not be negative, got {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise ConfigurationError(f"{name} must not be negative, got {value!r}")
         if not 0.0 <= self.validation_share < 1.0:
             raise ConfigurationError(f"validation_share must lie in [0, 1), got {self.validation_share!r}")
         if self.prompt_method not in PROMPT_METHODS:

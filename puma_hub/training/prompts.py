@@ -67,7 +67,7 @@ class PromptModule(nn.Module):
         loss = lm.task.loss(logits, batch.labels.to(logits.device), self.head)
         if self.shared:
             offsets = self.prompts[batch.users.to(self.prompts.device)]
-            loss = loss + args.offset_penalty * offsets.square().sum((1, 2)).mean()
+            loss = loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
         return loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
