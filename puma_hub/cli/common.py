@@ -63,6 +63,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--validation-share", type=float, default=0.1, help="kept for choosing the epoch (default: 0.1)"
     )
+    parser.add_argument("--offset-penalty", type=float, help="on what is a user's own (default: the method's)")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
 
 
@@ -112,6 +113,14 @@ def training_arguments(args: argparse.Namespace, **more: object) -> PumaTraining
         per_device_train_batch_size=args.batch_size,
         validation_share=args.validation_share,
         checkpoint_seconds=args.checkpoint_seconds,
+        offset_penalty=args.offset_penalty,
         seed=args.seed,
         **more,  # type: ignore[arg-type]
     )
+
+
+def is_main_process() -> bool:
+    """Whether this process writes results; false for all but one under ``accelerate launch``."""
+    from accelerate import PartialState
+
+    return bool(PartialState().is_main_process)

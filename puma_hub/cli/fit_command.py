@@ -26,5 +26,6 @@ def run(args: argparse.Namespace) -> Result:
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
     trainer = PromptTrainer(common.load_lm(args.model, args), common.load_rows(args)["train"], arguments)
     bank = trainer.train()
-    bank.save_to_disk(f"{args.out}/bank")
+    if common.is_main_process():
+        bank.save_to_disk(f"{args.out}/bank")
     return Result(f"{bank} in {args.out}/bank", trainer.report)

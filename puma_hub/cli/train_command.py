@@ -48,7 +48,8 @@ def run(args: argparse.Namespace) -> Result:
         config=PumaConfig(architecture=args.architecture),
     )
     adapter = trainer.train()
-    adapter.save_pretrained(f"{args.out}/adapter")
+    if common.is_main_process():
+        adapter.save_pretrained(f"{args.out}/adapter")
     return Result(
         f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report
     )

@@ -51,7 +51,6 @@ class PumaTrainingArguments:
         offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
             coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
             them more than new rows justify.
-        warm_start: begin the adapter at the vocabulary's ridge map where both tokenizers are at hand.
         checkpoint_seconds: time between two checkpoints.
         disable_tqdm: show no progress bars.
 
@@ -74,7 +73,6 @@ class PumaTrainingArguments:
     prompt_method: str = "shared"
     prompt_length: int = 1
     offset_penalty: float | None = None
-    warm_start: bool = False
     checkpoint_seconds: float = 60.0
     disable_tqdm: bool = False
 

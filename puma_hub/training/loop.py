@@ -135,7 +135,7 @@ class Loop:
                 self.scheduler.step()
                 optimizer.zero_grad()
             state.step += 1
-            state.rows["training"] += len(rows)
+            state.rows["training"] += len(rows) * self.accelerator.num_processes
             state.epoch_loss += float(loss.detach()) / self.steps
             bar.update()
             if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:

@@ -1,0 +1,54 @@
+"""Migrate MovieLens users' prompts from SmolLM2-135M to Gemma-3-270M; change the models and the data to your own."""
+
+from __future__ import annotations
+
+import argparse
+
+from puma_hub import (
+    AdapterTrainer,
+    PersonalizedLM,
+    PromptTrainer,
+    PumaTrainingArguments,
+    compare_banks,
+    evaluate_bank,
+    select_users,
+)
+from puma_hub.data import load_interactions
+from puma_hub.demo.fetch import fetch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", help="folder or Hub id of the old LLM (default: SmolLM2-135M, fetched)")
+    parser.add_argument("--target", help="folder or Hub id of the new LLM (default: Gemma-3-270M, fetched)")
+    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--out", default="llama-to-gemma")
+    args = parser.parse_args()
+
+    rows = load_interactions(
+        "movielens-100k", folder=fetch("movielens-100k"), users=args.users, rows_per_user=50, item_statistics=True
+    )
+
+    # The old LLM's prompts. In your system they exist already: PromptBank.from_arrays(user_ids, prompts, old.spec).
+    old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")), dtype="bfloat16")
+    source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
+
+    # A quarter of the users is enough to learn the map for everybody.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 4)
+    new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")), dtype="bfloat16")
+    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
+    adapter = AdapterTrainer(new, source, rows["train"], settings, users=chosen).train()
+    adapter.save_pretrained(f"{args.out}/adapter")
+
+    target = adapter.migrate(source)
+    target.save_to_disk(f"{args.out}/bank")
+
+    print(evaluate_bank(new, target, rows)["metrics"])
+    unseen = sorted(set(source.user_ids) - set(chosen))
+    comparison = compare_banks(old, source, new, target, rows["validation"], users=unseen)
+    print({side: {k: comparison[side][k] for k in ("own", "mean", "shuffled")} for side in ("source", "target")})
+    print("retention of the personal gain on users the adapter never saw:", comparison["retention"])
+
+
+if __name__ == "__main__":
+    main()
