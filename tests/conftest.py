@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from puma_hub import ModelSpec, PersonalizedLM, PromptBank
 from puma_hub.scorer import RatingHead
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
 
 VOCABULARY = 400
 _SIZES = {

@@ -16,6 +16,8 @@ from puma_hub import PersonalizedLM
 from puma_hub.demo.fetch import fetch
 from puma_hub.identity import fingerprint
 
+pytestmark = pytest.mark.xdist_group("real models")  # one worker fetches them, once
+
 ROWS = [
     {"item_text": "Toy Story (1995), Animation, Children's, Comedy; 3.9 stars from 82 ratings"},
     {"item_text": "Heat (1995)"},
