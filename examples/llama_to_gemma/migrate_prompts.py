@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", help="folder or Hub id of the old LLM (default: SmolLM2-135M, fetched)")
     parser.add_argument("--target", help="folder or Hub id of the new LLM (default: Gemma-3-270M, fetched)")
-    parser.add_argument("--users", type=int, default=300)
+    parser.add_argument("--users", type=int, default=600)
     parser.add_argument("--out", default="llama-to-gemma")
     args = parser.parse_args()
 
@@ -33,10 +33,10 @@ def main() -> None:
     old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")), dtype="bfloat16")
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A quarter of the users is enough to learn the map for everybody.
-    chosen = select_users(source, rows["train"], "puma", budget=args.users // 4)
+    # A tenth of the users is enough to learn the map for everybody.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 10)
     new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")), dtype="bfloat16")
-    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
+    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=2, validation_share=0.0)
     adapter = AdapterTrainer(new, source, rows["train"], settings, users=chosen).train()
     adapter.save_pretrained(f"{args.out}/adapter")
 

@@ -24,7 +24,7 @@ ADAPTER_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 4,
     "learning_rate": 1e-4,
     "per_device_train_batch_size": 32,
-    "offset_penalty": 0.1,
+    "offset_penalty": 0.3,
 }
 
 
