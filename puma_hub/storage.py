@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
@@ -14,6 +15,30 @@ from typing import Any
 from puma_hub.errors import StorageError
 
 
+def _prefix(parent: Path, name: str) -> str:
+    """Name prefix for what is being written beside ``name``, after removing what killed processes left there."""
+    for path in parent.glob(f".{glob.escape(name)}-writing-*"):
+        owner = path.name.rpartition("-writing-")[2].partition("-")[0]
+        if owner.isdigit() and not _alive(int(owner)):
+            if (path / "was").exists() and not (parent / name).exists():  # killed between the two renames
+                os.rename(path / "was", parent / name)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    return f".{name}-writing-{os.getpid()}-"
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
 @contextmanager
 def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of ``target`` when the block ends without an error."""
@@ -22,13 +47,15 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
         if final.is_file():
             raise NotADirectoryError(f"{final} is a file")
         final.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=f".{final.name}-", dir=final.parent))
+        staged = Path(tempfile.mkdtemp(prefix=_prefix(final.parent, final.name), dir=final.parent))
     except OSError as error:
         raise StorageError(f"cannot write to {final}: {error.strerror or error}; choose another folder") from error
     try:
         yield staged
         staged.chmod(0o755)
         _swap(staged, final)
+    except StorageError:
+        raise
     except OSError as error:
         raise StorageError(
             f"cannot write {final}: {error.strerror or error}; free space or choose another folder"
@@ -41,7 +68,7 @@ def _swap(staged: Path, final: Path) -> None:
     if not final.exists():
         os.rename(staged, final)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{final.name}-old-", dir=final.parent))
+    old = Path(tempfile.mkdtemp(prefix=_prefix(final.parent, final.name), dir=final.parent))
     os.rename(final, old / "was")
     try:
         os.rename(staged, final)
@@ -59,7 +86,7 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     staged: Path | None = None
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{final.name}-", dir=final.parent)
+        handle, name = tempfile.mkstemp(prefix=_prefix(final.parent, final.name), dir=final.parent)
         os.close(handle)
         staged = Path(name)
         yield staged
@@ -109,7 +136,7 @@ def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
     staged: Path | None = None
     try:
         final.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=".puma-", dir=final))
+        staged = Path(tempfile.mkdtemp(prefix=_prefix(final, "files"), dir=final))
         yield staged
         for path in sorted(staged.iterdir(), key=lambda p: p.stat().st_size, reverse=True):
             os.replace(path, final / path.name)

@@ -116,13 +116,17 @@ def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:
     PromptBank.from_arrays([f"u{i}" for i in range(40_000)], prompts, spec).save_to_disk(tmp_path / "bank")
     arguments = ("migrate", "--adapter", tmp_path / "adapter", "--bank", tmp_path / "bank", "--batch-size", 64)
     process = subprocess.Popen(run(*arguments, "--out", tmp_path / "killed"), stderr=subprocess.DEVNULL)
-    time.sleep(6)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob(".killed-writing-*")):
+        time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
     for name in ("whole", "killed"):
         assert subprocess.run(run(*arguments, "--out", tmp_path / name), capture_output=True).returncode == 0
     banks = [PromptBank.load_from_disk(tmp_path / name) for name in ("whole", "killed")]
     assert np.array_equal(banks[0].prompts, banks[1].prompts)
+    assert not list(tmp_path.glob(".*"))  # what the killed process was writing is gone
 
 
 def test_help_is_quick_and_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
