@@ -51,6 +51,8 @@ def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     train = command("train", "--target", place / "gemma3", "--bank", bank, *rows, "--select", out["users.txt"])
     assert main([*train, "--out", str(out["migrator"]), *TRAIN]) == 0
     adapter = out["migrator"] / "adapter"
+    warm = [*train, "--warm-start", str(place / "llama"), "--out", str(tmp_path / "warm"), *TRAIN]
+    assert main(warm) == 0
     assert main(command("migrate", "--adapter", adapter, "--bank", bank, "--out", out["target"])) == 0
     report = tmp_path / "evaluation.json"
     evaluate = command("evaluate", "--model", place / "gemma3", "--bank", out["target"], *rows, "--json", report)

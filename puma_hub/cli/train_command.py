@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from puma_hub.cli import common
 from puma_hub.cli.output import Result
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.bank import PromptBank
+    from puma_hub.scorer import PersonalizedLM
 
 EXAMPLE = (
     "puma-hub train --target gemma-3-270m --bank source/bank --interactions ratings.csv --select users.txt "
@@ -22,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_interactions(parser)
     common.add_training(parser)
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
+    parser.add_argument("--warm-start", metavar="ID", help="the source LLM: begin at the map between shared tokens")
     parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
 
 
@@ -39,13 +48,16 @@ def run(args: argparse.Namespace) -> Result:
             raise StorageError(f"cannot read the users in {args.select}: {error.strerror}") from error
     banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
     lm = common.load_lm(args.target, args, banks[0].provenance.template)
+    config = PumaConfig(architecture=args.architecture)
+    init = _warm_start(args, banks, lm) if args.warm_start else None
     trainer = AdapterTrainer(
         lm,
         banks,
         common.load_rows(args)["train"],
         common.training_arguments(args),
         users=users,
-        config=PumaConfig(architecture=args.architecture),
+        config=config,
+        init=init,
     )
     adapter = trainer.train()
     if common.is_main_process():
@@ -53,3 +65,19 @@ def run(args: argparse.Namespace) -> Result:
     return Result(
         f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report
     )
+
+
+def _warm_start(args: argparse.Namespace, banks: Sequence[PromptBank], target: PersonalizedLM) -> PumaAdapter:
+    from puma_hub.adapter import PumaConfig, warm_start
+
+    source = common.load_lm(args.warm_start, args, target.template.text)
+    source.spec.require_same(banks[0].model, "the bank given with --warm-start")
+    config = PumaConfig(
+        sources=[bank.model for bank in banks],
+        target=target.spec,
+        prompt_length=banks[0].shape[0],
+        architecture=args.architecture,
+        task=target.task,
+        template=target.template,
+    )
+    return warm_start(config, source.input_embeddings(), source.tokenizer, target.input_embeddings(), target.tokenizer)

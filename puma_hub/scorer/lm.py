@@ -162,6 +162,13 @@ class PersonalizedLM:
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    def input_embeddings(self) -> torch.Tensor:
+        """All input embeddings ``(vocabulary, d)`` as the layers receive them, float32 on the CPU."""
+        embed: Any = self.model.get_input_embeddings()
+        parts = torch.arange(embed.weight.shape[0], device=self.device).split(16_384)
+        with torch.no_grad():
+            return torch.cat([embed(ids).float().cpu() for ids in parts])
+
     @cached_property
     def embedding_rms(self) -> float:
         """Root mean square of one coordinate of the input embeddings, as the layers receive them."""

@@ -166,11 +166,12 @@ class AdapterTrainer:
             network: Any = adapter.network
             network.start_linear()
         adapter.standardize(self._prompts, self.lm.embedding_rms)
-        if init is None:
+        untrained = init is None or not bool(init.base.any())  # a warm start knows offsets only
+        if untrained:
             with torch.no_grad():
                 adapter.base.copy_(self.lm.word_prompt(facts["prompt_length"]) / self.lm.embedding_rms)
         heads = [bank.head for bank in self.banks if bank.head is not None]
-        if adapter.head is not None and heads and init is None:
+        if adapter.head is not None and heads and untrained:
             adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
         return adapter
 
