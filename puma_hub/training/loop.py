@@ -69,7 +69,6 @@ class Loop:
         self.module = module
         self.rows = rows
         self.args = args
-        self.identity = identity
         self.prepare = prepare
         self.label = label
         assert args.num_train_epochs and args.per_device_train_batch_size  # filled by the trainer
@@ -78,6 +77,7 @@ class Loop:
             cpu=next(module.parameters()).device.type == "cpu", step_scheduler_with_optimizer=False
         )
         self.batch = args.per_device_train_batch_size * self.accelerator.num_processes
+        self.identity = f"{identity}-{self.batch}"  # other numbers of processes make other steps
         self.steps = math.ceil(rows.training / self.batch)
         self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)
         try:
