@@ -50,7 +50,7 @@ def add_interactions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--users", type=whole_number, help="draw this many users")
     parser.add_argument("--rows-per-user", type=whole_number, help="keep the most recent rows of each user")
-    parser.add_argument("--item-statistics", action="store_true", help="add mean label and count to each item's text")
+    parser.add_argument("--item-statistics", action="store_true", help="add its mean label to each item's text")
     parser.add_argument("--data-seed", type=int, default=42, help="of the drawn users (default: 42)")
 
 

@@ -41,7 +41,7 @@ def load_interactions(
         task: checks the labels.
         users: draw this many users at random with ``seed``.
         rows_per_user: keep the most recent rows of each user.
-        item_statistics: add each item's mean label and row count in ``train`` to its text.
+        item_statistics: add each item's mean label in ``train`` to its text.
         held_out: the share of each user's rows, the last in time, that become ``validation``.
 
     Raises:

@@ -11,14 +11,15 @@ _PRIOR_ROWS = 5  # an item's mean is shrunk as if it had this many rows of the o
 
 
 def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Add an item's mean label and row count in ``train`` to its text in every split.
+    """Add an item's mean label in ``train`` to its text in every split.
 
-    The paper's Yelp items carry their stars and review count in the same way. Held-out labels are never used;
-    items without training rows show the overall mean.
+    The paper's Yelp items carry their stars in the same way. Held-out labels are never used; items without training
+    rows show the overall mean. The words are those of the rating template, so an LLM that continues a pattern reads
+    the number before any training.
     """
     train = splits["train"]
     labels = np.asarray(train["label"], dtype=np.float64)
-    overall = float(labels.mean())
+    overall, low, high = float(labels.mean()), labels.min(), labels.max()
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for item, label in zip(train["item_id"], labels):
@@ -28,7 +29,7 @@ def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     def text(item: str, plain: str) -> str:
         count = counts.get(item, 0)
         mean = (sums.get(item, 0.0) + _PRIOR_ROWS * overall) / (count + _PRIOR_ROWS)
-        return f"{plain}; {mean:.1f} stars from {count} ratings"
+        return f"{plain}\nRating from {low:g} to {high:g} by all users: {mean:.1f}"
 
     return datasets.DatasetDict({name: _replaced(rows, text) for name, rows in splits.items()})
 
