@@ -6,7 +6,7 @@ import hashlib
 import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
 from tests.hub_server.errors import HubError
@@ -16,10 +16,14 @@ LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".bin", ".pt", ".pkl", ".g
 _ATTRIBUTES = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
 _LARGE = 10 * 1024 * 1024
 _counter = itertools.count()
+_latest = datetime.now(timezone.utc)
 
 
 def now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    """The time, later with every call, so that an order by time has no ties."""
+    global _latest
+    _latest = max(_latest + timedelta(milliseconds=1), datetime.now(timezone.utc))
+    return _latest.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def upload_mode(path: str, size: int, sample: bytes) -> str:
@@ -140,6 +144,8 @@ class Repository:
     def drop_unreachable(self) -> None:
         kept = {commit.oid for oid in {*self.branches.values(), *self.tags.values()} for commit in self.history(oid)}
         self.commits = {oid: commit for oid, commit in self.commits.items() if oid in kept}
+        held = {blob.sha256 for commit in self.commits.values() for blob in commit.tree.values() if blob.lfs}
+        self.objects = {sha: content for sha, content in self.objects.items() if sha in held}
 
     def purge_objects(self, shas: set[str]) -> None:
         """Delete LFS objects for good; every commit is written anew without the files that pointed to them."""
@@ -151,8 +157,6 @@ class Repository:
         self.branches = {name: renamed[oid] for name, oid in self.branches.items()}
         self.tags = {name: renamed[oid] for name, oid in self.tags.items()}
         self.drop_unreachable()
-        for sha in shas:
-            self.objects.pop(sha, None)
 
     def _make(self, tree: Mapping[str, Blob], parent: str | None, title: str, message: str, author: str) -> Commit:
         content = "".join(f"{path} {blob.oid}\n" for path, blob in sorted(tree.items()))
