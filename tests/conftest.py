@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.hub_server.fixtures import hub, login, quick_retries  # noqa: F401  (first: see the module)
+from tests.hub_server.fixtures import api, hub, login, quick_retries  # noqa: F401  (first: see the module)
 
 # isort: split
 import datasets

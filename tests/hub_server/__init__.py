@@ -16,9 +16,10 @@ Use it from a test
 
 Fixtures (``tests/hub_server/fixtures.py``, known to every test through ``tests/conftest.py``):
 
-- ``hub``: the running :class:`HubServer`, without repositories, faults or recorded requests, and an empty client
-  cache. ``HF_ENDPOINT`` points to it in this process and its children. No token is set.
+- ``hub``: the running :class:`~tests.hub_server.fixtures.Hub`, without repositories, faults or recorded requests, and
+  an empty client cache. ``HF_ENDPOINT`` points to it in this process and its children. No token is set.
 - ``login(user, right="write")``: set ``HF_TOKEN`` for the rest of the test; ``login(None)`` removes it.
+- ``api``: ``HfApi()`` of alice, who is logged in.
 - ``quick_retries``: the clients' waits between retries last a hundredth of their time, in this process only.
 
 Without ``hub`` the server still answers: an unknown repository is "not found" at once, never 23 seconds of retries.
@@ -66,8 +67,22 @@ Paths the clients use: ``POST /api/repos/create``, ``/api/{models,datasets}[/ID[
 ``POST /ID.git/info/lfs/objects/batch`` then ``PUT /lfs-objects/...``,
 ``HEAD|GET /[datasets/]ID/resolve/REV/FILE``, ``DELETE /api/repos/delete``, ``POST /api/validate-yaml``.
 
-Limits: models and datasets only; no pull requests, Xet, spaces or discussions. Wrong card metadata are refused like
-on the Hub for what this project writes (YAML syntax, licence, base_model, its relation, tags, model-index).
+What the clients make of it (huggingface_hub 2.4, seen here)
+------------------------------------------------------------
+- Tried again, up to 6 times: a file's HEAD where nothing is cached, listings, ``preupload``, the LFS batch and PUT
+  and ``HfFileSystem`` reads after 429 and 5xx; a file's GET after 429 and after a cut, from where it stopped (not
+  after 5xx). Never: ``model_info``, ``create_repo`` and the commit. Use ``quick_retries``, else that is 23 seconds.
+- A failed HEAD (403, 404, 409, 429, 5xx, no connection) of an uncached file ends as ``LocalEntryNotFoundError``, a
+  401 as ``HfHubHTTPError``, and the missing, private or gated as ``RepositoryNotFoundError`` and ``GatedRepoError``.
+- A cut connection is ``httpx2.RemoteProtocolError`` or another ``httpx2.TransportError``, not an ``OSError``; a file
+  of the wrong size is an ``OSError`` ("Consistency check failed"), one of the right size with wrong bytes is believed.
+- A lost answer to a commit (``hub.cut(0, path_contains="/commit/")``) raises though the commit is made.
+- A ``parent_commit`` that is not the newest is 412.
+
+Limits: models and datasets only; no pull requests, Xet, spaces or discussions. Squashing a branch drops the commits
+and LFS files that no branch or tag holds, at once. Names that differ by case only are the same name. Wrong card
+metadata are refused like on the Hub for what this project writes (YAML syntax, licence, base_model, its relation,
+tags, model-index). A new repository holds ``.gitattributes``.
 """
 
 from tests.hub_server.faults import Fault

@@ -15,23 +15,49 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.hub_server.server import HubServer
 
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
 _LATE = [name for name in ("huggingface_hub", "datasets", "transformers", "evaluate") if name in sys.modules]
 if _LATE:
     raise ImportError(f"tests.hub_server.fixtures must be imported before {', '.join(_LATE)}")
 
-_SERVER = HubServer()
+
+class Hub(HubServer):
+    """The server, and the caches of the clients in this process."""
+
+    patch: pytest.MonkeyPatch
+    folders: pytest.TempPathFactory
+
+    def empty_cache(self) -> Path:
+        """Give the clients of this process, and of its children, a new empty cache; return its folder."""
+        import datasets
+        from huggingface_hub import HfFileSystem, constants
+
+        home = self.folders.mktemp("hf-home")
+        self.patch.setenv("HF_HOME", str(home))
+        for name, folder in (("HF_HUB_CACHE", "hub"), ("HF_ASSETS_CACHE", "assets"), ("HF_TOKEN_PATH", "token")):
+            self.patch.setattr(constants, name, str(home / folder))
+        downloads = home / "datasets" / "downloads"
+        self.patch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
+        self.patch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", downloads)
+        self.patch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", downloads / "extracted")
+        HfFileSystem.clear_instance_cache()
+        return home
+
+
+_SERVER = Hub()
 _HOME = Path(tempfile.mkdtemp(prefix="hub-home-"))
 atexit.register(shutil.rmtree, _HOME, ignore_errors=True)
-_KEEP = ("HF_HUB_VERBOSITY", "HF_DEBUG")
-for _name in [
-    name for name in os.environ if name.startswith(("HF_", "HUGGING", "TRANSFORMERS_")) and name not in _KEEP
-]:
-    del os.environ[_name]  # nothing of the developer's own login, cache or endpoint
+_OTHERS = ("HF_", "HUGGING", "TRANSFORMERS_")  # nothing of the developer's own login, cache or endpoint
+for _name in [name for name in os.environ if name.startswith(_OTHERS)]:
+    del os.environ[_name]
 os.environ.update(
     HF_ENDPOINT=_SERVER.endpoint,
     HF_HOME=str(_HOME),
@@ -43,38 +69,17 @@ for _name in ("NO_PROXY", "no_proxy"):
     os.environ[_name] = ",".join(filter(None, [os.environ.get(_name), "127.0.0.1"]))
 
 
-class Hub(HubServer):
-    """Only for the type of the ``hub`` fixture: the server with the client's cache beside it."""
-
-    empty_cache: Callable[[], Path]
-
-
 @pytest.fixture
 def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The Hub without repositories, and clients with an empty cache and no token."""
-    import datasets
-    import huggingface_hub.constants
+    from huggingface_hub import constants
 
-    assert _SERVER.endpoint == huggingface_hub.constants.ENDPOINT, "huggingface_hub was imported too early"
-
-    def empty_cache() -> Path:
-        """Give the clients of this process, and of the ones it starts, a new empty cache; return its folder."""
-        home = tmp_path_factory.mktemp("hf-home")
-        monkeypatch.setenv("HF_HOME", str(home))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(home / "hub"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_ASSETS_CACHE", str(home / "assets"))
-        monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(home / "token"))
-        monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", home / "datasets")
-        monkeypatch.setattr(datasets.config, "DOWNLOADED_DATASETS_PATH", home / "datasets" / "downloads")
-        monkeypatch.setattr(datasets.config, "EXTRACTED_DATASETS_PATH", home / "datasets" / "downloads" / "extracted")
-        huggingface_hub.HfFileSystem.clear_instance_cache()
-        return home
-
+    assert _SERVER.endpoint == constants.ENDPOINT, "huggingface_hub was imported before the Hub was started"
+    _SERVER.patch, _SERVER.folders = monkeypatch, tmp_path_factory
     monkeypatch.delenv("HF_TOKEN", raising=False)
     _SERVER.reset()
-    empty_cache()
-    monkeypatch.setattr(_SERVER, "empty_cache", empty_cache, raising=False)
-    yield _SERVER  # type: ignore[misc]
+    _SERVER.empty_cache()
+    yield _SERVER
     errors = _SERVER.errors
     _SERVER.reset()
     assert not errors, "\n".join(errors)
@@ -82,7 +87,7 @@ def hub(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatc
 
 @pytest.fixture
 def login(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Act as a user from here on: ``login("alice")``, ``login("bob", "read")``, ``login(None)``."""
+    """Act as a user for the rest of the test: ``login("alice")``, ``login("bob", "read")``, ``login(None)``."""
     from huggingface_hub import HfFileSystem
 
     def act_as(user: str | None, right: str = "write") -> None:
@@ -93,6 +98,15 @@ def login(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
             monkeypatch.setenv("HF_TOKEN", HubServer.token(user, right))
 
     return act_as
+
+
+@pytest.fixture
+def api(hub: Hub, login: Callable[..., None]) -> HfApi:
+    """The client of alice, who is logged in."""
+    from huggingface_hub import HfApi
+
+    login("alice")
+    return HfApi()
 
 
 @pytest.fixture
