@@ -55,7 +55,8 @@ with its query), ``times`` is how often (None: until ``hub.clear_faults()``), ``
 unharmed first. Each returns the :class:`~tests.hub_server.faults.Fault`, whose ``.hits`` counts.
 
 - ``hub.fail(status, *, headers=None, body=None, ...)``: answer 401, 403, 404, 409, 429, 500, 503 instead of doing it,
-  e.g. ``hub.fail(429, method="GET", path_contains="/resolve/", headers={"Retry-After": "1"}, times=2)``.
+  e.g. ``hub.fail(429, method="GET", path_contains="/resolve/", headers={"Retry-After": "1"}, times=2)``. The clients
+  tell 401, 403 and 404 apart by ``headers={"X-Error-Code": "RepoNotFound"}`` (or GatedRepo, EntryNotFound, ...).
 - ``hub.drop(...)``: close the connection before the request is read or done.
 - ``hub.cut(after_bytes, ...)``: do it, then close the connection after so many bytes of the answer's body
   (0: not even the status line, e.g. a commit that is made but not confirmed).
