@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.hub_server.fixtures import api, hub, login, quick_retries  # noqa: F401  (first: see the module)
+
+# isort: split
 import datasets
 import numpy as np
 import pytest

@@ -1,0 +1,100 @@
+"""Who may do what: two users, an organisation, tokens that write and tokens that read."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from tests.hub_server.errors import HubError
+from tests.hub_server.storage import Repository
+
+USERS = ("alice", "bob")
+# Organisation -> the role of its members.
+ORGANISATIONS: dict[str, dict[str, str]] = {"lab": {"alice": "write", "bob": "read"}}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The sender of a request; ``user`` is None without a token."""
+
+    user: str | None = None
+    right: str = "read"
+
+    def owns(self, namespace: str) -> bool:
+        """Whether the namespace is the caller's own, or of an organisation the caller may write to."""
+        return self.user is not None and (
+            self.user == namespace or ORGANISATIONS.get(namespace, {}).get(self.user) == "write"
+        )
+
+    def belongs_to(self, namespace: str) -> bool:
+        return self.user is not None and (self.user == namespace or self.user in ORGANISATIONS.get(namespace, {}))
+
+    def sees(self, repository: Repository) -> bool:
+        return not repository.private or self.belongs_to(repository.namespace)
+
+
+def token(user: str, right: str = "write") -> str:
+    """A user's token; looks like a real one, so that it stands out where it must not appear."""
+    if user not in USERS or right not in ("read", "write"):
+        raise ValueError(f"no token for user {user!r} with right {right!r}")
+    return "hf_" + hashlib.sha256(f"{user} {right}".encode()).hexdigest()[:34]
+
+
+_CALLERS = {token(user, right): Caller(user, right) for user in USERS for right in ("read", "write")}
+
+
+def identify(authorization: str | None) -> Caller:
+    """The caller behind an Authorization header; a token nobody has is 401."""
+    if not authorization:
+        return Caller()
+    caller = _CALLERS.get(authorization.removeprefix("Bearer ").strip())
+    if caller is None:
+        raise HubError(401, "Invalid credentials in Authorization header")
+    return caller
+
+
+def require_read(caller: Caller, repository: Repository | None) -> Repository:
+    """The repository, or the Hub's way to say that there is none for this caller."""
+    if repository is not None and caller.sees(repository):
+        return repository
+    if caller.user is None:  # the Hub does not tell strangers apart from missing repositories
+        raise HubError(401, "Invalid username or password.", code="RepoNotFound")
+    raise HubError(404, "Repository not found", code="RepoNotFound")
+
+
+def require_content(caller: Caller, repository: Repository) -> None:
+    """Refuse the files of a gated repository to who was not let in."""
+    if not repository.gated or caller.belongs_to(repository.namespace) or caller.user in repository.granted:
+        return
+    where = f"Access to {repository.type} {repository.id} is restricted"
+    if caller.user is None:
+        raise HubError(401, f"{where}. You must have access to it and be authenticated.", code="GatedRepo")
+    raise HubError(403, f"{where} and you are not in the authorized list.", code="GatedRepo")
+
+
+def require_write(caller: Caller, namespace: str) -> None:
+    if caller.user is None:
+        raise HubError(401, "Invalid username or password.")
+    if caller.right != "write":
+        raise HubError(403, "Forbidden: this token only reads, a write token is needed.")
+    if not caller.owns(namespace):
+        raise HubError(403, f"Forbidden: you don't have the rights to write under the namespace {namespace!r}")
+
+
+def describe(caller: Caller) -> dict[str, object]:
+    """The answer of whoami-v2."""
+    if caller.user is None:
+        raise HubError(401, "Invalid credentials in Authorization header")
+    organisations = [
+        {"type": "org", "id": name, "name": name, "fullname": name, "roleInOrg": members[caller.user]}
+        for name, members in ORGANISATIONS.items()
+        if caller.user in members
+    ]
+    return {
+        "type": "user",
+        "id": caller.user,
+        "name": caller.user,
+        "fullname": caller.user,
+        "orgs": organisations,
+        "auth": {"type": "access_token", "accessToken": {"displayName": "test", "role": caller.right}},
+    }

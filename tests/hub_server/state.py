@@ -1,0 +1,72 @@
+"""What the server holds, and the shape of a request and an answer on their way through it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.hub_server.accounts import Caller
+from tests.hub_server.errors import HubError
+from tests.hub_server.records import Request
+from tests.hub_server.storage import Repository
+
+
+@dataclass
+class State:
+    """The repositories; ``lock`` is held while a request is answered."""
+
+    endpoint: str
+    page_size: int = 1000
+    repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def find(self, repo_type: str, repo_id: str) -> Repository | None:
+        """Names differ by more than case, as on the Hub."""
+        return self.repositories.get((repo_type, repo_id.lower()))
+
+    def add(self, repository: Repository) -> Repository:
+        self.repositories[repository.type, repository.id.lower()] = repository
+        return repository
+
+    def remove(self, repository: Repository) -> None:
+        del self.repositories[repository.type, repository.id.lower()]
+
+
+@dataclass
+class Call:
+    """A request that is being answered."""
+
+    state: State
+    caller: Caller
+    method: str
+    path: str  # still quoted
+    query: dict[str, list[str]]
+    body: bytes
+    record: Request
+    tamper: Callable[[bytes], bytes] | None = None
+
+    def json(self) -> dict[str, Any]:
+        try:
+            value = json.loads(self.body or b"{}")
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise HubError(400, "The body must be a JSON object")
+        return value
+
+
+@dataclass
+class Reply:
+    """An answer; ``length`` stands in for the body of an answer to HEAD."""
+
+    status: int = 200
+    body: bytes = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    length: int | None = None
+
+
+def answer(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    return Reply(status, json.dumps(value).encode(), {"Content-Type": "application/json", **(headers or {})})
