@@ -20,7 +20,7 @@ from puma_hub.demo.sources import SOURCES
 from puma_hub.demo.table import demo_table
 from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import controls, evaluate_bank
-from puma_hub.hub import adapter_card
+from puma_hub.hub.card import adapter_card
 from puma_hub.migration import migrate
 from puma_hub.scorer import PersonalizedLM, RatingTask
 from puma_hub.selection import select_users
