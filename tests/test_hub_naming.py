@@ -54,8 +54,10 @@ def test_every_pair_has_its_own_valid_name() -> None:
 
 def test_names_are_readable_and_stable() -> None:
     name = pair_repo_id("HuggingFaceTB/SmolLM2-135M-Instruct", "google/gemma-3-270m")
-    assert name == "puma-SmolLM2-135M-Instruct-to-gemma-3-270m-9e5cbd69efff"
-    assert "/data/" not in pair_repo_id("/data/secret/llama", "org/b") and "secret" not in pair_repo_id("/secret/a", "b")
+    assert name == "puma-SmolLM2-135M-Instruct-to-gemma-3-270m-e690fc11a2bd"
+    assert "/data/" not in pair_repo_id("/data/secret/llama", "org/b") and "secret" not in pair_repo_id(
+        "/secret/a", "b"
+    )
     long = pair_repo_id("org/" + "a" * 200, "google/gemma-3-270m")
     assert "-to-gemma-3-270m-" in long and len(long) == 96
 

@@ -29,7 +29,8 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
     Raises:
         ConfigurationError: the adapter lacks its sources or target.
     """
-    config, facts = adapter.config, facts or AdapterFacts()
+    config: Any = adapter.config
+    facts = facts or AdapterFacts()
     target = config.require_pair()
     namespace = location.partition("/")[0] if location.count("/") == 1 and is_hub_id(location) else None
     with as_file(files("puma_hub.hub_templates").joinpath(_TEMPLATE)) as template:
@@ -166,4 +167,6 @@ def _training(training: Training | None) -> str:
 def _cost(training: Training | None) -> str | None:
     ratios = (("time", training.time_ratio), ("FLOPs", training.flops_ratio)) if training else ()
     known = [f"{ratio:.1f} times the {what}" for what, ratio in ratios if ratio]
-    return f"Retraining every user's prompt on the target costs {' and '.join(known)} of training it." if known else None
+    return (
+        f"Retraining every user's prompt on the target costs {' and '.join(known)} of training it." if known else None
+    )

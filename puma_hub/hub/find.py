@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Any
 from puma_hub.errors import ConfigurationError, PumaHubError
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.facts import PREDICTIONS, Evaluation
-from puma_hub.hub.naming import LIBRARY, Model, Models, model_id, model_list, pair_tag, public_id, source_tag, target_tag
+from puma_hub.hub.naming import (
+    LIBRARY,
+    Model,
+    Models,
+    model_id,
+    model_list,
+    pair_tag,
+    public_id,
+    source_tag,
+    target_tag,
+)
 from puma_hub.identity import ModelSpec
 
 if TYPE_CHECKING:

@@ -42,8 +42,7 @@ def model_list(models: Models) -> list[Model]:
     Raises:
         ConfigurationError: there is none.
     """
-    single = isinstance(models, (str, os.PathLike, ModelSpec, Mapping))
-    found: list[Model] = [models] if single else list(models)  # type: ignore[list-item, arg-type]
+    found: list[Model] = [*models] if isinstance(models, (list, tuple)) else [models]  # type: ignore[list-item]
     if not found:
         raise ConfigurationError("a pair needs at least one source; none was given")
     return found

@@ -52,13 +52,13 @@ def choose(found: Sequence[PublishedAdapter], source: Models, target: Model) -> 
             f"no adapter for {name} is on the Hub, or none that this token may see (it would be called "
             f"{pair_repo_id(source, target)}); look for a chain with find_route, or train one and push it"
         )
-    scored = [(sum(matches), adapter) for adapter in found if None not in (matches := _matches(adapter, models))]
+    scored = [(score, adapter) for adapter in found if (score := _fit(adapter, models)) is not None]
     if not scored:
         listed = "; ".join(f"{adapter.repo_id} for {_weights(_specs(adapter))}" for adapter in found[:5])
         wanted = _weights([ModelSpec.of(model) for model in models if isinstance(model, (ModelSpec, Mapping))])
         raise MismatchError(
-            f"the adapters for {name} are for other weights than yours ({wanted}): {listed}; use the LLMs they are for, "
-            "or train an adapter for yours"
+            f"the adapters for {name} are for other weights than yours ({wanted}): {listed}; use the LLMs they are "
+            "for, or train an adapter for yours"
         )
     best = max(score for score, _ in scored)
     fitting = sorted((adapter for score, adapter in scored if score == best), key=quality)
@@ -75,18 +75,20 @@ def _specs(adapter: PublishedAdapter) -> list[ModelSpec]:
     return [*adapter.sources, adapter.target]
 
 
-def _matches(adapter: PublishedAdapter, models: Sequence[Model]) -> list[int | None]:
-    """For each model: 2 the same fingerprint, 1 the same revision, 0 nothing known, None other weights."""
-    found: list[int | None] = []
+def _fit(adapter: PublishedAdapter, models: Sequence[Model]) -> int | None:
+    """2 for each model with the same fingerprint, 1 for the same revision; None if one has other weights."""
+    score = 0
     for model, theirs in zip(models, _specs(adapter)):
-        ours = ModelSpec.of(model) if isinstance(model, (ModelSpec, Mapping)) else None
-        if ours is not None and ours.fingerprint and theirs.fingerprint:
-            found.append(2 if ours.fingerprint == theirs.fingerprint else None)
-        elif ours is not None and ours.revision:
-            found.append(1 if ours.revision == theirs.revision else 0)
-        else:
-            found.append(0)
-    return found
+        if not isinstance(model, (ModelSpec, Mapping)):
+            continue
+        ours = ModelSpec.of(model)
+        if ours.fingerprint and theirs.fingerprint:
+            if ours.fingerprint != theirs.fingerprint:
+                return None
+            score += 2
+        elif ours.revision and ours.revision == theirs.revision:
+            score += 1
+    return score
 
 
 def _weights(specs: Sequence[ModelSpec]) -> str:

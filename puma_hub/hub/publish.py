@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from puma_hub.errors import ConfigurationError
 from puma_hub.hub.card import adapter_card, card_data
@@ -92,6 +92,7 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
     from huggingface_hub import ModelCard
 
     facts = local_facts(adapter)
+    config: Any = adapter.config
     if facts is not None:
         facts.write(place)
     if given is None:
@@ -101,7 +102,7 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
     else:
         made = ModelCard(str(given), ignore_metadata_errors=False)
         # Whatever its text says: without these nobody finds the pair.
-        for key, value in card_data(adapter.config, AdapterFacts()).to_dict().items():
+        for key, value in card_data(config, AdapterFacts()).to_dict().items():
             old = made.data.get(key)
             made.data[key] = list(dict.fromkeys([*(old or []), *value])) if key == "tags" else value
     (Path(place) / CARD_FILE).write_text(str(made), encoding="utf-8")

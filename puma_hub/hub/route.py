@@ -69,9 +69,7 @@ def step_loss(adapter: PublishedAdapter) -> float:
     return UNREPORTED_LOSS if adapter.loss is None else adapter.loss
 
 
-def find_route(
-    source: Model, target: Model, *, namespace: str | None = None, token: str | bool | None = None
-) -> Route:
+def find_route(source: Model, target: Model, *, namespace: str | None = None, token: str | bool | None = None) -> Route:
     """The route from ``source`` to ``target`` with the smallest estimated loss; of equal ones the shortest.
 
     An adapter's loss is how much worse the RMSE of its migrated prompts is than that of retrained prompts, or of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 from puma_hub.adapter import PumaAdapter
@@ -42,11 +43,12 @@ def chain(
 
 def check_links(steps: Sequence[PumaAdapter]) -> None:
     """Raise MismatchError unless each adapter takes exactly what the one before it gives."""
-    for number, (before, after) in enumerate(zip(steps, steps[1:]), 2):
+    for number, (before, after) in enumerate(pairwise(steps), 2):
         given, taken = before.config, after.config
         if len(taken.sources) != 1:
             raise MismatchError(
-                f"adapter {number} of the chain joins {len(taken.sources)} sources; only the first may take several banks"
+                f"adapter {number} of the chain joins {len(taken.sources)} sources; only the first may take "
+                "several banks"
             )
         taken.sources[0].require_same(given.require_pair(), f"adapter {number} of the chain")
         if taken.prompt_length != given.prompt_length:

@@ -1,0 +1,36 @@
+"""Fetching an adapter's files: its config and its safetensors, and never anything else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from puma_hub.errors import CheckpointError
+from puma_hub.hub.errors import hub_errors
+from puma_hub.hub.naming import is_hub_id
+
+FILES = ("config.json", "model.safetensors")
+
+
+def download_adapter(repo_id: str, revision: str | None = None, subfolder: str = "", **options: Any) -> Path:
+    """The folder of the cache with both files, of one commit; ``options`` are ``hf_hub_download``'s.
+
+    transformers itself would look for other formats where the safetensors are missing, and for conversions of them.
+
+    Raises:
+        CheckpointError: this is neither a folder nor a repository's name.
+        HubError: the files cannot be read.
+    """
+    from huggingface_hub import hf_hub_download
+
+    if not is_hub_id(repo_id):
+        raise CheckpointError(
+            f"cannot load an adapter from {repo_id}: there is no such folder, and no repository can be called so; "
+            "check the name"
+        )
+    with hub_errors(f"load an adapter from {repo_id}"):
+        for name in FILES:
+            path = Path(hf_hub_download(repo_id, name, revision=revision, subfolder=subfolder or None, **options))
+            # The second file is of the commit that the first one was of.
+            revision = path.parents[len(Path(subfolder).parts)].name
+    return path.parent
