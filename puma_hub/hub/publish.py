@@ -45,7 +45,7 @@ def publish_adapter(
     if folders:
         logger.warning(
             "%d of the adapter's models are named by a folder, which goes into its public config and which nobody else "
-            "can search for; give the models' Hub ids (puma-hub push --source ID --target ID)",
+            "can search for; give the models' Hub ids (puma-hub card DIR --source ID --target ID)",
             len(folders),
         )
     api = HfApi(token=token)
@@ -96,7 +96,7 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
     if facts is not None:
         facts.write(place)
     if given is None:
-        given = _edited(adapter, facts)
+        given = edited_card(adapter)
     if given is None:
         made = adapter_card(adapter, repo_id, facts)
     else:
@@ -108,13 +108,13 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
     (Path(place) / CARD_FILE).write_text(str(made), encoding="utf-8")
 
 
-def _edited(adapter: PumaAdapter, facts: AdapterFacts | None) -> str | None:
-    """The text of the folder's card, if it is not just what we made there ourselves."""
+def edited_card(adapter: PumaAdapter) -> str | None:
+    """The card in the folder an adapter was loaded from, if it is not just what we made there ourselves."""
     path = Path(adapter.name_or_path or ".") / CARD_FILE
     if not adapter.name_or_path or not path.is_file():
         return None
     text = path.read_text(encoding="utf-8")
-    if text == str(adapter_card(adapter, _local_name(adapter), facts)):
+    if text == str(adapter_card(adapter, _local_name(adapter), local_facts(adapter))):
         return None
     if not text.strip():
         raise ConfigurationError(f"the card {path} is empty; write it, or make it with puma-hub card")
