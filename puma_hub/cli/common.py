@@ -86,7 +86,7 @@ def folder(path: str) -> str:
 
 def model_of(text: str) -> str | ModelSpec:
     """A model's id, or the model of a bank's folder with all that the bank knows of it."""
-    if not is_bank_folder(text):
+    if not os.path.isdir(text) or not is_bank_folder(text):
         return text
     from puma_hub.bank import PromptBank
 

@@ -50,8 +50,8 @@ def _push_adapter(args: argparse.Namespace) -> CommitInfo:
         say(f"the card tells of no evaluation; add one with puma-hub card {args.path} --evaluation FILE")
     if facts is None or not facts.licence:
         say(
-            "no licence is stated, and none is guessed: an adapter inherits the obligations of both LLMs; state it with "
-            f"puma-hub card {args.path} --license ID"
+            "no licence is stated, and none is guessed: an adapter inherits the obligations of both LLMs; state yours "
+            f"with puma-hub card {args.path} --license ID"
         )
     private = True if args.private else False if args.public else None
     name = args.repo or pair_repo_id(adapter.config.sources, adapter.config.require_pair(), args.namespace)

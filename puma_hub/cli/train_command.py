@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.errors import StorageError
     from puma_hub.hub.facts import AdapterFacts
+    from puma_hub.hub.publish import write_card
     from puma_hub.training import AdapterTrainer
 
     users = None
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> Result:
     adapter = trainer.train()
     if common.is_main_process():
         adapter.save_pretrained(f"{args.out}/adapter")
-        AdapterFacts(training=_training(trainer, args)).write(f"{args.out}/adapter")
+        write_card(adapter, f"{args.out}/adapter", AdapterFacts(training=_training(trainer, args)))
     return Result(
         f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report
     )
