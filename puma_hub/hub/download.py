@@ -8,6 +8,7 @@ from typing import Any
 from puma_hub.errors import CheckpointError
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.naming import is_hub_id
+from puma_hub.storage import read_json
 
 FILES = ("config.json", "model.safetensors")
 
@@ -18,7 +19,7 @@ def download_adapter(repo_id: str, revision: str | None = None, subfolder: str =
     transformers itself would look for other formats where the safetensors are missing, and for conversions of them.
 
     Raises:
-        CheckpointError: this is neither a folder nor a repository's name.
+        CheckpointError: this is neither a folder nor a repository's name, or the repository holds no adapter.
         HubError: the files cannot be read.
     """
     from huggingface_hub import hf_hub_download
@@ -33,4 +34,16 @@ def download_adapter(repo_id: str, revision: str | None = None, subfolder: str =
             path = Path(hf_hub_download(repo_id, name, revision=revision, subfolder=subfolder or None, **options))
             # The second file is of the commit that the first one was of.
             revision = path.parents[len(Path(subfolder).parts)].name
+            if name == "config.json":
+                _require_adapter(path, repo_id)
     return path.parent
+
+
+def _require_adapter(config: Path, repo_id: str) -> None:
+    """Say so before the weights of some language model are downloaded."""
+    kind = read_json(config).get("model_type")
+    if kind != "puma_adapter":
+        raise CheckpointError(
+            f"cannot load an adapter from {repo_id}: it holds a model of type {kind!r}; give an adapter's repository, "
+            "such as puma-hub search lists"
+        )
