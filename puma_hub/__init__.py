@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from puma_hub.bank import PromptBank
     from puma_hub.errors import PumaHubError
     from puma_hub.evaluation import compare_banks, evaluate_bank
+    from puma_hub.hub.find import find_adapters
+    from puma_hub.hub.naming import pair_repo_id
+    from puma_hub.hub.route import find_route
     from puma_hub.identity import ModelSpec
-    from puma_hub.migration import migrate
+    from puma_hub.migration import chain, migrate
     from puma_hub.scorer import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
     from puma_hub.selection import select_users
     from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
@@ -24,8 +27,11 @@ _FOLDERS = {
     "bank": ("PromptBank",),
     "errors": ("PumaHubError",),
     "evaluation": ("compare_banks", "evaluate_bank"),
+    "hub.find": ("find_adapters",),
+    "hub.naming": ("pair_repo_id",),
+    "hub.route": ("find_route",),
     "identity": ("ModelSpec",),
-    "migration": ("migrate",),
+    "migration": ("chain", "migrate"),
     "scorer": ("ClickTask", "PersonalizedLM", "PromptTemplate", "RatingTask"),
     "selection": ("select_users",),
     "training": ("AdapterTrainer", "PromptTrainer", "PumaTrainingArguments"),
@@ -46,9 +52,13 @@ __all__ = [
     "PumaHubError",
     "PumaTrainingArguments",
     "RatingTask",
+    "chain",
     "compare_banks",
     "evaluate_bank",
+    "find_adapters",
+    "find_route",
     "migrate",
+    "pair_repo_id",
     "select_users",
     "warm_start",
 ]

@@ -56,3 +56,19 @@ class StorageError(PumaHubError, OSError):
 
 class MissingDependencyError(PumaHubError, ImportError):
     """An optional package is needed; the message holds the command that installs it."""
+
+
+class HubError(PumaHubError, OSError):
+    """The Hub refused a request, or its answer cannot be used."""
+
+
+class HubAccessError(HubError):
+    """The token is missing or invalid, lacks a right, or the repository is gated."""
+
+
+class HubNotFoundError(HubError):
+    """A repository, revision or file is not on the Hub, or not for this token; or no adapter fits."""
+
+
+class HubUnavailableError(HubError):
+    """The Hub cannot be reached or is busy; the same call may work later."""

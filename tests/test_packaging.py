@@ -55,7 +55,18 @@ def test_core_imports_neither_command_line_nor_demo() -> None:
     for folder in core:
         for file in (ROOT / "puma_hub" / folder).glob("*.py"):
             text = file.read_text()
-            assert "puma_hub.cli" not in text and "puma_hub.demo" not in text and "puma_hub.hub" not in text, file
+            assert "puma_hub.cli" not in text and "puma_hub.demo" not in text, file
+            assert not [
+                line for line in text.splitlines() if line.startswith(("from puma_hub.hub", "import puma_hub.hub"))
+            ], file
+
+
+@pytest.mark.parametrize("name", ["PromptBank", "PersonalizedLM", "select_users", "find_adapters", "PumaAdapter"])
+def test_any_name_may_be_imported_first(name: str) -> None:
+    result = python(
+        f"from puma_hub import {name}; from transformers import AutoConfig as A; A.for_model('puma_adapter')"
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_wheel_and_editable_install(tmp_path: Path) -> None:

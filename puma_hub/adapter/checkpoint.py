@@ -13,15 +13,24 @@ from torch import nn
 
 from puma_hub.errors import CheckpointError, PumaHubError
 
+_FAULTS = (SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError)
+
 
 @contextmanager
 def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what transformers and safetensors raise for a bad checkpoint into CheckpointError."""
+    """Turn what is raised for a bad checkpoint into CheckpointError, and what the Hub's client raises into HubError."""
+    from puma_hub.hub.errors import translated
+
     try:
         yield
     except PumaHubError:
         raise
-    except (SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except Exception as error:
+        from_hub = translated(error, f"load an adapter from {source}")
+        if from_hub is not None:
+            raise from_hub from error
+        if not isinstance(error, _FAULTS):
+            raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(
             f"cannot load an adapter from {source}: {reason}; check the name, or save or download the adapter again"
@@ -44,3 +53,14 @@ def require_complete(adapter: nn.Module, info: Mapping[str, Any], source: str | 
         raise CheckpointError(
             f"the adapter at {source} holds NaN or infinite values in {broken}; train or download it again"
         )
+
+
+@torch.no_grad()
+def align(adapter: nn.Module) -> None:
+    """Copy the weights out of the mapped file, where they lie at odd addresses.
+
+    Matrix products take other paths for those, which end in other last bits: a loaded adapter would not give exactly
+    the prompts of the one that was saved.
+    """
+    for tensor in (*adapter.parameters(), *adapter.buffers()):
+        tensor.data = tensor.data.clone()

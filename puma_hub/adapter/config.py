@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
+from puma_hub._version import __version__
 from puma_hub.errors import ConfigurationError
 from puma_hub.identity import ModelSpec
-from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
+from puma_hub.scorer.tasks import RatingTask, Task, task_from_dict
+from puma_hub.scorer.template import PromptTemplate
 
 ARCHITECTURES = ("seed", "paper", "linear")
 FORMAT_VERSION = 1
 _PAPER_HIDDEN_SIZE = 4096
+_VERSION = re.compile(r"\d[\w.+]{0,30}")
 
 
 class PumaConfig(PretrainedConfig):
@@ -48,12 +52,14 @@ class PumaConfig(PretrainedConfig):
         template: PromptTemplate | str | None = None,
         rating_head: bool | None = None,
         format_version: int = FORMAT_VERSION,
+        puma_hub_version: str | None = None,
         **kwargs: Any,
     ) -> None:
         if int(format_version) > FORMAT_VERSION:
+            known = f">={puma_hub_version}" if _VERSION.fullmatch(str(puma_hub_version)) else ""
             raise ConfigurationError(
-                f"this adapter has format {format_version}, this puma_hub reads up to {FORMAT_VERSION}; "
-                "run pip install -U puma_hub"
+                f"this adapter has format {format_version}, puma_hub {__version__} reads up to {FORMAT_VERSION}; "
+                f"install the version that wrote it: pip install -U 'puma_hub{known}'"
             )
         if architecture not in ARCHITECTURES:
             raise ConfigurationError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
@@ -103,6 +109,7 @@ class PumaConfig(PretrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         data = super().to_dict()
+        data["puma_hub_version"] = __version__  # of what writes this format
         data["sources"] = [ModelSpec.of(spec).to_dict() for spec in self.sources]
         data["target"] = self.target.to_dict() if self.target is not None else None
         return data

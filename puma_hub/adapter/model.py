@@ -17,11 +17,18 @@ from puma_hub.adapter import checkpoint
 from puma_hub.adapter.config import PumaConfig
 from puma_hub.adapter.networks import build_network
 from puma_hub.errors import MismatchError
-from puma_hub.scorer import RatingHead
+from puma_hub.scorer.head import RatingHead
 from puma_hub.storage import replace_files
 
 if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, ModelCard
+
     from puma_hub.bank import PromptBank
+    from puma_hub.hub.naming import Model, Models
+
+# Arguments of from_pretrained that choose what is downloaded, and of save_pretrained that are push_to_hub's.
+_DOWNLOAD = ("revision", "subfolder", "token", "cache_dir", "force_download", "local_files_only")
+_PUSH = ("repo_id", "private", "revision", "commit_message", "create_pr")
 
 
 @dataclass
@@ -42,6 +49,8 @@ class PumaAdapter(PreTrainedModel):
     config_class = PumaConfig
     base_model_prefix = "puma"
     main_input_name = "source_prompts"
+    # The PublishedAdapter that from_pair took; transformers evaluates annotations, and it must not be imported here.
+    published: Any = None
     input_mean: torch.Tensor
     input_scale: torch.Tensor
     output_scale: torch.Tensor
@@ -125,12 +134,82 @@ class PumaAdapter(PreTrainedModel):
         self, save_directory: str | os.PathLike[str], **kwargs: Any
     ) -> None:
         """As in transformers, safetensors only; files are written aside and renamed into place."""
-        push = {key: kwargs.pop(key) for key in list(kwargs) if key in ("push_to_hub", "repo_id")}
+        push = kwargs.pop("push_to_hub", False)
+        arguments = {key: kwargs.pop(key) for key in _PUSH if key in kwargs}
         with replace_files(save_directory) as staged:
             super().save_pretrained(staged, **kwargs)
-        if push.get("push_to_hub"):
-            push_to_hub: Any = self.push_to_hub
-            push_to_hub(push.get("repo_id") or Path(save_directory).name, token=kwargs.get("token"))
+        if push:
+            self.push_to_hub(**{"repo_id": Path(save_directory).name, "token": kwargs.get("token"), **arguments})
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        repo_id: str | None = None,
+        *,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        card: ModelCard | str | None = None,
+    ) -> CommitInfo:
+        """Publish weights, config and card in one commit.
+
+        Args:
+            repo_id: where; :func:`puma_hub.pair_repo_id` of the pair, in the token's own namespace, by default.
+            private: of a repository that is made for it; the namespace's default otherwise.
+            token: the one huggingface_hub is logged in with by default.
+            revision: a branch, made if there is none.
+            card: the card; by default the edited README.md of the folder the adapter was loaded from, or else one
+                made from the facts kept there (see docs/publish.md). What the pair is found by is added to it.
+
+        Returns:
+            The commit, with ``repo_url``, ``commit_url`` and ``oid``.
+
+        Raises:
+            HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+        """
+        from puma_hub.hub.publish import publish_adapter
+
+        return publish_adapter(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            create_pr=create_pr,
+            card=card,
+        )
+
+    @classmethod
+    def from_pair(
+        cls,
+        source: Models,
+        target: Model,
+        *,
+        namespace: str | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+    ) -> PumaAdapter:
+        """Find and load the published adapter of a pair; ``published`` and the log say which one it is.
+
+        One for exactly the given fingerprints, or revisions, goes first; among equals the one with the smallest
+        reported loss of quality.
+
+        Args:
+            source: id or :class:`ModelSpec` of the source LLM; a list of them for aggregation.
+            namespace: adapters of this user or organisation alone.
+            revision: of the adapter's repository; the newest by default.
+
+        Raises:
+            HubNotFoundError: there is no adapter for the pair, or none that this token may see.
+            MismatchError: there are adapters, but for other weights.
+            ConfigurationError: several fit and none reports an evaluation to choose by.
+            HubError: the Hub cannot be asked.
+        """
+        from puma_hub.hub.pair import load_pair
+
+        return load_pair(source, target, namespace=namespace, revision=revision, token=token)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -140,16 +219,20 @@ class PumaAdapter(PreTrainedModel):
 
         Raises:
             CheckpointError: files are missing, cut short, of other shapes, of another kind or not finite.
+            HubError: the repository or revision cannot be read.
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
+        name = pretrained_model_name_or_path
+        if not os.path.isdir(name):
+            from puma_hub.hub.download import download_adapter
+
+            options = {key: kwargs.pop(key) for key in _DOWNLOAD if kwargs.get(key) is not None}
+            name = download_adapter(os.fspath(name), **options)
         with checkpoint.clear_errors(pretrained_model_name_or_path):
-            loaded: Any = super().from_pretrained(
-                pretrained_model_name_or_path,
-                *args,
-                output_loading_info=True,
-                **kwargs,
-            )
+            loaded: Any = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         adapter, info = loaded
         checkpoint.require_complete(adapter, info, pretrained_model_name_or_path)
+        checkpoint.align(adapter)
+        adapter.name_or_path = adapter.config.name_or_path = str(pretrained_model_name_or_path)
         return (adapter, info) if wants_info else adapter

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import datasets
 
+    from puma_hub.identity import ModelSpec
     from puma_hub.scorer import PersonalizedLM, Task
     from puma_hub.training import PumaTrainingArguments
 
@@ -65,6 +67,30 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--offset-penalty", type=float, help="on what is a user's own (default: the method's)")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
+
+
+def is_bank_folder(path: str) -> bool:
+    from puma_hub.bank.storage import PROVENANCE_FILE
+
+    return os.path.isfile(os.path.join(path, PROVENANCE_FILE))
+
+
+def folder(path: str) -> str:
+    """The path of a folder that is there."""
+    from puma_hub.errors import StorageError
+
+    if not os.path.isdir(path):
+        raise StorageError(f"there is no folder {path}; give the folder of an adapter")
+    return path
+
+
+def model_of(text: str) -> str | ModelSpec:
+    """A model's id, or the model of a bank's folder with all that the bank knows of it."""
+    if not os.path.isdir(text) or not is_bank_folder(text):
+        return text
+    from puma_hub.bank import PromptBank
+
+    return PromptBank.load_from_disk(text).model
 
 
 def task_of(args: argparse.Namespace) -> Task:

@@ -4,38 +4,70 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
+import os
+from typing import TYPE_CHECKING, Any
 
+from puma_hub.cli import common
 from puma_hub.cli.output import Result
+
+if TYPE_CHECKING:
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.bank import PromptBank
 
 EXAMPLE = "puma-hub info source/bank"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", help="folder of a bank, or folder or Hub id of an adapter")
+    parser.add_argument("path", metavar="ID", help="folder or Hub id of a bank or an adapter")
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.bank.storage import PROVENANCE_FILE
+    from puma_hub.bank import PromptBank
 
-    if (Path(args.path) / PROVENANCE_FILE).is_file():
-        from puma_hub.bank import PromptBank
-
-        bank = PromptBank.load_from_disk(args.path)
-        report = {"kind": "bank", "users": len(bank), "rating_head": bank.head is not None, **bank.provenance.to_dict()}
-    else:
+    if common.is_bank_folder(args.path):
+        report = _bank(PromptBank.load_from_disk(args.path))
+    elif os.path.isdir(args.path):
         from puma_hub.adapter import PumaAdapter
 
-        adapter = PumaAdapter.from_pretrained(args.path)
-        config = adapter.config
-        report = {
-            "kind": "adapter",
-            "parameters": sum(parameter.numel() for parameter in adapter.parameters()),
-            **{
-                name: getattr(config, name)
-                for name in ("architecture", "prompt_length", "template", "task", "rating_head")
-            },
-            "sources": [spec.to_dict() for spec in config.sources],
-            "target": config.require_pair().to_dict(),
-        }
+        report = _adapter(PumaAdapter.from_pretrained(args.path))
+    else:
+        report = _on_the_hub(args.path)
     return Result(json.dumps(report, indent=2), report)
+
+
+def _on_the_hub(name: str) -> dict[str, Any]:
+    from huggingface_hub import HfApi
+
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.bank import PromptBank
+    from puma_hub.hub.errors import hub_errors
+    from puma_hub.hub.find import read_listing
+    from puma_hub.hub.naming import is_hub_id
+
+    api = HfApi()
+    with hub_errors(f"describe {name}"):
+        is_bank = is_hub_id(name) and not api.repo_exists(name) and api.repo_exists(name, repo_type="dataset")
+    if is_bank:
+        banks: Any = PromptBank
+        return _bank(banks.from_pretrained(name))
+    report = _adapter(PumaAdapter.from_pretrained(name))
+    with hub_errors(f"describe {name}"):
+        published = read_listing(api.model_info(name))
+    return report | {"published": published.to_dict() if published else None}
+
+
+def _bank(bank: PromptBank) -> dict[str, Any]:
+    return {"kind": "bank", "users": len(bank), "rating_head": bank.head is not None, **bank.provenance.to_dict()}
+
+
+def _adapter(adapter: PumaAdapter) -> dict[str, Any]:
+    config: Any = adapter.config
+    return {
+        "kind": "adapter",
+        "parameters": sum(parameter.numel() for parameter in adapter.parameters()),
+        **{
+            name: getattr(config, name) for name in ("architecture", "prompt_length", "template", "task", "rating_head")
+        },
+        "sources": [spec.to_dict() for spec in config.sources],
+        "target": config.require_pair().to_dict(),
+    }

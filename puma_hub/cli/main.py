@@ -15,8 +15,13 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("select", "select", "choose the users an adapter trains on"),
     ("train", "train", "train an adapter to another language model"),
     ("migrate", "migrate", "migrate a bank with an adapter"),
+    ("chain", "chain", "migrate a bank through several adapters"),
     ("evaluate", "evaluate", "score held-out rows with a bank, beside the baselines"),
     ("compare", "compare", "compare a source bank with a migrated one, with the controls"),
+    ("card", "card", "make or refresh an adapter's model card"),
+    ("push", "push", "publish an adapter or a bank on the Hub"),
+    ("search", "search", "list published adapters"),
+    ("route", "route", "find the cheapest chain of published adapters"),
     ("info", "info", "describe a bank or an adapter"),
     ("bench", "bench", "measure the training step against a straightforward one"),
 )

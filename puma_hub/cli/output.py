@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +30,19 @@ def finish(result: Result, json_file: str | None) -> None:
     print(result.text)
 
 
+def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table of text."""
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+
+
 def metrics_table(rows: dict[str, dict[str, float]]) -> str:
     """A Markdown table of metrics, one row a name."""
     columns = list(dict.fromkeys(key for values in rows.values() for key in values))
-    lines = ["| | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for name, values in rows.items():
-        cells = [format(values[key], ".4f") if key in values else "" for key in columns]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    return table(
+        ["", *columns],
+        [
+            [name, *(format(values[key], ".4f") if key in values else "" for key in columns)]
+            for name, values in rows.items()
+        ],
+    )

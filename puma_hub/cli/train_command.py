@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
     from puma_hub.adapter import PumaAdapter
     from puma_hub.bank import PromptBank
+    from puma_hub.hub.facts import Training
     from puma_hub.scorer import PersonalizedLM
+    from puma_hub.training import AdapterTrainer
 
 EXAMPLE = (
     "puma-hub train --target gemma-3-270m --bank source/bank --interactions ratings.csv --select users.txt "
@@ -38,6 +40,8 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
     from puma_hub.bank import PromptBank
     from puma_hub.errors import StorageError
+    from puma_hub.hub.facts import AdapterFacts
+    from puma_hub.hub.publish import write_card
     from puma_hub.training import AdapterTrainer
 
     users = None
@@ -62,8 +66,24 @@ def run(args: argparse.Namespace) -> Result:
     adapter = trainer.train()
     if common.is_main_process():
         adapter.save_pretrained(f"{args.out}/adapter")
+        write_card(adapter, f"{args.out}/adapter", AdapterFacts(training=_training(trainer, args)))
     return Result(
         f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report
+    )
+
+
+def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
+    """What the adapter's card will tell of this run."""
+    from puma_hub.hub.facts import Training
+
+    report = trainer.report
+    return Training(
+        users=report["users"]["train"],
+        of_users=report["users"]["bank"],
+        selection=None if args.select else "all users of the bank",
+        samples=report["rows"] * report["best_epoch"],
+        seconds=report["seconds"]["until_best_epoch"],
+        seed=args.seed,
     )
 
 

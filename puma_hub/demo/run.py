@@ -10,21 +10,20 @@ from typing import Any
 
 import datasets
 import torch
-from huggingface_hub import EvalResult
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
 from puma_hub.data import load_interactions
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
-from puma_hub.demo.table import demo_table
 from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import controls, evaluate_bank
-from puma_hub.hub import adapter_card
+from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
+from puma_hub.hub.publish import write_card
 from puma_hub.migration import migrate
 from puma_hub.scorer import PersonalizedLM, RatingTask
 from puma_hub.selection import select_users
-from puma_hub.storage import new_file, write_json
+from puma_hub.storage import write_json
 from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
 from puma_hub.training.report import versions
 
@@ -125,33 +124,38 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     report = _report(settings, results, before, after, seconds, learner.report, again.report, rows, len(chosen))
     report["seconds"]["total"] = time.monotonic() - start
     write_json(out / "report.json", report)
-    with new_file(out / "adapter" / "README.md") as path:
-        path.write_text(demo_card(adapter, report), encoding="utf-8")
+    write_card(adapter, out / "adapter", demo_facts(report))
     return report
 
 
-def demo_card(adapter: PumaAdapter, report: dict[str, Any]) -> str:
-    """The adapter's model card with the demo's own figures."""
-    users, rows = report["users"], report["rows"]
-    data: dict[str, Any] = {
-        "task_type": "text-classification",
-        "task_name": "rating prediction",
-        "dataset_type": DATA,
-        "dataset_name": DATA,
-    }
-    results = [
-        EvalResult(
-            **data, dataset_split="last 20 % of each user's rows", metric_type=metric, metric_value=round(value, 4)
-        )
-        for metric, value in (("rmse", report["rmse"]["migrated"]), ("mae", report["mae"]["migrated"]))
-    ]
-    training = (
-        f"Trained on {users['selected']} of {users['total']} users (strategy `puma`), "
-        f"{report['samples']['adapter']} samples, seed {report['seed']}; evaluated on "
-        f"{rows['validation']} held-out rows of all of them."
+def demo_facts(report: dict[str, Any]) -> AdapterFacts:
+    """What the adapter's card tells, from the demo's own figures."""
+    users, rows, unseen = report["users"], report["rows"], report["unseen"]
+    names = [name for name in PREDICTIONS if name in report["rmse"]]
+    split = "last 20 % of each user's rows"
+    everybody = Evaluation(
+        DATA,
+        split,
+        rows["validation"],
+        users["total"],
+        {name: {metric: report[metric][name] for metric in ("rmse", "mae")} for name in names},
     )
-    card = adapter_card(adapter, location="adapter", evaluation=demo_table(report), training=training, results=results)
-    return str(card)
+    keys = {"migrated": "migrated", "migrated_mean": "migrated_mean", "migrated_shuffled": "shuffled"}
+    keys |= {"source": "source", "source_mean": "source_mean", "source_shuffled": "source_shuffled"}
+    metrics = {name: {"rmse": unseen[key]} for name, key in keys.items()}
+    training = Training(
+        users["selected"],
+        users["total"],
+        selection="puma: clusters of prompts, strata of rating variance",
+        data=DATA,
+        samples=report["samples"]["adapter"],
+        seconds=report["seconds"]["adapter"],
+        seed=report["seed"],
+        time_ratio=report["speedup"],
+        flops_ratio=report["flops_ratio"],
+    )
+    others = Evaluation(DATA, f"{split}, users the adapter never saw", unseen["rows"], unseen["users"], metrics)
+    return AdapterFacts((everybody, others), training)
 
 
 def random_bank(lm: PersonalizedLM, source: PromptBank, adapter: PumaAdapter, seed: int) -> PromptBank:

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-_NAMES = {
-    "source": "source prompts on the source LLM",
-    "migrated": "migrated prompts on the target LLM",
-    "retrained": "retrained from scratch on the target",
-    "random": "untrained adapter, same head",
-    "global_mean": "global mean (no LLM)",
-    "user_mean": "user mean (no LLM)",
-    "user_item_bias": "user + item bias (no LLM)",
-}
+from puma_hub.hub.facts import PREDICTIONS
+
+_ROWS = ("source", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
 
 
 def demo_table(report: dict[str, Any]) -> str:
@@ -24,7 +18,7 @@ def demo_table(report: dict[str, Any]) -> str:
         "retrained": (seconds["retraining"], samples["retraining"]),
     }
     lines = ["| all users, held-out rows | RMSE | MAE | seconds | samples |", "|---|---|---|---|---|"]
-    for key, name in _NAMES.items():
+    for key in _ROWS:
         time, rows = costs.get(key, (None, None))
         cells = [
             f"{report['rmse'][key]:.4f}",
@@ -32,7 +26,7 @@ def demo_table(report: dict[str, Any]) -> str:
             "" if time is None else f"{time:.0f}",
             rows or "",
         ]
-        lines.append(f"| {name} | " + " | ".join(str(cell) for cell in cells) + " |")
+        lines.append(f"| {PREDICTIONS[key]} | " + " | ".join(str(cell) for cell in cells) + " |")
     unseen = report["unseen"]
     lines += ["", f"| {unseen['users']} users the adapter never saw, RMSE | source | target |", "|---|---|---|"]
     lines.append(f"| own prompts | {unseen['source']:.4f} | {unseen['migrated']:.4f} |")

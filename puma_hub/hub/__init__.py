@@ -1,5 +1,1 @@
-"""What goes with an adapter when it is shared."""
-
-from puma_hub.hub.card import adapter_card
-
-__all__ = ["adapter_card"]
+"""Adapters and banks on the Hub: names, cards, publishing, finding. Heavy imports stay inside its modules."""

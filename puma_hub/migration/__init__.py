@@ -1,5 +1,6 @@
-"""Migration: an adapter applied to banks."""
+"""Migration: an adapter, or a chain of them, applied to banks."""
 
+from puma_hub.migration.chain import chain
 from puma_hub.migration.migrate import migrate
 
-__all__ = ["migrate"]
+__all__ = ["chain", "migrate"]

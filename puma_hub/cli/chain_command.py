@@ -1,0 +1,46 @@
+"""``puma-hub chain``."""
+
+from __future__ import annotations
+
+import argparse
+
+from puma_hub.cli.common import whole_number
+from puma_hub.cli.output import Result, say
+
+EXAMPLE = "puma-hub chain --bank source/bank --to google/gemma-3-270m --out target-bank"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--bank", required=True, action="append", metavar="DIR", help="source bank; one for each source"
+    )
+    steps = parser.add_mutually_exclusive_group(required=True)
+    steps.add_argument("--adapter", action="append", metavar="ID", help="folder or Hub id of a step, in order")
+    steps.add_argument("--to", metavar="ID", help="target LLM: take the cheapest published route to it")
+    parser.add_argument("--namespace", metavar="NAME", help="with --to: adapters of this user or organisation alone")
+    parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.bank import PromptBank
+    from puma_hub.errors import ConfigurationError
+    from puma_hub.hub.route import find_route
+    from puma_hub.migration import chain
+
+    banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
+    report: dict[str, object] = {}
+    if args.to:
+        if len(banks) != 1:
+            raise ConfigurationError(f"a route starts from one bank, got {len(banks)}; name the steps (--adapter)")
+        route = find_route(banks[0].model, args.to, namespace=args.namespace)
+        say(str(route))
+        report["route"] = route.to_dict()
+        steps = route.load()
+    else:
+        steps = [PumaAdapter.from_pretrained(name) for name in args.adapter]
+    migrated = chain(banks, steps, batch_size=args.batch_size)
+    migrated.save_to_disk(args.out)
+    report |= {"users": len(migrated), "steps": len(steps)}
+    return Result(f"{migrated} after {len(steps)} step(s), in {args.out}", report)

@@ -1,0 +1,71 @@
+"""``puma-hub push``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from puma_hub.cli import common
+from puma_hub.cli.output import Result, say
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+EXAMPLE = "puma-hub push migrator/adapter --namespace my-lab"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", metavar="DIR", help="folder of an adapter or of a bank")
+    parser.add_argument(
+        "repo", nargs="?", metavar="REPO", help="where to; an adapter's default is the name of its pair"
+    )
+    parser.add_argument("--namespace", metavar="NAME", help="organisation for that name (default: the token's user)")
+    who = parser.add_mutually_exclusive_group()
+    who.add_argument("--private", action="store_true", help="make a new repository private; banks always are, but for")
+    who.add_argument("--public", action="store_true", help="for a bank: anyone can read these users' personal prompts")
+    parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
+    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.errors import ConfigurationError
+
+    if args.repo and args.namespace:
+        raise ConfigurationError(f"give the namespace within the name, {args.namespace}/{args.repo.split('/')[-1]}")
+    kind = "bank" if common.is_bank_folder(args.path) else "adapter"
+    commit = _push_bank(args) if kind == "bank" else _push_adapter(args)
+    repo_id = commit.repo_url.repo_id
+    report = {"kind": kind, "repo_id": repo_id, "url": str(commit.repo_url), "commit": commit.oid}
+    return Result(f"{kind} in {commit.repo_url} at commit {commit.oid}", report)
+
+
+def _push_adapter(args: argparse.Namespace) -> CommitInfo:
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.hub.naming import pair_repo_id
+    from puma_hub.hub.publish import local_facts
+
+    adapter: PumaAdapter = PumaAdapter.from_pretrained(common.folder(args.path))
+    facts = local_facts(adapter)
+    if facts is None or not facts.evaluations:
+        say(f"the card tells of no evaluation; add one with puma-hub card {args.path} --evaluation FILE")
+    if facts is None or not facts.licence:
+        say(
+            "no licence is stated, and none is guessed: an adapter inherits the obligations of both LLMs; state yours "
+            f"with puma-hub card {args.path} --license ID"
+        )
+    private = True if args.private else False if args.public else None
+    name = args.repo or pair_repo_id(adapter.config.sources, adapter.config.require_pair(), args.namespace)
+    return adapter.push_to_hub(name, private=private, revision=args.revision, commit_message=args.message)
+
+
+def _push_bank(args: argparse.Namespace) -> CommitInfo:
+    from puma_hub.bank import PromptBank
+    from puma_hub.errors import ConfigurationError
+
+    if not args.repo:
+        raise ConfigurationError("a bank has no name of its own; give one, such as my-lab/movie-prompts")
+    bank: Any = PromptBank.load_from_disk(args.path)
+    options = {"revision": args.revision, "commit_message": args.message}
+    given = {key: value for key, value in options.items() if value is not None}
+    commit: CommitInfo = bank.push_to_hub(args.repo, private=not args.public, **given)
+    return commit

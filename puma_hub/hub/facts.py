@@ -1,0 +1,206 @@
+"""What is known of an adapter beyond its weights: evaluation, training, licence. Kept beside it as JSON."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from puma_hub.errors import CheckpointError, ConfigurationError
+from puma_hub.storage import read_json, write_json
+
+FACTS_FILE = "adapter_facts.json"
+
+# Whose predictions a figure is of; cards and tables keep this order.
+PREDICTIONS = {
+    "migrated": "migrated prompts on the target LLM",
+    "migrated_mean": "one mean migrated prompt for all",
+    "migrated_shuffled": "migrated prompts shuffled among users",
+    "source": "source prompts on the source LLM",
+    "source_mean": "one mean source prompt for all",
+    "source_shuffled": "source prompts shuffled among users",
+    "retrained": "retrained from scratch on the target",
+    "random": "untrained adapter, same head",
+    "global_mean": "global mean (no LLM)",
+    "user_mean": "user mean (no LLM)",
+    "user_item_bias": "user + item bias (no LLM)",
+}
+_REFERENCES = ("retrained", "source")
+_LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Figures on the same held-out rows: ``metrics[prediction][metric]``, predictions as in ``PREDICTIONS``.
+
+    Raises:
+        ConfigurationError: a prediction is unknown, a figure is not finite, or nothing is of migrated prompts.
+    """
+
+    dataset: str
+    split: str
+    rows: int
+    users: int
+    metrics: Mapping[str, Mapping[str, float]]
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.metrics) - set(PREDICTIONS))
+        if unknown:
+            raise ConfigurationError(f"figures of unknown predictions {unknown}; known are {', '.join(PREDICTIONS)}")
+        if not self.metrics.get("migrated"):
+            raise ConfigurationError("an adapter's evaluation needs figures of its migrated prompts")
+        # Plain floats in a fixed order: NumPy's would not survive YAML, and cards are stable.
+        ordered = {
+            name: {str(metric): float(value) for metric, value in self.metrics[name].items()}
+            for name in PREDICTIONS
+            if name in self.metrics
+        }
+        bad = [name for name, values in ordered.items() if not all(math.isfinite(value) for value in values.values())]
+        if bad:
+            raise ConfigurationError(f"the figures of {', '.join(bad)} are not finite; evaluate again")
+        object.__setattr__(self, "metrics", ordered)
+
+    @classmethod
+    def from_reports(cls, dataset: str, split: str, reports: Mapping[str, Mapping[str, Any]]) -> Evaluation:
+        """From the reports of ``evaluate_bank`` by prediction, such as ``migrated``, ``source`` and ``retrained``.
+
+        Raises:
+            ConfigurationError: the reports are of different rows, or are not such reports.
+        """
+        sizes = {name: (report.get("rows"), report.get("users")) for name, report in reports.items()}
+        if len(set(sizes.values())) != 1 or any(not report.get("metrics") for report in reports.values()):
+            raise ConfigurationError(
+                f"figures are compared on the same rows only; (rows, users) of the reports are {sizes}; evaluate each "
+                "bank on the same interactions"
+            )
+        metrics = {name: _metrics(report["metrics"]) for name, report in reports.items()}
+        for report in reports.values():
+            metrics |= {name: _metrics(values) for name, values in report.get("baselines", {}).items()}
+        rows, users = sizes["migrated"] if "migrated" in sizes else next(iter(sizes.values()))
+        return cls(dataset, split, int(rows or 0), int(users or 0), metrics)
+
+    @classmethod
+    def from_comparison(cls, dataset: str, split: str, report: Mapping[str, Any]) -> Evaluation:
+        """From the report of ``compare_banks``: own, mean and shuffled prompts on both sides.
+
+        Raises:
+            ConfigurationError: it is not such a report.
+        """
+        try:
+            metric = report["target"]["metric"]
+            metrics = {
+                side + end: {metric: report[part][name]}
+                for side, part in (("migrated", "target"), ("source", "source"))
+                for end, name in (("", "own"), ("_mean", "mean"), ("_shuffled", "shuffled"))
+            }
+            return cls(dataset, split, int(report["target"]["rows"]), int(report["users"]), metrics)
+        except (KeyError, TypeError) as error:
+            raise ConfigurationError(f"this is no report of puma-hub compare: {error} is missing") from error
+
+    @property
+    def loss(self) -> float | None:
+        """Relative loss of quality, 0 for none: against retrained prompts, or else against the source's.
+
+        Of the RMSE, or else of the user AUC or AUC; None where there is nothing to compare with.
+        """
+        for reference in _REFERENCES:
+            for metric, lower in _LOWER_IS_BETTER.items():
+                ours = self.metrics["migrated"].get(metric)
+                theirs = self.metrics.get(reference, {}).get(metric)
+                if ours is not None and theirs is not None and ours > 0 and theirs > 0:
+                    return max(0.0, ours / theirs - 1 if lower else 1 - ours / theirs)
+        return None
+
+    @property
+    def retention(self) -> float | None:
+        """The personal gain on the target over that on the source; None where it is unknown or there was none."""
+        for metric, lower in _LOWER_IS_BETTER.items():
+            names = ("source", "source_mean", "migrated", "migrated_mean")
+            values = [self.metrics.get(name, {}).get(metric) for name in names]
+            own, mean, moved, moved_mean = (math.nan if value is None else value for value in values)
+            sign = 1 if lower else -1
+            before, after = sign * (mean - own), sign * (moved_mean - moved)
+            if before > 0 and math.isfinite(after):
+                return after / before
+        return None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: retraining everybody over training it."""
+
+    users: int
+    of_users: int | None = None
+    selection: str | None = None
+    data: str | None = None
+    samples: int | None = None
+    seconds: float | None = None
+    seed: int | None = None
+    time_ratio: float | None = None
+    flops_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What a card tells beyond the adapter itself.
+
+    ``licence``: an identifier of the Hub, such as ``apache-2.0``; never guessed. ``intended_use``: in own words.
+
+    Raises:
+        ConfigurationError: the licence is not such an identifier.
+    """
+
+    evaluations: tuple[Evaluation, ...] = ()
+    training: Training | None = None
+    licence: str | None = None
+    intended_use: str | None = None
+
+    def __post_init__(self) -> None:
+        plain = str(self.licence or "x")
+        if not plain.isascii() or not plain.replace("-", "").replace(".", "").replace("+", "").isalnum():
+            raise ConfigurationError(
+                f"licence must be an identifier of the Hub, such as apache-2.0, gemma or other, got {self.licence!r}"
+            )
+
+    @property
+    def loss(self) -> float | None:
+        """The largest loss of all evaluations; datasets are comparable because it is relative."""
+        return max((e.loss for e in self.evaluations if e.loss is not None), default=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"evaluations": [asdict(evaluation) for evaluation in self.evaluations]}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> AdapterFacts:
+        """Rebuild from :meth:`to_dict`; unknown keys are left out.
+
+        Raises:
+            CheckpointError: a part is missing or of another type.
+        """
+        try:
+            evaluations = tuple(_build(Evaluation, item) for item in data.get("evaluations") or ())
+            training = _build(Training, data["training"]) if data.get("training") else None
+            return cls(evaluations, training, data.get("licence"), data.get("intended_use"))
+        except (TypeError, KeyError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"the facts of an adapter are malformed: {error}; make the card again") from error
+
+    @classmethod
+    def read(cls, folder: str | os.PathLike[str]) -> AdapterFacts | None:
+        """The facts kept in an adapter's folder, or None where there are none."""
+        path = Path(folder) / FACTS_FILE
+        return cls.from_dict(read_json(path)) if path.is_file() else None
+
+    def write(self, folder: str | os.PathLike[str]) -> None:
+        write_json(Path(folder) / FACTS_FILE, self.to_dict())
+
+
+def _build(kind: Any, data: Mapping[str, Any]) -> Any:
+    known = {field.name for field in fields(kind)}
+    return kind(**{key: value for key, value in data.items() if key in known})
+
+
+def _metrics(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != "users_with_both_classes"}

@@ -1,0 +1,76 @@
+"""The pages under docs/ about the Hub: their commands and snippets run as they stand, against the test Hub."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from huggingface_hub import HfApi
+
+from puma_hub import PromptBank, pair_repo_id
+from puma_hub.cli.main import main
+from tests.conftest import make_interactions, make_model, make_tokenizer
+from tests.hub_server import HubServer
+
+DOCS = Path(__file__).parents[1] / "docs"
+SOURCE, TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/gemma-3-270m"
+
+
+def snippets(page: str, name: str) -> list[tuple[str, str]]:
+    """Language and text of the blocks that are marked to be run."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    found = re.findall(r"<!-- run: (\w+) -->\n```(\w+)\n(.*?)```", text, re.S)
+    assert found and len(found) == len(re.findall(r"^```(?:bash|python)", text, re.M)), "every block is run"
+    return [(language, code) for marked, language, code in found if marked == name]
+
+
+def run(page: str, name: str) -> str:
+    """Run a page's blocks one after the other, Python in one namespace; return what they print."""
+    names: dict[str, object] = {}
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for language, code in snippets(page, name):
+            if language == "python":
+                exec(compile(code, page, "exec"), names)
+                continue
+            for line in code.replace("\\\n", " ").splitlines():
+                program, *arguments = shlex.split(line)
+                assert program == "puma-hub" and main(arguments) == 0, line
+    return printed.getvalue()
+
+
+@pytest.fixture
+def place(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with ratings.csv, and tiny models under the names that the pages use."""
+    for repo_id, family in ((SOURCE, "llama"), (TARGET, "gemma3")):
+        make_model(family).save_pretrained(tmp_path / family)
+        make_tokenizer().save_pretrained(tmp_path / family)
+        hub.create_repository(repo_id, files={f.name: f.read_bytes() for f in (tmp_path / family).iterdir()})
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    make_interactions(users=10, rows=10).to_csv("ratings.csv", index=False)
+    return tmp_path / "work"
+
+
+def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., None], place: Path) -> None:
+    login("alice")
+    repo_id = pair_repo_id(SOURCE, TARGET, "alice")
+    printed = run("publish.md", "publish")
+    assert repo_id in printed
+    card = hub.repository(repo_id).files()["README.md"].decode()
+    for part in ("license: gemma", "Trained on 5 of 10 users (chosen by `puma`)", "`my-ratings`", "user mean (no LLM)"):
+        assert part in card, part
+    assert "user-3" not in card and str(place) not in card
+    migrated = PromptBank.load_from_disk(place / "target-bank")
+    login("bob")
+    hub.empty_cache()
+    printed = run("use.md", "use")
+    assert repo_id in printed and "one direct adapter" in printed and '"kind": "bank"' in printed
+    assert (PromptBank.load_from_disk(place / "target-bank").prompts == migrated.prompts).all()  # bit by bit
+    assert repo_id in run("names.md", "names")
+    assert HubServer.token("bob") not in printed and len(HfApi().list_repo_commits(repo_id)) >= 2
