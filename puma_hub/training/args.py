@@ -11,11 +11,18 @@ PROMPT_METHODS = ("shared", "independent")
 # What a trainer uses where the arguments leave a field at None.
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
-    "shared": {"num_train_epochs": 3, "learning_rate": 2e-2, "per_device_train_batch_size": 64, "offset_penalty": 5e-2},
+    "shared": {
+        "num_train_epochs": 3,
+        "learning_rate": 2e-2,
+        "head_learning_rate": 3e-3,
+        "per_device_train_batch_size": 64,
+        "offset_penalty": 5e-2,
+    },
     # Paper, hyperparameters; in the LLM's own units.
     "independent": {
         "num_train_epochs": 15,
         "learning_rate": 5e-4,
+        "head_learning_rate": 3e-3,
         "per_device_train_batch_size": 32,
         "offset_penalty": 0.0,
     },
@@ -23,7 +30,8 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
 ADAPTER_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 4,
     "learning_rate": 1e-4,
-    "per_device_train_batch_size": 32,
+    "head_learning_rate": 1e-3,  # it starts as the source's trained one
+    "per_device_train_batch_size": 16,
     "offset_penalty": 0.3,
 }
 
@@ -62,7 +70,7 @@ class PumaTrainingArguments:
     num_train_epochs: int | None = None
     learning_rate: float | None = None
     base_learning_rate: float = 5e-2
-    head_learning_rate: float = 3e-3
+    head_learning_rate: float | None = None
     per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int = 256
     lr_scheduler_type: str = "cosine"
