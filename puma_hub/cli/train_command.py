@@ -27,7 +27,11 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser, "--target")
     parser.add_argument(
-        "--bank", required=True, action="append", metavar="DIR", help="source bank; repeat for aggregation"
+        "--bank",
+        required=True,
+        action="append",
+        metavar="ID",
+        help="folder or Hub id of the source bank; repeat for aggregation",
     )
     common.add_interactions(parser)
     common.add_training(parser)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 from safetensors.torch import save_file
@@ -74,6 +75,9 @@ class BankDescription:
         data = read_json(path)
         try:
             provenance = Provenance.from_dict(data)
+            strange = [key for key in ("task", "details") if not isinstance(data.get(key) or {}, Mapping)]
+            if strange:
+                raise TypeError(f"{strange[0]} is {data[strange[0]]!r}")
             users, rows, card = int(data["users"]), int(data["rows_per_shard"]), data.get("card")
             if users < 0 or rows < 1 or not (card is None or _SHA256.fullmatch(card)):
                 raise ValueError(f"users {users}, rows_per_shard {rows}, card {card!r}")
@@ -139,7 +143,10 @@ def read_bank_files(folder: Path, description: BankDescription, where: str, arro
         raise CheckpointError(f"{where} lacks {', '.join(missing)}; load or publish it again")
     paths = [str(folder / name) for name in description.shards]
     try:
-        dataset = datasets.Dataset.from_parquet(paths, cache_dir=arrow_cache)
+        if description.users == 0:  # of which datasets would say that there is no data
+            dataset = in_memory(pq.read_table(paths[0]))
+        else:
+            dataset = datasets.Dataset.from_parquet(paths, cache_dir=arrow_cache)
     except Exception as error:  # datasets wraps what Arrow raises for a damaged file
         cause = error.__cause__ or error
         raise CheckpointError(
@@ -149,6 +156,12 @@ def read_bank_files(folder: Path, description: BankDescription, where: str, arro
     assert isinstance(dataset, datasets.Dataset)  # one split was asked for
     require_rows(len(dataset), description, where)
     return PromptBank(dataset, description.provenance, stored_head(folder, description))
+
+
+def in_memory(table: pa.Table) -> datasets.Dataset:
+    """A table read from a shard, with the columns' types that the file tells."""
+    features = datasets.Features.from_arrow_schema(table.schema)
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
 def stored_head(folder: Path, description: BankDescription) -> RatingHead | None:

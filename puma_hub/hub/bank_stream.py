@@ -14,7 +14,7 @@ from huggingface_hub import HfFileSystem
 
 from puma_hub.bank.users import require_known
 from puma_hub.errors import CheckpointError, PumaHubError
-from puma_hub.hub.bank_files import BankDescription, require_rows
+from puma_hub.hub.bank_files import BankDescription, in_memory, require_rows
 from puma_hub.hub.errors import hub_errors, translated
 
 
@@ -41,11 +41,10 @@ def read_users(
                 total += parquet.metadata.num_rows
                 table = parquet.read_row_groups(_groups(parquet.metadata, wanted), use_threads=False)
                 found.append(table.filter(pc.is_in(table.column("user_id"), pa.array(wanted, pa.string()))))
-        table = pa.concat_tables(found)
-        features = datasets.Features.from_arrow_schema(table.schema)
+        dataset = in_memory(pa.concat_tables(found))
     require_rows(total, description, repo_id)
-    require_known(users, set(table.column("user_id").to_pylist()), total)
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+    require_known(users, set(dataset.data.column("user_id").to_pylist()), total)
+    return dataset
 
 
 def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:
@@ -70,6 +69,8 @@ def _damaged(doing: str, repo_id: str) -> Iterator[None]:
         yield
     except PumaHubError:
         raise
+    except FileNotFoundError as error:
+        raise CheckpointError(f"the bank {repo_id} lacks one of its files; its owner must publish it again") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if translated(error, doing) is not None:
             raise
