@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -89,6 +90,8 @@ def test_refusals_change_nothing(hub: HubServer, login: Callable[..., None]) -> 
     with pytest.raises(UnknownUserError, match="1 of 1 users"):
         delete_users(NAME, "no-list")
     with pytest.raises(MismatchError):
+        update_users(NAME, make_bank(2, size=24))
+    with pytest.raises(BankError, match=r"prompts \(3, 32\) and \(1, 32\)"):
         update_users(NAME, make_bank(2))
     with pytest.raises(BankError, match="columns"):
         update_users(NAME, PromptBank(full_bank(2).dataset.remove_columns("age"), full_bank().provenance))
@@ -171,20 +174,19 @@ def test_many_at_once(hub: HubServer, login: Callable[..., None]) -> None:
 
 
 def test_pushes_at_once_leave_one_bank(hub: HubServer, login: Callable[..., None]) -> None:
+    """Four shards of another push come after ours has listed what it is to delete."""
     login("alice")
     full_bank(30).push_to_hub(NAME, max_shard_size="4KB")
     theirs = stored(hub).files()
     full_bank(3).push_to_hub(NAME)
-
-    def overtake(body: bytes) -> bytes:
-        stored(hub).commit(theirs, "theirs")
-        return body
-
-    # The list of what to delete was made before their four shards came.
-    conflict = hub.fail(412, method="POST", path_contains="/commit/", times=1)
-    overtake(b"")
-    full_bank(5).push_to_hub(NAME)
-    assert conflict.hits == 1 and set(stored(hub).files()) == FILES
+    slow = hub.slow(0.5, path_contains="/preupload/")
+    ours = threading.Thread(target=lambda: full_bank(5).push_to_hub(NAME))
+    ours.start()
+    while not slow.hits:
+        time.sleep(0.01)
+    stored(hub).commit(theirs, "theirs")
+    ours.join()
+    assert set(stored(hub).files()) == FILES and stored(hub).history()[1].title == "theirs"
     assert same(PromptBank.from_pretrained(NAME), full_bank(5))
 
 
@@ -192,12 +194,12 @@ def test_pushes_at_once_leave_one_bank(hub: HubServer, login: Callable[..., None
 def test_who_never_comes_first_is_told(
     hub: HubServer, login: Callable[..., None], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puma_hub.hub.bank_publish.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("puma_hub.hub.bank_publish._PAUSE", 0.0)
     login("alice")
     full_bank().push_to_hub(NAME)
     before = stored(hub).head()
     conflict = hub.fail(status, method="POST", path_contains="/commit/", times=None)
-    with pytest.raises(HubError, match="somebody else at the same time.*run again"):
+    with pytest.raises(HubError, match=r"somebody else at the same time.*run again"):
         delete_users(NAME, ["user-1"])
     assert conflict.hits == 4 and stored(hub).head() == before
 

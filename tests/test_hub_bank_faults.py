@@ -21,6 +21,7 @@ STATUSES = [
     ({"status": 429, "headers": {"Retry-After": "7"}}, HubUnavailableError),
     ({"status": 500}, HubUnavailableError),
 ]
+STAGES = ["/preupload/", "/objects/batch", "/commit/", "/lfs-objects/"]
 CHANGES: dict[str, Callable[[], object]] = {
     "push": lambda: full_bank(9).push_to_hub(NAME),
     "update": lambda: update_users(NAME, full_bank(9)),
@@ -28,9 +29,11 @@ CHANGES: dict[str, Callable[[], object]] = {
 }
 
 
-@pytest.mark.parametrize(("fault", "error"), STATUSES)
-@pytest.mark.parametrize("where", ["/preupload/", "/objects/batch", "/lfs-objects/", "/commit/"])
-@pytest.mark.parametrize("change", list(CHANGES))
+@pytest.mark.parametrize(
+    ("change", "where", "fault", "error"),
+    [("push", where, *fault) for where in STAGES for fault in STATUSES]
+    + [(change, where, *STATUSES[number]) for change in ("update", "delete") for number, where in enumerate(STAGES)],
+)
 def test_a_failed_change_leaves_the_newest_revision_whole(
     hub: HubServer,
     login: Callable[..., None],
@@ -41,7 +44,7 @@ def test_a_failed_change_leaves_the_newest_revision_whole(
     fault: dict[str, Any],
     error: type[Exception],
 ) -> None:
-    monkeypatch.setattr("puma_hub.hub.bank_publish.time.sleep", lambda seconds: None)
+    monkeypatch.setattr("puma_hub.hub.bank_publish._PAUSE", 0.0)
     login("alice")
     full_bank().push_to_hub(NAME)
     before = stored(hub).head()
@@ -59,7 +62,7 @@ def test_a_failed_change_leaves_the_newest_revision_whole(
 
 
 @pytest.mark.parametrize("change", list(CHANGES))
-@pytest.mark.parametrize("where", ["/preupload/", "/objects/batch", "/lfs-objects/", "/commit/"])
+@pytest.mark.parametrize("where", STAGES)
 def test_a_cut_change(hub: HubServer, login: Callable[..., None], quick_retries: None, where: str, change: str) -> None:
     login("alice")
     full_bank().push_to_hub(NAME)
@@ -99,7 +102,7 @@ def test_rights(hub: HubServer, login: Callable[..., None]) -> None:
             lambda: update_users(NAME, full_bank(9), private=False),
             lambda: delete_users(NAME, ["user-1"]),
         ):
-            with pytest.raises(HubError, match="log in|right"):
+            with pytest.raises(HubError, match=r"log in|right"):
                 change()
     assert stored(hub).head() == before
 
@@ -198,3 +201,13 @@ def test_a_newer_revision_never_mixes_with_an_older_one(
         loaded = PromptBank.from_pretrained(NAME, users=users)
         assert overtaken.hits == 1 and loaded.provenance == full_bank().provenance
         assert all((loaded[user] == prompt).all() for user, prompt in full_bank(30))
+
+
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_a_commit_that_is_made_but_not_confirmed(hub: HubServer, login: Callable[..., None], change: str) -> None:
+    login("alice")
+    full_bank().push_to_hub(NAME)
+    hub.cut(0, path_contains="/commit/")
+    with pytest.raises(HubUnavailableError, match="connection broke"):
+        CHANGES[change]()
+    assert len(PromptBank.from_pretrained(NAME)) == (7 if change == "delete" else 9)  # whole, and the new one

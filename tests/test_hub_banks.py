@@ -252,6 +252,9 @@ def test_unknown_and_repeated_users(hub: HubServer, large: PromptBank) -> None:
     ) as e:
         PromptBank.from_pretrained(NAME, users=["user-1", "secret", "aaa"])
     assert "secret" not in str(e.value)
+    with pytest.raises(BankError, match="must be strings; 1 of 2"):
+        PromptBank.from_pretrained(NAME, users=["user-1", 7])  # type: ignore[list-item]
+    assert PromptBank.from_pretrained(NAME, users="user-1").user_ids == ["user-1"]
     with pytest.raises(BankError, match="more than once"):
         PromptBank.from_pretrained(NAME, users=["user-1", "user-1"])
 

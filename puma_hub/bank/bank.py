@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.storage import read_bank, write_bank
-from puma_hub.bank.users import require_distinct, require_known
+from puma_hub.bank.users import require_distinct, require_known, user_list
 from puma_hub.data.rows import flat, take_rows
 from puma_hub.errors import BankError, UnknownUserError
 from puma_hub.identity import ModelSpec
@@ -69,12 +69,9 @@ class PromptBank:
             raise BankError(
                 f"prompts must have shape (users, length, {spec.hidden_size}) for {spec.model_id}, got {array.shape}"
             )
-        ids = list(user_ids)
+        ids = user_list(user_ids)
         if len(ids) != len(array):
             raise BankError(f"{len(ids)} user ids for {len(array)} prompts; give one id for each prompt")
-        strange = sum(not isinstance(user, str) for user in ids)
-        if strange:
-            raise BankError(f"user ids must be strings; {strange} of {len(ids)} are not, convert them with str()")
         return cls(_to_dataset(ids, array), Provenance(spec, array.shape[1], **provenance), head)
 
     # What it holds

@@ -7,6 +7,19 @@ from collections.abc import Container, Sequence
 from puma_hub.errors import BankError, UnknownUserError
 
 
+def user_list(user_ids: Sequence[str]) -> list[str]:
+    """The ids as a list; a single string is one user.
+
+    Raises:
+        BankError: some are not strings.
+    """
+    users = [user_ids] if isinstance(user_ids, str) else list(user_ids)
+    strange = sum(not isinstance(user, str) for user in users)
+    if strange:
+        raise BankError(f"user ids must be strings; {strange} of {len(users)} are not, convert them with str()")
+    return users
+
+
 def require_known(user_ids: Sequence[str], known: Container[str], total: int) -> None:
     """Refuse users that are not among the ``known`` ones of a bank of ``total`` users.
 

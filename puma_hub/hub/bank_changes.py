@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.users import user_list
 from puma_hub.hub.bank_download import describe_bank, load_bank
 from puma_hub.hub.bank_files import write_head, write_shards
 from puma_hub.hub.bank_publish import describe, on_newest, require_visibility, upload
@@ -66,7 +67,7 @@ def delete_users(
         UnknownUserError: a user is not in the newest revision; nothing is deleted then.
         HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
     """
-    users = [user_ids] if isinstance(user_ids, str) else list(user_ids)
+    users = user_list(user_ids)
     message = commit_message or f"Delete {len(users)} users"
     return _change(repo_id, lambda old: old.remove(users), False, token, revision, message)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_hub.bank import PromptBank
-from puma_hub.bank.users import require_distinct
+from puma_hub.bank.users import require_distinct, user_list
 from puma_hub.errors import StorageError
 from puma_hub.hub.bank_files import DESCRIPTION_FILE, BankDescription, read_bank_files, stored_head
 from puma_hub.hub.bank_stream import read_users
@@ -29,7 +29,7 @@ def load_bank(
     arrow_cache = None if cache_dir is None else os.path.join(cache_dir, "datasets")
     if os.path.isdir(name):
         bank = _local(Path(name), arrow_cache)
-        return bank if users is None else bank.select(users)
+        return bank if users is None else bank.select(user_list(users))
     options: dict[str, Any] = {
         "token": token,
         "cache_dir": None if cache_dir is None else os.path.join(cache_dir, "hub"),
@@ -37,7 +37,7 @@ def load_bank(
     }
     description, folder = describe_bank(name, revision, **options)
     if users is not None:
-        wanted = list(users)
+        wanted = user_list(users)
         require_distinct(wanted)
         head = _fetch(name, description.files[len(description.shards) :], folder.name, **options)
         dataset = read_users(name, folder.name, description, wanted, token)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TRIES = 4
+_PAUSE = 0.4
 _CHANGED_MEANWHILE = (409, 412)
 
 
@@ -126,7 +127,7 @@ def on_newest(commit: Callable[[], CommitInfo]) -> CommitInfo:
             if error.response.status_code not in _CHANGED_MEANWHILE:
                 raise
             logger.info("the repository was changed at the same time; starting again from its newest revision")
-            time.sleep(0.2 * 2**tried)
+            time.sleep(_PAUSE * tried)
     return commit()
 
 

@@ -49,7 +49,8 @@ def read_users(
 
 def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:
     """The row groups that may hold one of the ``wanted``, which are sorted."""
-    column = metadata.schema.names.index("user_id")
+    paths = [metadata.schema.column(number).path for number in range(len(metadata.schema))]
+    column = paths.index("user_id")
     groups = []
     for number in range(metadata.num_row_groups):
         ids = metadata.row_group(number).column(column).statistics
