@@ -14,7 +14,7 @@ from huggingface_hub import HfApi
 
 from puma_hub import PromptBank, pair_repo_id
 from puma_hub.cli.main import main
-from tests.conftest import make_interactions, make_model, make_tokenizer
+from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 from tests.hub_server import HubServer
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -74,3 +74,23 @@ def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., 
     assert (PromptBank.load_from_disk(place / "target-bank").prompts == migrated.prompts).all()  # bit by bit
     assert repo_id in run("names.md", "names")
     assert HubServer.token("bob") not in printed and len(HfApi().list_repo_commits(repo_id)) >= 2
+
+
+def test_banks_and_what_is_left_of_a_user(hub: HubServer, login: Callable[..., None], place: Path) -> None:
+    login("alice")
+    bank = make_bank(9)
+    bank.save_to_disk(place / "source" / "bank")
+    make_bank(12, seed=1).select(["user-2", "user-10", "user-11"]).save_to_disk(place / "new-users" / "bank")
+    printed = run("banks.md", "banks")
+    assert "['user-3', 'user-1'] (1, 32)" in printed and '"license": "cc-by-4.0"' in printed
+    repository = hub.repository("lab/movie-prompts", "dataset")
+    assert repository.private and len(repository.history()) == 1
+    # Nothing of the deleted is left: in no revision, and in nothing that is kept beside them.
+    kept = [
+        *repository.objects.values(),
+        *(blob.content for c in repository.commits.values() for blob in c.tree.values()),
+    ]
+    for user in ("user-3", "user-5"):
+        assert not any(user.encode() in content or bank[user].tobytes() in content for content in kept)
+    newest = PromptBank.from_pretrained("lab/movie-prompts")
+    assert newest.user_ids == sorted({*bank.user_ids, "user-10", "user-11"} - {"user-3", "user-5"})

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from transformers import PretrainedConfig
 
-from puma_hub._version import __version__
+from puma_hub._version import __version__, too_new
 from puma_hub.errors import ConfigurationError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.tasks import RatingTask, Task, task_from_dict
@@ -17,7 +16,6 @@ from puma_hub.scorer.template import PromptTemplate
 ARCHITECTURES = ("seed", "paper", "linear")
 FORMAT_VERSION = 1
 _PAPER_HIDDEN_SIZE = 4096
-_VERSION = re.compile(r"\d[\w.+]{0,30}")
 
 
 class PumaConfig(PretrainedConfig):
@@ -56,11 +54,7 @@ class PumaConfig(PretrainedConfig):
         **kwargs: Any,
     ) -> None:
         if int(format_version) > FORMAT_VERSION:
-            known = f">={puma_hub_version}" if _VERSION.fullmatch(str(puma_hub_version)) else ""
-            raise ConfigurationError(
-                f"this adapter has format {format_version}, puma_hub {__version__} reads up to {FORMAT_VERSION}; "
-                f"install the version that wrote it: pip install -U 'puma_hub{known}'"
-            )
+            raise ConfigurationError(too_new("this adapter", format_version, FORMAT_VERSION, puma_hub_version))
         if architecture not in ARCHITECTURES:
             raise ConfigurationError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
         if isinstance(prompt_length, bool) or not isinstance(prompt_length, int) or prompt_length < 1:

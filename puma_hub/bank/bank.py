@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import numpy as np
@@ -14,10 +15,14 @@ import pyarrow as pa
 
 from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.storage import read_bank, write_bank
+from puma_hub.bank.users import require_distinct, require_known, user_list
 from puma_hub.data.rows import flat, take_rows
 from puma_hub.errors import BankError, UnknownUserError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import RatingHead
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 _ROWS_AT_ONCE = 65_536
 
@@ -64,12 +69,9 @@ class PromptBank:
             raise BankError(
                 f"prompts must have shape (users, length, {spec.hidden_size}) for {spec.model_id}, got {array.shape}"
             )
-        ids = list(user_ids)
+        ids = user_list(user_ids)
         if len(ids) != len(array):
             raise BankError(f"{len(ids)} user ids for {len(array)} prompts; give one id for each prompt")
-        strange = sum(not isinstance(user, str) for user in ids)
-        if strange:
-            raise BankError(f"user ids must be strings; {strange} of {len(ids)} are not, convert them with str()")
         return cls(_to_dataset(ids, array), Provenance(spec, array.shape[1], **provenance), head)
 
     # What it holds
@@ -137,19 +139,13 @@ class PromptBank:
         Raises:
             UnknownUserError: some are not in the bank; the message counts them, ids are personal.
         """
-        unknown = [i for i, user in enumerate(user_ids) if user not in self._row_of]
-        if unknown:
-            raise UnknownUserError(
-                f"{len(unknown)} of {len(user_ids)} users are not in this bank of {len(self)} (the first at position "
-                f"{unknown[0]}); leave them out or give them a cold-start prompt"
-            )
+        require_known(user_ids, self._row_of, len(self))
         return [self._row_of[user] for user in user_ids]
 
     def select(self, user_ids: Sequence[str]) -> PromptBank:
         """The bank of ``user_ids`` alone, in that order, each once."""
         users = list(user_ids)
-        if len(set(users)) != len(users):
-            raise BankError(f"{len(users) - len(set(users))} users are named more than once; name each once")
+        require_distinct(users)
         return self._take(self.rows(users))
 
     def remove(self, user_ids: Sequence[str]) -> PromptBank:
@@ -191,6 +187,87 @@ class PromptBank:
     def load_from_disk(cls, folder: str | Path) -> PromptBank:
         """Read a bank written by :meth:`save_to_disk`, memory-mapped."""
         return cls(*read_bank(folder))
+
+    # On the Hub
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = True,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        license: str | None = None,
+        max_shard_size: int | str = "500MB",
+    ) -> CommitInfo:
+        """Publish prompts, provenance, head and card in one commit that replaces what the repository held.
+
+        Rows are sorted by user id, so that a part of the users can be read without the rest.
+
+        Args:
+            private: false is needed to publish in a repository that anyone can read. One that is there already
+                keeps its visibility.
+            revision: a branch, made if there is none.
+            license: an identifier of the Hub, such as ``cc-by-4.0``; never guessed.
+            max_shard_size: of a file, such as ``"500MB"``.
+
+        Returns:
+            The commit, with ``repo_url``, ``commit_url`` and ``oid``.
+
+        Raises:
+            ConfigurationError: the repository is public and ``private`` is true, or an argument cannot be used.
+            HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+        """
+        from puma_hub.hub.bank_publish import publish_bank
+
+        return publish_bank(
+            self,
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            commit_message=commit_message,
+            licence=license,
+            max_shard_size=max_shard_size,
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        repo_or_dir: str | os.PathLike[str],
+        *,
+        users: Sequence[str] | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        force_download: bool = False,
+    ) -> PromptBank:
+        """Load a bank from a folder or from the Hub, memory-mapped.
+
+        Args:
+            users: these users alone, in this order. From the Hub, little more than their rows is then read, and no
+                prompt is kept on disk.
+            revision: a branch, tag or commit; all files are of the one commit it stands for.
+            cache_dir: for the downloads and their memory-mapped copy, instead of the usual caches.
+
+        Raises:
+            UnknownUserError: one of ``users`` is not in the bank.
+            BankError: the bank is of a newer format, or malformed.
+            CheckpointError: a file is damaged, or files do not belong together.
+            StorageError: there is no such folder, and it cannot be a repository.
+            HubError: the files cannot be read.
+        """
+        from puma_hub.hub.bank_download import load_bank
+
+        return load_bank(
+            os.fspath(repo_or_dir),
+            users=users,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+        )
 
     # Checks
 

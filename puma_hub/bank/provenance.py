@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from puma_hub._version import __version__, too_new
 from puma_hub.errors import BankError, ConfigurationError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
@@ -45,6 +46,7 @@ class Provenance:
     def to_dict(self) -> dict[str, Any]:
         return {
             "format_version": FORMAT_VERSION,
+            "puma_hub_version": __version__,
             "model": self.model.to_dict(),
             "prompt_length": self.prompt_length,
             "template": self.template,
@@ -62,10 +64,7 @@ class Provenance:
             BankError: a needed key is missing, or the format is newer than this version of puma_hub.
         """
         if int(data.get("format_version", 1)) > FORMAT_VERSION:
-            raise BankError(
-                f"this bank has format {data['format_version']}, this puma_hub reads up to {FORMAT_VERSION}; "
-                "run pip install -U puma_hub"
-            )
+            raise BankError(too_new("this bank", data["format_version"], FORMAT_VERSION, data.get("puma_hub_version")))
         missing = [key for key in ("model", "prompt_length") if key not in data]
         if missing:
             raise BankError(f"the bank's provenance lacks {', '.join(missing)}; it cannot be told which LLM it is for")

@@ -12,7 +12,11 @@ EXAMPLE = "puma-hub chain --bank source/bank --to google/gemma-3-270m --out targ
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--bank", required=True, action="append", metavar="DIR", help="source bank; one for each source"
+        "--bank",
+        required=True,
+        action="append",
+        metavar="ID",
+        help="folder or Hub id of the source bank; one for each source",
     )
     steps = parser.add_mutually_exclusive_group(required=True)
     steps.add_argument("--adapter", action="append", metavar="ID", help="folder or Hub id of a step, in order")
@@ -29,7 +33,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.hub.route import find_route
     from puma_hub.migration import chain
 
-    banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
+    banks = [PromptBank.from_pretrained(name) for name in args.bank]
     report: dict[str, object] = {}
     if args.to:
         if len(banks) != 1:

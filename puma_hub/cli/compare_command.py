@@ -15,9 +15,9 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
-    parser.add_argument("--bank", required=True, metavar="DIR", help="migrated bank, of --model")
+    parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the migrated bank, of --model")
     parser.add_argument("--source", required=True, metavar="ID", help="the source LLM")
-    parser.add_argument("--source-bank", required=True, metavar="DIR", help="the bank before")
+    parser.add_argument("--source-bank", required=True, metavar="ID", help="the bank before, likewise")
     common.add_interactions(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the shuffled control (default: 42)")
     parser.add_argument("--show-users", action="store_true", help="keep the ids of users who got worse in the report")
@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.evaluation import compare_banks
 
-    before, after = PromptBank.load_from_disk(args.source_bank), PromptBank.load_from_disk(args.bank)
+    before, after = PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
     source_lm = common.load_lm(args.source, args, before.provenance.template)
     target_lm = common.load_lm(args.model, args, after.provenance.template)
     rows = common.load_rows(args)["validation"]

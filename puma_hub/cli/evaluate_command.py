@@ -12,7 +12,7 @@ EXAMPLE = "puma-hub evaluate --model gemma-3-270m --bank target-bank --interacti
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
-    parser.add_argument("--bank", required=True, metavar="DIR", help="bank of this LLM")
+    parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     common.add_interactions(parser)
 
 
@@ -20,7 +20,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.evaluation import evaluate_bank
 
-    bank = PromptBank.load_from_disk(args.bank)
+    bank = PromptBank.from_pretrained(args.bank)
     lm = common.load_lm(args.model, args, bank.provenance.template)
     report = evaluate_bank(lm, bank, common.load_rows(args))
     rows = {"own prompts": report["metrics"], **report.get("baselines", {})}

@@ -12,7 +12,7 @@ from puma_hub.cli.output import Result
 
 if TYPE_CHECKING:
     from puma_hub.adapter import PumaAdapter
-    from puma_hub.bank import PromptBank
+    from puma_hub.bank import Provenance
 
 EXAMPLE = "puma-hub info source/bank"
 
@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.bank import PromptBank
-
     if common.is_bank_folder(args.path):
-        report = _bank(PromptBank.load_from_disk(args.path))
+        from puma_hub.bank import PromptBank
+
+        bank = PromptBank.load_from_disk(args.path)
+        report = _bank(len(bank), bank.head is not None, bank.provenance)
     elif os.path.isdir(args.path):
         from puma_hub.adapter import PumaAdapter
 
@@ -39,7 +40,7 @@ def _on_the_hub(name: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
     from puma_hub.adapter import PumaAdapter
-    from puma_hub.bank import PromptBank
+    from puma_hub.hub.bank_download import describe_bank
     from puma_hub.hub.errors import hub_errors
     from puma_hub.hub.find import read_listing
     from puma_hub.hub.naming import is_hub_id
@@ -48,16 +49,16 @@ def _on_the_hub(name: str) -> dict[str, Any]:
     with hub_errors(f"describe {name}"):
         is_bank = is_hub_id(name) and not api.repo_exists(name) and api.repo_exists(name, repo_type="dataset")
     if is_bank:
-        banks: Any = PromptBank
-        return _bank(banks.from_pretrained(name))
+        bank, folder = describe_bank(name)  # no prompt is downloaded for this
+        return _bank(bank.users, bank.rating_head, bank.provenance) | {"commit": folder.name, "license": bank.licence}
     report = _adapter(PumaAdapter.from_pretrained(name))
     with hub_errors(f"describe {name}"):
         published = read_listing(api.model_info(name))
     return report | {"published": published.to_dict() if published else None}
 
 
-def _bank(bank: PromptBank) -> dict[str, Any]:
-    return {"kind": "bank", "users": len(bank), "rating_head": bank.head is not None, **bank.provenance.to_dict()}
+def _bank(users: int, rating_head: bool, provenance: Provenance) -> dict[str, Any]:
+    return {"kind": "bank", "users": users, "rating_head": rating_head, **provenance.to_dict()}
 
 
 def _adapter(adapter: PumaAdapter) -> dict[str, Any]:

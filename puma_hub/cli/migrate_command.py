@@ -13,7 +13,11 @@ EXAMPLE = "puma-hub migrate --adapter migrator/adapter --bank source/bank --out 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", required=True, metavar="ID", help="folder or Hub id of an adapter")
     parser.add_argument(
-        "--bank", required=True, action="append", metavar="DIR", help="source bank; one for each source"
+        "--bank",
+        required=True,
+        action="append",
+        metavar="ID",
+        help="folder or Hub id of the source bank; one for each source",
     )
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
@@ -26,7 +30,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.migration import migrate
 
-    banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
+    banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     start = time.monotonic()
     migrated = migrate(adapter, banks, batch_size=args.batch_size)

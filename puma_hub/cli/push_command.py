@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from puma_hub.cli import common
 from puma_hub.cli.output import Result, say
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--private", action="store_true", help="make a new repository private; banks always are, but for")
     who.add_argument("--public", action="store_true", help="for a bank: anyone can read these users' personal prompts")
+    parser.add_argument("--license", metavar="ID", help="of a bank, such as cc-by-4.0; an adapter's is on its card")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
     parser.add_argument("--message", metavar="TEXT", help="of the commit")
 
@@ -41,10 +42,13 @@ def run(args: argparse.Namespace) -> Result:
 
 def _push_adapter(args: argparse.Namespace) -> CommitInfo:
     from puma_hub.adapter import PumaAdapter
+    from puma_hub.errors import ConfigurationError
     from puma_hub.hub.naming import pair_repo_id
     from puma_hub.hub.publish import local_facts
 
     adapter: PumaAdapter = PumaAdapter.from_pretrained(common.folder(args.path))
+    if args.license:
+        raise ConfigurationError(f"state an adapter's licence with puma-hub card {args.path} --license ID")
     facts = local_facts(adapter)
     if facts is None or not facts.evaluations:
         say(f"the card tells of no evaluation; add one with puma-hub card {args.path} --evaluation FILE")
@@ -64,8 +68,10 @@ def _push_bank(args: argparse.Namespace) -> CommitInfo:
 
     if not args.repo:
         raise ConfigurationError("a bank has no name of its own; give one, such as my-lab/movie-prompts")
-    bank: Any = PromptBank.load_from_disk(args.path)
-    options = {"revision": args.revision, "commit_message": args.message}
-    given = {key: value for key, value in options.items() if value is not None}
-    commit: CommitInfo = bank.push_to_hub(args.repo, private=not args.public, **given)
-    return commit
+    return PromptBank.load_from_disk(args.path).push_to_hub(
+        args.repo,
+        private=not args.public,
+        revision=args.revision,
+        commit_message=args.message,
+        license=args.license,
+    )

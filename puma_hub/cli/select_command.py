@@ -11,7 +11,7 @@ EXAMPLE = "puma-hub select --bank source/bank --interactions ratings.csv --budge
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--bank", required=True, metavar="DIR", help="source bank")
+    parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the source bank")
     common.add_interactions(parser)
     parser.add_argument("--strategy", default="puma", choices=("random", "puma", "puma-seed"), help="default: puma")
     parser.add_argument("--budget", type=common.whole_number, default=2000, help="how many users (default: 2000)")
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.selection import select_users
     from puma_hub.storage import new_file
 
-    bank = PromptBank.load_from_disk(args.bank)
+    bank = PromptBank.from_pretrained(args.bank)
     users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed)
     with new_file(args.out) as path:
         path.write_text("".join(f"{user}\n" for user in users), encoding="utf-8")

@@ -27,7 +27,11 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser, "--target")
     parser.add_argument(
-        "--bank", required=True, action="append", metavar="DIR", help="source bank; repeat for aggregation"
+        "--bank",
+        required=True,
+        action="append",
+        metavar="ID",
+        help="folder or Hub id of the source bank; repeat for aggregation",
     )
     common.add_interactions(parser)
     common.add_training(parser)
@@ -50,7 +54,7 @@ def run(args: argparse.Namespace) -> Result:
             users = [line for line in Path(args.select).read_text(encoding="utf-8").splitlines() if line]
         except OSError as error:
             raise StorageError(f"cannot read the users in {args.select}: {error.strerror}") from error
-    banks = [PromptBank.load_from_disk(folder) for folder in args.bank]
+    banks = [PromptBank.from_pretrained(name) for name in args.bank]
     lm = common.load_lm(args.target, args, banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture)
     init = _warm_start(args, banks, lm) if args.warm_start else None

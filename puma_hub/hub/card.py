@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shlex
-from importlib.resources import as_file, files
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from puma_hub._version import __version__
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import LIBRARY, is_hub_id, pair_repo_id, pair_tags, public_id
+from puma_hub.hub.templates import filled
 from puma_hub.identity import ModelSpec
 
 _TEMPLATE = "adapter_card.md"
@@ -33,32 +32,31 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
     facts = facts or AdapterFacts()
     target = config.require_pair()
     namespace = location.partition("/")[0] if location.count("/") == 1 and is_hub_id(location) else None
-    with as_file(files("puma_hub.hub_templates").joinpath(_TEMPLATE)) as template:
-        return ModelCard.from_template(
-            card_data(config, facts),
-            template_path=str(template),
-            sources=[_model(spec) for spec in config.sources],
-            target=_model(target),
-            architecture=config.architecture,
-            parameters=f"{sum(parameter.numel() for parameter in adapter.parameters()):,}",
-            prompt_length=config.prompt_length,
-            rating_head=config.rating_head,
-            task=f"{config.scored_task.name}: {', '.join(config.scored_task.answers)}",
-            version=__version__,
-            location=literal(location),
-            shell_location=shlex.quote(visible(location)),
-            pair=_pair_arguments(config, namespace),
-            evaluations=[_table(evaluation) for evaluation in facts.evaluations],
-            training=_training(facts.training),
-            cost=_cost(facts.training),
-            template=block(config.template or "not recorded"),
-            intended_use=block(facts.intended_use or ""),
-            licence=(
-                f"Stated by the publisher for this adapter: {code(facts.licence)}."
-                if facts.licence
-                else "The publisher has stated no licence for this adapter; ask before you use it."
-            ),
-        )
+    return filled(
+        ModelCard,
+        _TEMPLATE,
+        card_data(config, facts),
+        sources=[spec_row(spec) for spec in config.sources],
+        target=spec_row(target),
+        architecture=config.architecture,
+        parameters=f"{sum(parameter.numel() for parameter in adapter.parameters()):,}",
+        prompt_length=config.prompt_length,
+        rating_head=config.rating_head,
+        task=f"{config.scored_task.name}: {', '.join(config.scored_task.answers)}",
+        location=literal(location),
+        shell_location=shlex.quote(visible(location)),
+        pair=_pair_arguments(config, namespace),
+        evaluations=[_table(evaluation) for evaluation in facts.evaluations],
+        training=_training(facts.training),
+        cost=_cost(facts.training),
+        template=block(config.template or "not recorded"),
+        intended_use=block(facts.intended_use or ""),
+        licence=(
+            f"Stated by the publisher for this adapter: {code(facts.licence)}."
+            if facts.licence
+            else "The publisher has stated no licence for this adapter; ask before you use it."
+        ),
+    )
 
 
 def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
@@ -82,8 +80,8 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
 def pair_block(config: PumaConfig) -> dict[str, Any]:
     """What an adapter maps, as plain data for the card's metadata."""
     return {
-        "sources": [_known(spec) for spec in config.sources],
-        "target": _known(config.require_pair()),
+        "sources": [spec_data(spec) for spec in config.sources],
+        "target": spec_data(config.require_pair()),
         "prompt_length": config.prompt_length,
         "task": config.scored_task.name,
         "architecture": config.architecture,
@@ -91,12 +89,14 @@ def pair_block(config: PumaConfig) -> dict[str, Any]:
     }
 
 
-def _known(spec: ModelSpec) -> dict[str, Any]:
+def spec_data(spec: ModelSpec) -> dict[str, Any]:
+    """What is known of an LLM, for a card's metadata."""
     known = {key: visible(value) if isinstance(value, str) else value for key, value in spec.to_dict().items()}
     return {key: value for key, value in known.items() if value is not None} | {"model_id": public_id(spec.model_id)}
 
 
-def _model(spec: ModelSpec) -> dict[str, Any]:
+def spec_row(spec: ModelSpec) -> dict[str, Any]:
+    """What is known of an LLM, for a card's text."""
     return {
         "name": code(public_id(spec.model_id)),
         "literal": literal(public_id(spec.model_id)),

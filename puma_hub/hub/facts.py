@@ -159,11 +159,7 @@ class AdapterFacts:
     intended_use: str | None = None
 
     def __post_init__(self) -> None:
-        plain = str(self.licence or "x")
-        if not plain.isascii() or not plain.replace("-", "").replace(".", "").replace("+", "").isalnum():
-            raise ConfigurationError(
-                f"licence must be an identifier of the Hub, such as apache-2.0, gemma or other, got {self.licence!r}"
-            )
+        require_licence(self.licence)
 
     @property
     def loss(self) -> float | None:
@@ -195,6 +191,19 @@ class AdapterFacts:
 
     def write(self, folder: str | os.PathLike[str]) -> None:
         write_json(Path(folder) / FACTS_FILE, self.to_dict())
+
+
+def require_licence(licence: str | None) -> None:
+    """Refuse what cannot be a licence's identifier on the Hub; None, for not stated, passes.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    plain = str(licence or "x")
+    if not plain.isascii() or not plain.replace("-", "").replace(".", "").replace("+", "").isalnum():
+        raise ConfigurationError(
+            f"licence must be an identifier of the Hub, such as apache-2.0, gemma or other, got {licence!r}"
+        )
 
 
 def _build(kind: Any, data: Mapping[str, Any]) -> Any:

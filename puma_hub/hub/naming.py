@@ -18,6 +18,7 @@ Models: TypeAlias = "Model | Sequence[Model]"
 
 LIBRARY = "puma_hub"
 _COMMON_TAGS = (LIBRARY, "soft-prompt", "prompt-migration")
+_BANK_TAGS = (LIBRARY, "soft-prompt", "prompt-bank")
 _LONGEST = 96
 _DIGITS = 12
 _FOLDER = re.compile(r"^([/~.\\]|[A-Za-z]:[/\\])|\\|/.*/")
@@ -129,6 +130,12 @@ def pair_tags(source: Models, target: Model) -> list[str]:
     readable = [f"from-{slug(model_id(model)).lower()}" for model in sources] + [f"to-{slug(model_id(target)).lower()}"]
     exact = [*(source_tag(model) for model in sources), target_tag(target), pair_tag(sources, target)]
     return list(dict.fromkeys([*_COMMON_TAGS, *readable, *exact]))
+
+
+def bank_tags(model: Model) -> list[str]:
+    """All tags of a bank's card; the last one is of every bank of exactly this LLM's id."""
+    name = model_id(model)
+    return [*_BANK_TAGS, f"of-{slug(name).lower()}", f"puma-model-{_digest(name)}"]
 
 
 def _digest(value: Any) -> str:

@@ -1,0 +1,84 @@
+"""Loading a bank from a folder or from the Hub: its Parquet, JSON and safetensors, and never anything else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.users import require_distinct, user_list
+from puma_hub.errors import StorageError
+from puma_hub.hub.bank_files import DESCRIPTION_FILE, BankDescription, read_bank_files, stored_head
+from puma_hub.hub.bank_stream import read_users
+from puma_hub.hub.errors import hub_errors
+from puma_hub.hub.naming import is_hub_id
+
+
+def load_bank(
+    name: str,
+    *,
+    users: Sequence[str] | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    force_download: bool = False,
+) -> PromptBank:
+    """What :meth:`puma_hub.PromptBank.from_pretrained` does."""
+    arrow_cache = None if cache_dir is None else os.path.join(cache_dir, "datasets")
+    if os.path.isdir(name):
+        bank = _local(Path(name), arrow_cache)
+        return bank if users is None else bank.select(user_list(users))
+    options: dict[str, Any] = {
+        "token": token,
+        "cache_dir": None if cache_dir is None else os.path.join(cache_dir, "hub"),
+        "force_download": force_download,
+    }
+    description, folder = describe_bank(name, revision, **options)
+    if users is not None:
+        wanted = user_list(users)
+        require_distinct(wanted)
+        head = _fetch(name, description.files[len(description.shards) :], folder.name, **options)
+        dataset = read_users(name, folder.name, description, wanted, token)
+        return PromptBank(dataset, description.provenance, stored_head(head or folder, description)).select(wanted)
+    _fetch(name, description.files, folder.name, **options)
+    return read_bank_files(folder, description, name, arrow_cache)
+
+
+def describe_bank(repo_id: str, revision: str | None = None, **options: Any) -> tuple[BankDescription, Path]:
+    """The description of a published bank, and the folder of the cache that is called after its commit.
+
+    ``options`` are ``hf_hub_download``'s.
+
+    Raises:
+        StorageError: no repository can be called so.
+        HubError: the repository is no bank, or cannot be read.
+    """
+    if not is_hub_id(repo_id):
+        raise StorageError(
+            f"no prompt bank at {repo_id}: there is no such folder, and no repository can be called so; check the name"
+        )
+    folder = _fetch(repo_id, [DESCRIPTION_FILE], revision, **options)
+    assert folder is not None
+    return BankDescription.read(folder / DESCRIPTION_FILE, repo_id), folder
+
+
+def _local(folder: Path, arrow_cache: str | None) -> PromptBank:
+    """A bank saved to disk, or the files of a repository that somebody downloaded."""
+    if not (folder / DESCRIPTION_FILE).is_file():
+        return PromptBank.load_from_disk(folder)
+    description = BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
+    return read_bank_files(folder, description, str(folder), arrow_cache)
+
+
+def _fetch(repo_id: str, names: Sequence[str], revision: str | None, **options: Any) -> Path | None:
+    """The folder of the cache that holds these files of one commit; None where there are none to fetch."""
+    from huggingface_hub import hf_hub_download
+
+    folder = None
+    with hub_errors(f"load a bank from {repo_id}, which is no folder here"):
+        for name in names:
+            path = Path(hf_hub_download(repo_id, name, repo_type="dataset", revision=revision, **options))
+            folder = path.parents[name.count("/")]
+    return folder
