@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 
@@ -101,7 +102,7 @@ def test_answers_with_one_first_token_are_an_error(make_lm: Callable[..., Person
 def test_refused_models(tokenizer: PreTrainedTokenizerFast) -> None:
     small = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2}
     mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**small, state_size=4))
-    with pytest.raises(UnsupportedModelError, match="does not accept past_key_values"):
+    with pytest.raises(UnsupportedModelError, match="does not accept position_ids"):
         PersonalizedLM(mamba, tokenizer)
     t5 = transformers.T5ForConditionalGeneration(
         transformers.T5Config(vocab_size=400, d_model=32, d_ff=32, num_layers=1)
@@ -111,6 +112,37 @@ def test_refused_models(tokenizer: PreTrainedTokenizerFast) -> None:
     both_ways = make_model("gemma3", use_bidirectional_attention=True)
     with pytest.raises(UnsupportedModelError, match="not purely causal"):
         PersonalizedLM(both_ways, tokenizer)
+
+
+class OldLlama(transformers.LlamaForCausalLM):
+    """The cache argument's name before transformers 5.24."""
+
+    def forward(  # type: ignore[override]
+        self,
+        inputs_embeds: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: transformers.Cache | None = None,
+        **options: object,
+    ) -> object:
+        name = "cache" if "cache" in inspect.signature(super().forward).parameters else "past_key_values"
+        return super().forward(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            **{name: past_key_values},
+            **options,
+        )
+
+
+def test_both_names_of_the_cache(tokenizer: PreTrainedTokenizerFast) -> None:
+    new = make_model("llama")
+    old = OldLlama(new.config).eval()
+    old.load_state_dict(new.state_dict())
+    rows = [{"item_text": "Heat (1995)"}, {"item_text": "Toy Story"}]
+    prompts = torch.randn(2, 1, 32)
+    logits = [PersonalizedLM(model, tokenizer, prefix_cache="full").logits(prompts, rows) for model in (old, new)]
+    assert torch.equal(*logits)
 
 
 def test_missing_model_folder(tmp_path: Path) -> None:

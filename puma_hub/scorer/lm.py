@@ -22,7 +22,8 @@ from puma_hub.scorer.tasks import RatingTask, Task
 from puma_hub.scorer.template import PromptTemplate
 
 _START_WORD = " user"
-_NEEDED_ARGUMENTS = ("inputs_embeds", "past_key_values", "position_ids", "attention_mask")
+_NEEDED_ARGUMENTS = ("inputs_embeds", "position_ids", "attention_mask")
+_CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and since
 
 
 class AnswerHead(nn.Module):
@@ -57,7 +58,8 @@ class PersonalizedLM:
     """A frozen LLM with a template and a task.
 
     Args:
-        model: a decoder-only model that accepts ``inputs_embeds``, ``past_key_values`` and ``position_ids``.
+        model: a decoder-only model that accepts ``inputs_embeds``, ``position_ids`` and a key/value cache
+            (``past_key_values``, which transformers 5.24 and later call ``cache``).
         tokenizer: its tokenizer.
         template: a :class:`PromptTemplate`, the name of a preset, or a text with slots.
         task: what is asked, see :mod:`puma_hub.scorer.tasks`.
@@ -84,7 +86,8 @@ class PersonalizedLM:
         self.template = PromptTemplate.of(template)
         self.task: Task = task if task is not None else RatingTask()
         self.tokenizer = tokenizer
-        self.model = _checked(model).eval().requires_grad_(False)
+        self._cache_argument = _cache_argument(model)
+        self.model = _with_grouped_attention(model).eval().requires_grad_(False)
         self._model_id, self._revision = model_id, revision
         self._config = model.config.get_text_config()
         self._encoder = RowEncoder(
@@ -250,8 +253,8 @@ class PersonalizedLM:
             inputs_embeds=torch.cat(parts, 1),
             attention_mask=mask.long(),
             position_ids=positions,
-            past_key_values=past,
             use_cache=past is not None,
+            **{self._cache_argument: past},
         )
         last = queries + prompts.shape[1] - 1 + suffix_mask.sum(-1)
         return output.logits[torch.arange(len(last), device=self.device), last].float()
@@ -264,9 +267,9 @@ class PersonalizedLM:
             inputs_embeds=self.model.get_input_embeddings()(ids).to(self.dtype),
             attention_mask=mask.long(),
             position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=1,
+            **{self._cache_argument: cache},
         )
         # Keys and values of padding may be anything; zeros are safe under a mask.
         return stack_cache(cache).masked_fill(~mask[None, :, None, :, None], 0.0)
@@ -326,14 +329,25 @@ class PersonalizedLM:
         return str(self.tokenizer.decode(ids[0], skip_special_tokens=True))
 
 
-def _checked(model: PreTrainedModel) -> PreTrainedModel:
+def _cache_argument(model: PreTrainedModel) -> str:
+    """What ``model.forward`` calls its key/value cache.
+
+    Raises:
+        UnsupportedModelError: it takes none, lacks another argument, or is not decoder-only.
+    """
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder model; soft prompts need a decoder-only model")
     accepted = inspect.signature(model.forward).parameters
     missing = [argument for argument in _NEEDED_ARGUMENTS if argument not in accepted]
+    caches = [argument for argument in _CACHE_ARGUMENTS if argument in accepted]
+    missing += [] if caches else [" or ".join(_CACHE_ARGUMENTS)]
     if missing:
         raise UnsupportedModelError(f"{name}.forward does not accept {', '.join(missing)}; choose another model")
+    return caches[0]
+
+
+def _with_grouped_attention(model: PreTrainedModel) -> PreTrainedModel:
     if getattr(model.config, "_attn_implementation", None) == "sdpa":
         attention.register()
         model.set_attn_implementation(attention.GROUPED_SDPA)
