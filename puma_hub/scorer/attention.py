@@ -1,17 +1,20 @@
-"""Scaled dot-product attention without copies of the key/value heads.
+"""Attention of a few new tokens over a long constant prefix, without copies of keys and values.
 
 transformers' ``sdpa`` repeats every key and value head for grouped-query attention as soon as there is a
-mask. With a long cached prefix and a short query that copy, and its backward pass, costs more than the
-attention itself. Folding the query heads of a group into the query axis gives the same numbers.
+mask, and its caches join the prefix with the new tokens in every layer. With a long cached prefix and a short query
+these copies, and their backward passes, cost more than the attention itself. Folding the query heads of a group into
+the query axis, and attending to the prefix and to the new tokens apart, gives the same numbers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 GROUPED_SDPA = "puma_grouped_sdpa"
@@ -26,9 +29,14 @@ def grouped_sdpa(
     dropout: float = 0.0,
     scaling: float | None = None,
     is_causal: bool | None = None,
+    prefix_layers: Sequence[PrefixLayer] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of ``query (B, H, q, D)`` over ``key``/``value (B, H_kv, k, D)``; returns ``(B, q, H, D)``."""
+    """Attention of ``query (B, H, q, D)`` over ``key``/``value (B, H_kv, k, D)``; returns ``(B, q, H, D)``.
+
+    With ``prefix_layers`` the keys and values of the prefix come from there, and ``key`` and ``value`` are the new
+    tokens' alone.
+    """
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
         raise ValueError(f"{GROUPED_SDPA} has no soft-capping or position bias; use attn_implementation='eager'")
     batch, heads, length, _ = query.shape
@@ -44,13 +52,72 @@ def grouped_sdpa(
             if attention_mask.shape[1] > 1:
                 raise ValueError(f"{GROUPED_SDPA} needs one mask for all heads; use attn_implementation='eager'")
             attention_mask = attention_mask.repeat(1, 1, groups, 1)
+    if prefix_layers is not None:
+        assert attention_mask is not None  # one is made for every cached batch
+        prefix = prefix_layers[int(module.layer_idx)]  # type: ignore[arg-type]
+        output = _over_both(query, (prefix.keys, prefix.values), (key, value), attention_mask, scaling)
+        return output.reshape(batch, heads, length, -1).transpose(1, 2).contiguous(), None
     output = scaled_dot_product_attention(
         query, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling, is_causal=causal
     )
     return output.reshape(batch, heads, length, -1).transpose(1, 2).contiguous(), None
 
 
-def register() -> None:
-    """Make :data:`GROUPED_SDPA` a valid ``attn_implementation``; safe to call again."""
-    AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)
-    AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
+def _over_both(
+    query: torch.Tensor,
+    prefix: tuple[torch.Tensor, torch.Tensor],
+    new: tuple[torch.Tensor, torch.Tensor],
+    mask: torch.Tensor,
+    scaling: float | None,
+) -> torch.Tensor:
+    """One softmax over the prefix and the new tokens; no gradient is computed for the prefix."""
+    query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = torch.cat([query @ prefix[0].transpose(-1, -2), query @ new[0].transpose(-1, -2)], -1)
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
+    width = prefix[0].shape[-2]
+    return weights[..., :width] @ prefix[1] + weights[..., width:] @ new[1]
+
+
+class PrefixLayer(DynamicLayer):
+    """One layer's constant prefix; what :func:`grouped_sdpa` attends to beside the new tokens."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.keys, self.values = keys, values
+        self.dtype, self.device = keys.dtype, keys.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the new tokens' keys and values as they are."""
+        return key_states, value_states
+
+
+def prefix_arguments(name: str, states: torch.Tensor, apart: bool) -> dict[str, Any]:
+    """What a model's forward is given for a prefix with ``states (2 * layers, B, kv_heads, length, head_dim)``.
+
+    Args:
+        name: of the model's cache argument.
+        apart: attend to the prefix without joining it with the new tokens; needs :data:`GROUPED_SDPA`.
+    """
+    pairs = [(states[i], states[i + 1]) for i in range(0, len(states), 2)]
+    if not apart:  # no config: every layer then keeps all positions, and a sliding window is left to the mask
+        return {name: DynamicCache(pairs)}
+    layers: list[Any] = [PrefixLayer(keys, values) for keys, values in pairs]
+    return {name: Cache(layers=layers), "prefix_layers": layers}
+
+
+def use_grouped(model: PreTrainedModel) -> None:
+    """Let a model that uses ``sdpa`` use :data:`GROUPED_SDPA` instead."""
+    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+        AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)
+        AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
+        model.set_attn_implementation(GROUPED_SDPA)
+
+
+def is_grouped(model: PreTrainedModel) -> bool:
+    return getattr(model.config, "_attn_implementation", None) == GROUPED_SDPA

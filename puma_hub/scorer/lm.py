@@ -87,7 +87,8 @@ class PersonalizedLM:
         self.task: Task = task if task is not None else RatingTask()
         self.tokenizer = tokenizer
         self._cache_argument = _cache_argument(model)
-        self.model = _with_grouped_attention(model).eval().requires_grad_(False)
+        self.model = model.eval().requires_grad_(False)
+        attention.use_grouped(model)
         self._model_id, self._revision = model_id, revision
         self._config = model.config.get_text_config()
         self._encoder = RowEncoder(
@@ -96,6 +97,7 @@ class PersonalizedLM:
         context = self.template.render({"item_text": "a", "history": ["a"]})[1]
         self.answer_ids = find_answer_ids(tokenizer, context, self.task.answers)
         self._scored = with_answer_head(model, self.answer_ids)
+        self._apart = False  # whether attention takes the prefix apart from the new tokens
         bytes_per_token = self._probe() if prefix_cache != "off" else 0
         self._policy = prefix_cache if bytes_per_token or prefix_cache != "auto" else "off"
         self._cache = PrefixCache(self._prefix_states, bytes_per_token, self._policy, cache_budget)
@@ -236,9 +238,10 @@ class PersonalizedLM:
         embed = self.model.get_input_embeddings()
         suffix_ids, suffix_mask = right_padded(rows.suffixes, self.device)
         parts = [prompts.to(self.device, self.dtype), embed(suffix_ids).to(self.dtype)]
-        past: DynamicCache | None = None
+        past: dict[str, Any] = {}
         if cached and any(rows.prefixes):
-            past, lengths = self._cache.gather(rows)
+            states, lengths = self._cache.gather(rows)
+            past = attention.prefix_arguments(self._cache_argument, states, self._apart)
             width = int(lengths.max())
             prefix_mask = torch.arange(width, device=self.device)[None] >= width - lengths[:, None]
             queries = 0
@@ -253,8 +256,8 @@ class PersonalizedLM:
             inputs_embeds=torch.cat(parts, 1),
             attention_mask=mask.long(),
             position_ids=positions,
-            use_cache=past is not None,
-            **{self._cache_argument: past},
+            use_cache=bool(past),
+            **past,
         )
         last = queries + prompts.shape[1] - 1 + suffix_mask.sum(-1)
         return output.logits[torch.arange(len(last), device=self.device), last].float()
@@ -284,23 +287,34 @@ class PersonalizedLM:
         rows = self._encoder.encode([{"item_text": "a"}, {"item_text": "a somewhat longer title"}])
         ids = torch.tensor([[self.answer_ids[0]], [self.answer_ids[1]]], device=self.device)
         prompts = self.model.get_input_embeddings()(ids).float()
-        name = type(self.model).__name__
-        try:
-            self._cache = PrefixCache(self._prefix_states, 0, "recompute")
-            cached = self._forward(prompts, rows, cached=True)
-            plain = torch.cat([self._plain(prompts[i], rows.prefixes[i], rows.suffixes[i]) for i in range(2)])
-        except UnsupportedModelError:
-            return 0
-        except (TypeError, AttributeError, RuntimeError, IndexError, ValueError) as error:
-            raise UnsupportedModelError(f"{name} cannot be scored from a cached prefix: {error}") from error
+        plain = torch.cat([self._plain(prompts[i], rows.prefixes[i], rows.suffixes[i]) for i in range(2)])
+        self._cache = PrefixCache(self._prefix_states, 0, "recompute")
+        fault: UnsupportedModelError | None = None
+        for apart in (True, False) if attention.is_grouped(self.model) else (False,):
+            self._apart = apart
+            try:
+                fault = self._compared(self._forward(prompts, rows, cached=True), plain)
+            except UnsupportedModelError:
+                return 0
+            except (TypeError, AttributeError, RuntimeError, IndexError, ValueError) as error:
+                name = type(self.model).__name__
+                fault = UnsupportedModelError(f"{name} cannot be scored from a cached prefix: {error}")
+                fault.__cause__ = error
+            if fault is None:
+                return self._prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes
+        assert fault is not None
+        raise fault
+
+    def _compared(self, cached: torch.Tensor, plain: torch.Tensor) -> UnsupportedModelError | None:
         allowed = (1e-3 if self.dtype == torch.float32 else 1e-1) * max(1.0, float(plain.abs().max()))
         difference = float((cached - plain).abs().max())
-        if not difference <= allowed:
-            raise UnsupportedModelError(
-                f"{name} gives other logits from a cached prefix than from the text (difference {difference:.3g}, "
-                f"allowed {allowed:.3g}): it is not purely causal, or ignores position_ids; choose another model"
-            )
-        return self._prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes
+        if difference <= allowed:
+            return None
+        return UnsupportedModelError(
+            f"{type(self.model).__name__} gives other logits from a cached prefix than from the text (difference "
+            f"{difference:.3g}, allowed {allowed:.3g}): it is not purely causal, or ignores position_ids; choose "
+            "another model"
+        )
 
     def _plain(self, prompt: torch.Tensor, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> torch.Tensor:
         embed = self.model.get_input_embeddings()
@@ -345,10 +359,3 @@ def _cache_argument(model: PreTrainedModel) -> str:
     if missing:
         raise UnsupportedModelError(f"{name}.forward does not accept {', '.join(missing)}; choose another model")
     return caches[0]
-
-
-def _with_grouped_attention(model: PreTrainedModel) -> PreTrainedModel:
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
-        attention.register()
-        model.set_attn_implementation(attention.GROUPED_SDPA)
-    return model

@@ -100,8 +100,8 @@ class PrefixCache:
                 self.report.bytes_held -= self._stored.popitem(last=False)[1].nbytes
         return states
 
-    def gather(self, rows: EncodedRows) -> tuple[DynamicCache, torch.Tensor]:
-        """Return the batch's cache, padded on the left, and the prefix lengths ``(B,)``."""
+    def gather(self, rows: EncodedRows) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the batch's states as in :func:`stack_cache`, padded on the left, and the lengths ``(B,)``."""
         by_group: dict[PrefixGroup, list[int]] = {}
         for i, group in enumerate(rows.groups):
             by_group.setdefault(group, []).append(i)
@@ -111,15 +111,14 @@ class PrefixCache:
             states = self._states(group)
             if batch is None:
                 layers2, _, heads, _, size = states.shape
-                batch = states.new_zeros(layers2, len(rows), heads, width, size)
+                batch = states.new_empty(layers2, len(rows), heads, width, size)
             for i in members:
-                length = len(rows.prefixes[i])
-                if length:
-                    batch[:, i, :, width - length :] = states[:, group.row_of[rows.prefixes[i]], :, -length:]
+                start = width - len(rows.prefixes[i])
+                batch[:, i, :, :start] = 0.0
+                if start < width:
+                    batch[:, i, :, start:] = states[:, group.row_of[rows.prefixes[i]], :, start - width :]
         assert batch is not None
-        lengths = torch.tensor([len(prefix) for prefix in rows.prefixes], device=batch.device)
-        # No config: every layer then keeps all positions, and a sliding window is left to the mask.
-        return DynamicCache([(batch[i], batch[i + 1]) for i in range(0, batch.shape[0], 2)]), lengths
+        return batch, torch.tensor([len(prefix) for prefix in rows.prefixes], device=batch.device)
 
 
 def stack_cache(cache: DynamicCache) -> torch.Tensor:
