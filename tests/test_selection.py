@@ -67,7 +67,7 @@ def test_paper_sizes() -> None:
     assert np.allclose(PAPER.weights, np.exp(-(x**2) / 2) + 0.1)
     assert (PAPER.clusters, PAPER.at_least, SEED.clusters, SEED.weights) == (15, 50, 50, (1.0, 2.0, 1.0))
     sizes = np.array([1000, 100, 30])
-    assert cluster_budgets(sizes, 500, 50).tolist() == [50 + 336, 50 + 34, 30]  # 370 left, 1000 : 100
+    assert cluster_budgets(sizes, 500, PAPER).tolist() == [50 + 336, 50 + 34, 30]  # 370 left, 1000 : 100
 
 
 def test_middle_strata_get_more() -> None:

@@ -17,7 +17,9 @@ from puma_hub.data import load_interactions
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
 from puma_hub.errors import ConfigurationError
-from puma_hub.evaluation import controls, evaluate_bank
+from puma_hub.evaluation import evaluate_bank
+from puma_hub.evaluation.compare import controls_of
+from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
 from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
 from puma_hub.hub.publish import write_card
 from puma_hub.migration import migrate
@@ -89,15 +91,16 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     source = trainer.train()
     source.save_to_disk(out / "source-bank")
     seconds = {"source": trainer.report["seconds"]["until_best_epoch"]}
-    results = {"source": evaluate_bank(source_lm, source, rows)}
+    held_out = HeldOut.build(source_lm, source, rows["validation"])
+    results = {"source": evaluate_rows(held_out, rows["train"])}
 
     began = time.monotonic()
     budget = max(1, int(len(source) * settings.share))
     chosen = select_users(source, rows["train"], "puma", budget, settings.seed)
     seconds["selection"] = time.monotonic() - began
     unseen = sorted(set(source.user_ids) - set(chosen))
-    before = controls(source_lm, source, rows["validation"], unseen, settings.seed)
-    del source_lm
+    before = controls_of(held_out, unseen, settings.seed)
+    del source_lm, held_out, trainer.lm
 
     target_lm = _load(TARGET_MODEL, settings, say)
     say(f"training the adapter on {len(chosen)} of {len(source)} users")
@@ -111,15 +114,18 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     migrated = migrate(adapter, source)
     seconds["migration"] = time.monotonic() - began
     migrated.save_to_disk(out / "migrated-bank")
-    results["migrated"] = evaluate_bank(target_lm, migrated, rows)
-    after = controls(target_lm, migrated, rows["validation"], unseen, settings.seed)
+    held_out = HeldOut.build(target_lm, migrated, rows["validation"])
+    results["migrated"] = evaluate_rows(held_out)
+    after = controls_of(held_out, unseen, settings.seed)
 
-    results["random"] = evaluate_bank(target_lm, random_bank(target_lm, source, adapter, settings.seed), rows)
+    results["random"] = evaluate_bank(
+        target_lm, random_bank(target_lm, source, adapter, settings.seed), rows["validation"]
+    )
     say("retraining every user's prompt on the target, the baseline")
     again = PromptTrainer(
         target_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "retrained"))
     )
-    results["retrained"] = evaluate_bank(target_lm, again.train(), rows)
+    results["retrained"] = evaluate_bank(target_lm, again.train(), rows["validation"])
 
     report = _report(settings, results, before, after, seconds, learner.report, again.report, rows, len(chosen))
     report["seconds"]["total"] = time.monotonic() - start

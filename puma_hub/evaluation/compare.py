@@ -10,7 +10,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 
 from puma_hub.bank import PromptBank
-from puma_hub.errors import MismatchError
+from puma_hub.errors import InteractionsError, MismatchError
 from puma_hub.evaluation.evaluate import HeldOut, scores
 from puma_hub.scorer import PersonalizedLM
 
@@ -36,18 +36,33 @@ def controls(
         The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
         (positive is better for either direction of the metric).
     """
-    chosen = bank if users is None else bank.select(list(users))
-    held_out = HeldOut.build(lm, chosen, interactions)
-    prompts = chosen.prompts
-    mean = np.broadcast_to(bank.prompts.mean(axis=0, dtype=np.float64).astype(np.float32), prompts.shape)
-    order = np.random.default_rng(seed).permutation(len(chosen))
-    metric = "rmse" if lm.task.name == "rating" else "user_auc"
-    values = {
-        name: scores(lm.task, held_out.predict(array, bank.head), held_out.labels, held_out.users)[metric]
-        for name, array in (("own", prompts), ("mean", mean), ("shuffled", prompts[order]))
+    return controls_of(HeldOut.build(lm, bank, interactions, users=users), users, seed)
+
+
+def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> dict[str, Any]:
+    """The :func:`controls` of rows that may have been scored before.
+
+    Raises:
+        InteractionsError: none of ``users`` has a row.
+    """
+    bank, task = held_out.bank, held_out.lm.task
+    chosen = list(users) if users is not None else bank.user_ids
+    numbers = held_out.rows_of(chosen)
+    if not len(numbers):
+        raise InteractionsError(f"none of the {len(chosen)} users has held-out rows; check the user ids")
+    row_users, labels = [held_out.users[number] for number in numbers], held_out.labels[numbers]
+    everybody = bank.prompts.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+    rows = bank.rows(chosen)
+    other = dict(zip(chosen, np.random.default_rng(seed).permutation(rows).tolist()))
+    predictions = {
+        "own": held_out.own[numbers],
+        "mean": held_out.predict(everybody, np.zeros(len(numbers)), numbers),
+        "shuffled": held_out.predict(bank.prompts, [other[user] for user in row_users], numbers),
     }
+    metric = "rmse" if task.name == "rating" else "user_auc"
+    values = {name: scores(task, array, labels, row_users)[metric] for name, array in predictions.items()}
     gain = values["mean"] - values["own"] if _LOWER_IS_BETTER[metric] else values["own"] - values["mean"]
-    return {"metric": metric, **values, "gain": gain, "users": len(set(held_out.users)), "rows": len(held_out.rows)}
+    return {"metric": metric, **values, "gain": gain, "users": len(set(row_users)), "rows": len(numbers)}
 
 
 def compare_banks(
@@ -78,12 +93,11 @@ def compare_banks(
     common = [user for user in (users if users is not None else source.user_ids) if user in source and user in target]
     if not common:
         raise MismatchError("the two banks share no user; compare banks of the same users")
-    before = controls(source_lm, source, interactions, common, seed)
-    after = controls(target_lm, target, interactions, common, seed)
-    errors = [
-        _errors_by_user(lm, bank.select(common), interactions)
-        for lm, bank in ((source_lm, source), (target_lm, target))
+    sides = [
+        HeldOut.build(lm, bank, interactions, users=common) for lm, bank in ((source_lm, source), (target_lm, target))
     ]
+    before, after = (controls_of(side, common, seed) for side in sides)
+    errors = [_errors_by_user(side) for side in sides]
     rated = [user for user in common if user in errors[0]]
     worse = [user for user in rated if errors[1][user][0] > errors[0][user][0]]
     return {
@@ -97,14 +111,12 @@ def compare_banks(
     }
 
 
-def _errors_by_user(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset) -> dict[str, tuple[float, int]]:
+def _errors_by_user(held_out: HeldOut) -> dict[str, tuple[float, int]]:
     """Mean squared error and number of rows of each user."""
-    held_out = HeldOut.build(lm, bank, rows)
-    squared = np.square(held_out.predict(bank.prompts, bank.head) - held_out.labels)
-    sums: dict[str, list[float]] = {}
-    for user, value in zip(held_out.users, squared):
-        sums.setdefault(user, []).append(float(value))
-    return {user: (float(np.mean(values)), len(values)) for user, values in sums.items()}
+    values: dict[str, list[float]] = {}
+    for user, value in zip(held_out.users, np.square(held_out.own - held_out.labels)):
+        values.setdefault(user, []).append(float(value))
+    return {user: (float(np.mean(squared)), len(squared)) for user, squared in values.items()}
 
 
 def _by_cluster(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import datasets
@@ -16,7 +17,7 @@ from puma_hub.data import check_interactions, of_users
 from puma_hub.errors import InteractionsError, MismatchError
 from puma_hub.evaluation.baselines import rating_baselines
 from puma_hub.evaluation.scores import auc, mae, rmse, user_auc
-from puma_hub.scorer import PersonalizedLM, RatingHead, Task
+from puma_hub.scorer import EncodedRows, PersonalizedLM, RatingHead, Task
 from puma_hub.scorer.batches import predict_rows
 
 
@@ -34,13 +35,24 @@ class HeldOut:
 
     lm: PersonalizedLM
     bank: PromptBank
+    head: RatingHead | None
     rows: datasets.Dataset
     left_out: int
     batch_size: int
 
     @classmethod
-    def build(cls, lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset, batch_size: int = 256) -> HeldOut:
-        """Keep the rows of the bank's users and count the others.
+    def build(
+        cls,
+        lm: PersonalizedLM,
+        bank: PromptBank,
+        rows: datasets.Dataset,
+        head: RatingHead | None = None,
+        batch_size: int = 256,
+        users: Sequence[str] | None = None,
+    ) -> HeldOut:
+        """Keep the rows of ``users``, by default all of the bank's, and count the others.
+
+        ``head`` is the bank's own by default.
 
         Raises:
             MismatchError: the bank belongs to another LLM.
@@ -50,30 +62,50 @@ class HeldOut:
         if bank.provenance.task not in (None, lm.task):
             raise MismatchError("the bank was made for another task than the scorer; give both the same task")
         rows = check_interactions(rows, lm.task)
-        kept = of_users(rows, bank.user_ids)
+        kept = of_users(rows, bank.user_ids if users is None else list(users))
         if not len(kept):
             raise InteractionsError(f"none of the {len(rows)} rows belongs to a user of the bank; check the user ids")
-        return cls(lm, bank, kept, len(rows) - len(kept), batch_size)
+        return cls(lm, bank, head if head is not None else bank.head, kept, len(rows) - len(kept), batch_size)
 
-    @property
+    @cached_property
     def users(self) -> list[str]:
+        """The user of each row."""
         return list(self.rows["user_id"])
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         return np.asarray(self.rows["label"], dtype=np.float64)
 
-    def predict(self, prompts: np.ndarray, head: RatingHead | None) -> np.ndarray:
-        """Predictions ``(N,)`` of the rows, with ``prompts (users of the bank, l, d)``."""
+    @cached_property
+    def own(self) -> np.ndarray:
+        """Predictions ``(N,)`` with the users' own prompts."""
+        return self.predict(self.bank.prompts, self.bank.rows(self.users))
+
+    @cached_property
+    def _encoded(self) -> EncodedRows:
         names = [name for name in ("item_text", "history") if name in self.rows.column_names]
-        encoded = self.lm.encode(self.rows.select_columns(names), self.bank.shape[0])
-        numbers = torch.tensor(self.bank.rows(self.users))
+        return self.lm.encode(self.rows.select_columns(names), self.bank.shape[0])
+
+    def rows_of(self, user_ids: Collection[str]) -> np.ndarray:
+        """Numbers of the rows of some users."""
+        wanted = set(user_ids)
+        return np.flatnonzero([user in wanted for user in self.users])
+
+    def predict(
+        self, prompts: np.ndarray, prompt_of: Sequence[int] | np.ndarray, numbers: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Predictions of the rows ``numbers``, of all by default; the i-th with ``prompts[prompt_of[i]]``."""
         device = self.lm.device
         logits = predict_rows(
-            self.lm, encoded, torch.from_numpy(np.array(prompts)).to(device), numbers, self.batch_size
+            self.lm,
+            self._encoded if numbers is None else self._encoded.take(numbers),
+            torch.from_numpy(np.array(prompts)).to(device),
+            torch.as_tensor(np.asarray(prompt_of, dtype=np.int64)),
+            self.batch_size,
         )
         with torch.no_grad():
-            return self.lm.task.predict(logits, head.to(device) if head is not None else None).cpu().double().numpy()
+            head = self.head.to(device) if self.head is not None else None
+            return self.lm.task.predict(logits, head).cpu().double().numpy()
 
 
 def evaluate_bank(
@@ -101,22 +133,24 @@ def evaluate_bank(
     splits = {"validation": interactions} if isinstance(interactions, datasets.Dataset) else interactions
     if "validation" not in splits:
         raise InteractionsError(f"evaluation needs the split validation, found {', '.join(splits) or 'none'}")
+    return evaluate_rows(HeldOut.build(lm, bank, splits["validation"], head, batch_size), splits.get("train"))
+
+
+def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> dict[str, Any]:
+    """The report of :func:`evaluate_bank`; the baselines need the training rows."""
     start = time.monotonic()
-    held_out = HeldOut.build(lm, bank, splits["validation"], batch_size)
-    predictions = held_out.predict(bank.prompts, head if head is not None else bank.head)
-    users, labels = held_out.users, held_out.labels
+    task, users, labels = held_out.lm.task, held_out.users, held_out.labels
     report: dict[str, Any] = {
-        "task": lm.task.name,
-        "metrics": scores(lm.task, predictions, labels, users),
+        "task": task.name,
+        "metrics": scores(task, held_out.own, labels, users),
         "rows": len(labels),
         "users": len(set(users)),
         "rows_without_prompt": held_out.left_out,
         "seconds": time.monotonic() - start,
     }
-    if lm.task.name == "rating" and "train" in splits:
-        train = check_interactions(splits["train"], lm.task)
+    if task.name == "rating" and train is not None:
         report["baselines"] = {
             name: {"rmse": rmse(values, labels), "mae": mae(values, labels)}
-            for name, values in rating_baselines(train, held_out.rows).items()
+            for name, values in rating_baselines(check_interactions(train, task), held_out.rows).items()
         }
     return report

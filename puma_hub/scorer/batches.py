@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.scorer.encoding import EncodedRows, Tokens
 from puma_hub.scorer.lm import PersonalizedLM
 
 
@@ -12,10 +12,16 @@ from puma_hub.scorer.lm import PersonalizedLM
 def predict_rows(
     lm: PersonalizedLM, rows: EncodedRows, prompts: torch.Tensor, users: torch.Tensor, batch_size: int
 ) -> torch.Tensor:
-    """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``."""
+    """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``.
+
+    Equal texts with one prompt are scored once, and texts of like length together.
+    """
+    distinct: dict[tuple[Tokens, Tokens, int], int] = {}  # to the first row that is so
+    same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.prefixes, rows.suffixes, users.tolist()))]
+    order = sorted(distinct.values(), key=lambda row: len(rows.prefixes[row]) + len(rows.suffixes[row]))
     parts = []
-    for start in range(0, len(rows), batch_size):
-        numbers = range(start, min(start + batch_size, len(rows)))
-        chosen = users[start : start + batch_size].to(prompts.device)
-        parts.append(lm.logits(prompts[chosen], rows.take(numbers)))
-    return torch.cat(parts)
+    for start in range(0, len(order), batch_size):
+        numbers = order[start : start + batch_size]
+        parts.append(lm.logits(prompts[users[numbers].to(prompts.device)], rows.take(numbers)))
+    place = {row: number for number, row in enumerate(order)}
+    return torch.cat(parts)[torch.tensor([place[row] for row in same], device=lm.device)]

@@ -16,11 +16,13 @@ class StratifiedPreset:
 
     ``clusters``: k of k-means. ``weights``: share of each stratum, from low to high values. ``at_least``: users a
     cluster gets before the rest is divided in proportion to cluster size; None gives every cluster the same.
+    ``reserved``: the share of a budget too small for that which is divided evenly in its stead.
     """
 
     clusters: int
     weights: tuple[float, ...]
     at_least: int | None
+    reserved: float = 1.0
 
 
 def _bell(bins: int) -> tuple[float, ...]:
@@ -28,7 +30,8 @@ def _bell(bins: int) -> tuple[float, ...]:
     return tuple(float(np.exp(-(x**2) / 2) + 0.1) for x in np.linspace(-2, 2, bins))
 
 
-PAPER = StratifiedPreset(clusters=15, weights=_bell(5), at_least=50)
+# 15 * 50 of the paper's 2,000 users. An even split of a small budget would be made of odd users from small clusters.
+PAPER = StratifiedPreset(clusters=15, weights=_bell(5), at_least=50, reserved=0.375)
 SEED = StratifiedPreset(clusters=50, weights=(1.0, 2.0, 1.0), at_least=None)
 
 
@@ -38,11 +41,15 @@ def cluster(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     return KMeans(min(clusters, distinct), random_state=seed, n_init=4).fit_predict(features)
 
 
-def cluster_budgets(sizes: np.ndarray, budget: int, at_least: int | None) -> np.ndarray:
+def cluster_budgets(sizes: np.ndarray, budget: int, preset: StratifiedPreset) -> np.ndarray:
     """Users to take from each cluster; sums to ``min(budget, users)``."""
-    if at_least is None:
-        return divide(budget, np.ones(len(sizes)), sizes)
-    first = divide(min(budget, at_least * len(sizes)), np.ones(len(sizes)), np.minimum(sizes, at_least))
+    even = np.ones(len(sizes))
+    if preset.at_least is None:
+        return divide(budget, even, sizes)
+    wanted = preset.at_least * len(sizes)
+    first = divide(
+        wanted if budget >= wanted else int(preset.reserved * budget), even, np.minimum(sizes, preset.at_least)
+    )
     return first + divide(budget - int(first.sum()), sizes, sizes - first)
 
 
@@ -51,7 +58,7 @@ def stratified(labels: np.ndarray, values: np.ndarray, budget: int, preset: Stra
     generator = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
-    budgets = cluster_budgets(np.array([len(rows) for rows in members]), budget, preset.at_least)
+    budgets = cluster_budgets(np.array([len(rows) for rows in members]), budget, preset)
     for rows, count in zip(members, budgets):
         bins = quantile_bins(values[rows], len(preset.weights))
         strata = [rows[bins == number] for number in range(len(preset.weights))]
