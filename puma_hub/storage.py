@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from puma_hub.errors import StorageError
 
 
@@ -40,6 +42,18 @@ def _alive(process: int) -> bool:
 
 
 @contextmanager
+def _as_storage_error(final: Path, what: str) -> Iterator[None]:
+    """Say what could not be written, and what to do."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise StorageError(f"cannot write {final}: {reason}; free space or choose another {what}") from error
+
+
+@contextmanager
 def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary folder that takes the place of ``target`` when the block ends without an error."""
     final = Path(target)
@@ -51,15 +65,10 @@ def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
     except OSError as error:
         raise StorageError(f"cannot write to {final}: {error.strerror or error}; choose another folder") from error
     try:
-        yield staged
-        staged.chmod(0o755)
-        _swap(staged, final)
-    except StorageError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"cannot write {final}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        with _as_storage_error(final, "folder"):
+            yield staged
+            staged.chmod(0o755)
+            _swap(staged, final)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -85,19 +94,14 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
     final = Path(target)
     staged: Path | None = None
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=_prefix(final.parent, final.name), dir=final.parent)
-        os.close(handle)
-        staged = Path(name)
-        yield staged
-        staged.chmod(0o644)
-        os.replace(staged, final)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"cannot write {final}: {error.strerror or error}; free space or choose another path"
-        ) from error
+        with _as_storage_error(final, "path"):
+            final.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=_prefix(final.parent, final.name), dir=final.parent)
+            os.close(handle)
+            staged = Path(name)
+            yield staged
+            staged.chmod(0o644)
+            os.replace(staged, final)
     finally:
         if staged is not None:
             staged.unlink(missing_ok=True)
@@ -134,18 +138,16 @@ def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(target)
     staged: Path | None = None
+    is_new = not final.exists()
     try:
-        final.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=_prefix(final, "files"), dir=final))
-        yield staged
-        for path in sorted(staged.iterdir(), key=lambda p: p.stat().st_size, reverse=True):
-            os.replace(path, final / path.name)
-    except OSError as error:
-        if isinstance(error, StorageError):
-            raise
-        raise StorageError(
-            f"cannot write to {final}: {error.strerror or error}; free space or choose another folder"
-        ) from error
+        with _as_storage_error(final, "folder"):
+            final.mkdir(parents=True, exist_ok=True)
+            staged = Path(tempfile.mkdtemp(prefix=_prefix(final, "files"), dir=final))
+            yield staged
+            for path in sorted(staged.iterdir(), key=lambda p: p.stat().st_size, reverse=True):
+                os.replace(path, final / path.name)
     finally:
         if staged is not None:
             shutil.rmtree(staged, ignore_errors=True)
+        if is_new and final.is_dir() and not any(final.iterdir()):
+            final.rmdir()

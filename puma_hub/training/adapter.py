@@ -117,7 +117,7 @@ class AdapterTrainer:
             raise SelectionError(
                 f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank"
             )
-        rows = check_interactions(of_users(interactions, chosen), target_lm.task) if chosen else interactions.select([])
+        rows = of_users(check_interactions(interactions, target_lm.task), chosen)
         present = sorted(set(rows["user_id"]))
         if not present:
             raise SelectionError(
