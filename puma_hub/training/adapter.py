@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import datasets
@@ -183,7 +184,7 @@ class AdapterTrainer:
             RowCounts(len(self._train), len(self._validation)),
             self.args,
             self._identity(),
-            lambda: self.lm.fill_cache(self._encoded.rows),
+            partial(self.lm.fill_cache, self._encoded.rows),
             "adapter",
         )
         state = loop.run()

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -27,6 +28,7 @@ from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.state import RunState, load_state, save_state
 
 REPORT_FILE = "report.json"
+Progress = Callable[[int, int], None]
 
 
 class TrainingModule(Protocol):
@@ -45,6 +47,11 @@ class RowCounts:
     validation: int
 
 
+def _show(bar: Any, done: int, total: int) -> None:
+    bar.total = total
+    bar.update(done - bar.n)
+
+
 class Loop:
     """Runs the epochs of one module and keeps its best weights.
 
@@ -53,7 +60,8 @@ class Loop:
         rows: how many rows there are to train and to validate on.
         args: filled arguments.
         identity: a hash of what decides the result.
-        prepare: called once before the first step, for what is computed ahead (the prefix cache).
+        prepare: called once before the first step, for what is computed ahead (the prefix cache); it reports how much
+            is done, and of how much.
         label: the name on the progress bar.
     """
 
@@ -63,7 +71,7 @@ class Loop:
         rows: RowCounts,
         args: PumaTrainingArguments,
         identity: str,
-        prepare: Callable[[], None],
+        prepare: Callable[[Progress], None],
         label: str,
     ) -> None:
         self.module = module
@@ -97,23 +105,20 @@ class Loop:
         """Train from the last checkpoint, if there is one, to the end; load the best weights."""
         self._resume()
         if not self.state.finished:
-            with self._timed("prefix_cache"):
-                self.prepare()
+            with self._timed("prefix_cache"), self._bar("prefix cache", "group") as bar:
+                self.prepare(partial(_show, bar))
             model, optimizer = self.accelerator.prepare(self.module, self.optimizer)
-            bar = tqdm(
-                total=self.epochs * self.steps,
-                initial=self.state.step,
-                desc=self.label,
-                unit="step",
-                disable=self.args.disable_tqdm or not self.accelerator.is_main_process,
-            )
-            with bar:
+            with self._bar(self.label, "step", total=self.epochs * self.steps, initial=self.state.step) as bar:
                 while self.state.epoch < self.epochs:
                     self._epoch(model, optimizer, bar)
             self.state.finished = True
             self._save()
         self.module.load_state_dict(self.best)
         return self.state
+
+    def _bar(self, label: str, unit: str, **numbers: int) -> Any:
+        hidden = self.args.disable_tqdm or not self.accelerator.is_main_process
+        return tqdm(desc=label, unit=unit, disable=hidden, **numbers)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write ``report`` beside the checkpoint, from one process."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import datasets
@@ -135,7 +136,7 @@ class PromptTrainer:
             RowCounts(len(self._train), len(self._validation)),
             self.args,
             self._identity(),
-            lambda: self.lm.fill_cache(self._encoded.rows),
+            partial(self.lm.fill_cache, self._encoded.rows),
             "prompts",
         )
         state = loop.run()
