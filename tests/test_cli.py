@@ -56,8 +56,9 @@ def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(command("migrate", "--adapter", adapter, "--bank", bank, "--out", out["target"])) == 0
     report = tmp_path / "evaluation.json"
     evaluate = command("evaluate", "--model", place / "gemma3", "--bank", out["target"], *rows, "--json", report)
-    assert main(evaluate) == 0
-    assert json.loads(report.read_text())["users"] == 10
+    assert main([*evaluate, "--controls"]) == 0
+    found = json.loads(report.read_text())
+    assert found["users"] == 10 and found["controls"]["own"] == found["metrics"]["rmse"]
     compare = command("compare", "--model", place / "gemma3", "--bank", out["target"], "--source", place / "llama")
     assert main([*compare, "--source-bank", str(bank), *rows, "--json", str(report)]) == 0
     assert "worse_user_ids" not in json.loads(report.read_text())

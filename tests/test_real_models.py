@@ -19,7 +19,7 @@ from puma_hub.identity import fingerprint
 pytestmark = pytest.mark.xdist_group("real models")  # one worker fetches them, once
 
 ROWS = [
-    {"item_text": "Toy Story (1995), Animation, Children's, Comedy\nRating from 1 to 5 by all users: 3.9"},
+    {"item_text": "Toy Story (1995), Animation, Children's, Comedy\nRating by all users: 3.9"},
     {"item_text": "Heat (1995)"},
     {"item_text": "Dr. Strangelove or: How I Learned to Stop Worrying and Love the Bomb (1963), Sci-Fi, War"},
 ]

@@ -46,6 +46,11 @@ def test_logits_and_gradients(make_lm: Callable[..., PersonalizedLM], family: st
     assert (gradient - expected_gradient).abs().max() <= 1e-4 * max(1.0, float(expected_gradient.abs().max()))
 
 
+@pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma3"])
+def test_the_prefix_is_attended_to_apart(make_lm: Callable[..., PersonalizedLM], family: str) -> None:
+    assert make_lm(family)._apart  # exact either way, so nothing else would show that this short cut is lost
+
+
 def test_post_processing_is_the_models_own(make_lm: Callable[..., PersonalizedLM]) -> None:
     capped = make_lm("gemma2").logits(torch.randn(3, 1, 32), ROWS)
     assert capped.abs().max() < 2.0  # final_logit_softcapping of the tiny config

@@ -21,22 +21,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", help="folder or Hub id of the old LLM (default: SmolLM2-135M, fetched)")
     parser.add_argument("--target", help="folder or Hub id of the new LLM (default: Gemma-3-270M, fetched)")
-    parser.add_argument("--users", type=int, default=600)
+    parser.add_argument("--users", type=int, default=300)
     parser.add_argument("--out", default="llama-to-gemma")
     args = parser.parse_args()
 
     rows = load_interactions(
-        "movielens-100k", folder=fetch("movielens-100k"), users=args.users, rows_per_user=50, item_statistics=True
+        "movielens-100k", folder=fetch("movielens-100k"), users=args.users, rows_per_user=40, item_statistics=True
     )
 
     # The old LLM's prompts. In your system they exist already: PromptBank.from_arrays(user_ids, prompts, old.spec).
-    old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")), dtype="bfloat16")
+    old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")))
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A tenth of the users is enough to learn the map for everybody.
-    chosen = select_users(source, rows["train"], "puma", budget=args.users // 10)
-    new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")), dtype="bfloat16")
-    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=2, validation_share=0.0)
+    # A ninth of the users is enough to learn the map for everybody.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 9)
+    new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
+    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
     adapter = AdapterTrainer(new, source, rows["train"], settings, users=chosen).train()
     adapter.save_pretrained(f"{args.out}/adapter")
 

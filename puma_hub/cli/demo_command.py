@@ -7,12 +7,12 @@ import argparse
 from puma_hub.cli.common import whole_number
 from puma_hub.cli.output import Result, say
 
-EXAMPLE = "puma-hub demo --users 600 --seed 42 --out puma-demo --json report.json"
+EXAMPLE = "puma-hub demo --users 300 --seed 42 --out puma-demo --json report.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--users", type=whole_number, default=600, help="users drawn from the data (default: 600)")
-    parser.add_argument("--rows-per-user", type=whole_number, default=50, help="most recent rows of each (default: 50)")
+    parser.add_argument("--users", type=whole_number, default=300, help="users drawn from the data (default: 300)")
+    parser.add_argument("--rows-per-user", type=whole_number, default=40, help="most recent rows of each (default: 40)")
     parser.add_argument("--seed", type=int, default=42, help="of everything random (default: 42)")
     parser.add_argument(
         "--out", default="puma-demo", metavar="DIR", help="adapter, banks and report (default: puma-demo)"

@@ -7,6 +7,7 @@ import argparse
 from puma_hub.cli import common
 from puma_hub.cli.output import Result, metrics_table
 
+CONTROLS = {"mean": "one mean prompt for all", "shuffled": "prompts shuffled among users"}
 EXAMPLE = "puma-hub evaluate --model gemma-3-270m --bank target-bank --interactions ratings.csv"
 
 
@@ -14,14 +15,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     common.add_interactions(parser)
+    parser.add_argument("--controls", action="store_true", help="also one mean prompt for all, and shuffled prompts")
 
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
-    from puma_hub.evaluation import evaluate_bank
+    from puma_hub.evaluation.compare import controls_of
+    from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
 
     bank = PromptBank.from_pretrained(args.bank)
     lm = common.load_lm(args.model, args, bank.provenance.template)
-    report = evaluate_bank(lm, bank, common.load_rows(args))
+    splits = common.load_rows(args)
+    held_out = HeldOut.build(lm, bank, splits["validation"])
+    report = evaluate_rows(held_out, splits["train"])
     rows = {"own prompts": report["metrics"], **report.get("baselines", {})}
+    if args.controls:
+        report["controls"] = found = controls_of(held_out)
+        rows |= {label: {found["metric"]: found[name]} for name, label in CONTROLS.items()}
     return Result(f"{report['rows']} rows of {report['users']} users\n{metrics_table(rows)}", report)

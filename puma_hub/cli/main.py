@@ -32,7 +32,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="puma-hub",
         description="Migrate personalised soft prompts from one language model to another.",
-        epilog="example: puma-hub demo --users 600 --out puma-demo",
+        epilog="example: puma-hub demo --users 300 --out puma-demo",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module, line in COMMANDS:

@@ -19,7 +19,7 @@ def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     """
     train = splits["train"]
     labels = np.asarray(train["label"], dtype=np.float64)
-    overall, low, high = float(labels.mean()), labels.min(), labels.max()
+    overall = float(labels.mean())
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
     for item, label in zip(train["item_id"], labels):
@@ -29,7 +29,7 @@ def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     def text(item: str, plain: str) -> str:
         count = counts.get(item, 0)
         mean = (sums.get(item, 0.0) + _PRIOR_ROWS * overall) / (count + _PRIOR_ROWS)
-        return f"{plain}\nRating from {low:g} to {high:g} by all users: {mean:.1f}"
+        return f"{plain}\nRating by all users: {mean:.1f}"
 
     return datasets.DatasetDict({name: _replaced(rows, text) for name, rows in splits.items()})
 

@@ -22,7 +22,7 @@ from puma_hub.training.report import versions
 
 STRAIGHTFORWARD_BATCH = 32
 SOURCE_SIZE = 576  # SmolLM2-135M
-SLOT_LAST = PRESETS["rating"].removesuffix(":")
+SLOT_LAST = PRESETS["rating"].rstrip()
 
 
 def bench_step(model: str, dtype: str, batch_size: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:

@@ -41,9 +41,9 @@ class DemoSettings:
     processor computes in it.
     """
 
-    users: int = 600
-    rows_per_user: int = 50
-    share: float = 0.1
+    users: int = 300
+    rows_per_user: int = 40
+    share: float = 0.11
     seed: int = 42
     out: str = "puma-demo"
     models: str = "wheels"
@@ -105,7 +105,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     target_lm = _load(TARGET_MODEL, settings, say)
     say(f"training the adapter on {len(chosen)} of {len(source)} users")
     arguments = PumaTrainingArguments(
-        seed=settings.seed, num_train_epochs=2, validation_share=0.0, output_dir=str(out / "work" / "adapter")
+        seed=settings.seed, num_train_epochs=1, validation_share=0.0, output_dir=str(out / "work" / "adapter")
     )
     learner = AdapterTrainer(target_lm, source, rows["train"], arguments, users=chosen)
     adapter = learner.train()

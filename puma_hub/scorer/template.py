@@ -13,9 +13,10 @@ _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
 _KNOWN_SLOTS = ("<user>", "<item>", "<history>")
 _HISTORY_TITLES = 5  # paper, data section: five clicked titles a row
 
-# Item first and the slot late, so that everything before the slot is the same for all users.
+# Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
+# in "rating", the space before the answer: most tokenizers make it a token of its own, and digits come next.
 PRESETS: dict[str, str] = {
-    "rating": "Movie: <item>\nRating from 1 to 5 by <user>:",
+    "rating": "<item>\nRating by one user:<user> ",
     "click": "Headline: <item>\nWill the reader of <history> open it, given <user>? Yes or No:",
     "paper/amazon": (
         "A viewer's taste is described by <user>. Which whole number from 1 to 5 would this viewer "

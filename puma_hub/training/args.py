@@ -12,8 +12,9 @@ PROMPT_METHODS = ("shared", "independent")
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
     "shared": {
-        "num_train_epochs": 3,
+        "num_train_epochs": 2,
         "learning_rate": 2e-2,
+        "base_learning_rate": 5e-2,
         "head_learning_rate": 3e-3,
         "per_device_train_batch_size": 64,
         "offset_penalty": 5e-2,
@@ -29,10 +30,12 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 ADAPTER_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 4,
-    "learning_rate": 1e-4,
-    "head_learning_rate": 1e-3,  # it starts as the source's trained one
+    "learning_rate": 2e-4,
+    # Base and head have a few dozen steps to fit the new LLM, where users are few.
+    "base_learning_rate": 0.1,
+    "head_learning_rate": 1e-2,
     "per_device_train_batch_size": 16,
-    "offset_penalty": 0.3,
+    "offset_penalty": 0.03,
 }
 
 
@@ -44,7 +47,8 @@ class PumaTrainingArguments:
         output_dir: where checkpoint and report go; without it nothing is written and nothing can be resumed.
         num_train_epochs: passes over the training rows; the best one by validation is kept.
         learning_rate: of the prompts (user offsets, for the shared method) or of the adapter.
-        base_learning_rate: of what all users share, in units of the LLM's embedding RMS.
+        base_learning_rate: of what all users share (not for the independent method), in units of the LLM's embedding
+            RMS.
         head_learning_rate: of the rating head.
         per_device_train_batch_size: rows a step on each process.
         per_device_eval_batch_size: rows at once where there is no backward pass.
@@ -69,7 +73,7 @@ class PumaTrainingArguments:
     output_dir: str | None = None
     num_train_epochs: int | None = None
     learning_rate: float | None = None
-    base_learning_rate: float = 5e-2
+    base_learning_rate: float | None = None
     head_learning_rate: float | None = None
     per_device_train_batch_size: int | None = None
     per_device_eval_batch_size: int = 256
