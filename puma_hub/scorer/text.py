@@ -81,7 +81,8 @@ class TextGenerator:
         embeds = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
         lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
         mask = torch.arange(width, device=embeds.device)[None] >= width - lengths[:, None]
-        output: Any = self.model.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
+        model: Any = self.model
+        output: Any = model.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
         ids: torch.Tensor = getattr(output, "sequences", output)
         return ids.reshape(len(rows), -1, ids.shape[-1])
 
@@ -91,7 +92,7 @@ class TextGenerator:
     def _embedded(self, before: Tokens, after: Tokens, prompt: torch.Tensor) -> torch.Tensor:
         if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size or not len(prompt):
             raise MismatchError(f"the prompt must be (length, {self.hidden_size}), got {tuple(prompt.shape)}")
-        embed = self.model.get_input_embeddings()
+        embed: Any = self.model.get_input_embeddings()
         device, dtype = self.model.device, self.model.dtype
         first, last = (embed(torch.tensor(ids, dtype=torch.long, device=device)).to(dtype) for ids in (before, after))
         return torch.cat([first, prompt.to(device, dtype), last])
