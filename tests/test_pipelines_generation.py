@@ -102,7 +102,9 @@ def test_generation_arguments(saved_lm: Callable[..., str], tokenizer: PreTraine
     torch.manual_seed(0)
     assert pipe(INPUTS[0], **sampled) == first and len({one["generated_text"] for one in first}) > 2
     config = pipe.model.generation_config.__class__(max_new_tokens=2, eos_token_id=1, pad_token_id=1)
-    short = pipe(INPUTS[0], generation_config=config, max_new_tokens=None, return_full_text=False)[0]
+    short = pipeline(TASK, model=pipe.model, tokenizer=tokenizer, bank=bank)(
+        INPUTS[0], generation_config=config, return_full_text=False
+    )[0]
     assert len(tokenizer(short["generated_text"])["input_ids"]) <= 2
     kept = pipe(INPUTS[:2], batch_size=2, return_dict_in_generate=True, output_scores=True, do_sample=False)
     assert kept == pipe(INPUTS[:2], batch_size=2, do_sample=False)

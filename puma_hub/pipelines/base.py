@@ -50,9 +50,10 @@ class Deferred:
         return {key: value for key, value in self._options.items() if key not in _NO_OPTIONS and value is not None}
 
 
-def place_of(model: Any, device: Any) -> Any:
-    """The device for a pipeline: what was asked for, or where ``device_map`` has put a loaded model."""
-    return model.device if device is None and getattr(model, "hf_device_map", True) is None else device
+def place_of(model: Any, device: Any, options: Mapping[str, Any]) -> Any:
+    """The device for a pipeline: what was asked for, or the one device that ``device_map`` has put the model on."""
+    alone = options.get("device_map") is not None and getattr(model, "hf_device_map", None) is None
+    return model.device if device is None and alone else device
 
 
 def require_dtype(model: Any, dtype: Any) -> None:

@@ -33,8 +33,9 @@ class PromptMigrationPipeline(BatchPipeline):
 
     def __init__(self, model: Deferred | PumaAdapter, *, device: Any = None, **kwargs: Any) -> None:
         if isinstance(model, Deferred):
-            adapter: Any = PumaAdapter.from_pretrained(model.name, **model.options())
-            device = place_of(adapter, device)
+            chosen = model.options()
+            adapter: Any = PumaAdapter.from_pretrained(model.name, **chosen)
+            device = place_of(adapter, device, chosen)
         elif isinstance(model, PumaAdapter):
             adapter = model
             require_dtype(adapter, kwargs.get("dtype"))

@@ -52,7 +52,7 @@ class PersonalizedPipeline(BatchPipeline):
         if isinstance(model, Deferred):
             self._names = {"model_id": model.name, "revision": options.get("revision")}
             llm, own = load_causal_lm(model.name, **options)
-            tokenizer, device = tokenizer or own, place_of(llm, device)
+            tokenizer, device = tokenizer or own, place_of(llm, device, options)
         elif isinstance(model, PersonalizedLM):
             _require_place(model, device)
             self.lm, llm, tokenizer, device = model, model.model, model.tokenizer, model.device
