@@ -167,9 +167,8 @@ class BatchPipeline(_Pipeline):
 def _each(inputs: Any) -> Iterable[Any]:
     if isinstance(inputs, torch.utils.data.Dataset) and hasattr(inputs, "__len__"):
         return (inputs[number] for number in range(len(inputs)))  # such as KeyDataset, which has no iterator
-    try:
-        return iter(inputs)
-    except TypeError as error:
+    if not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, Mapping)):
         raise ConfigurationError(
             f"a pipeline takes an input, a list of inputs, a data set or a generator, got {type(inputs).__name__}"
-        ) from error
+        )
+    return inputs
