@@ -1,21 +1,39 @@
-"""Making transformers' Auto classes know ours after ``import puma_hub``, without importing transformers for it."""
+"""Making transformers know our classes after ``import puma_hub``, without importing transformers for it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 
-# The modules that define the Auto classes; ours register themselves when puma_hub.adapter is imported.
-_AUTO_MODULES = ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto")
+# Ours that register themselves when imported, and the modules of transformers after which they are.
+_AFTER = {
+    "puma_hub.adapter": ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"),
+    "puma_hub.pipelines": ("transformers.pipelines",),
+}
+_thread = threading.local()
 
 
-class _ThenRegister(Loader):
-    """Runs a module's own loader, then imports our classes."""
+@contextmanager
+def _importing() -> Iterator[None]:
+    _thread.depth = getattr(_thread, "depth", 0) + 1
+    try:
+        yield
+    finally:
+        _thread.depth -= 1
+
+
+class _Noticed(Loader):
+    """Runs a module's own loader, and imports ours when the outermost import of transformers is done.
+
+    Within it ours could not be imported: they need modules that may be half done.
+    """
 
     def __init__(self, loader: Loader) -> None:
         self._loader = loader
@@ -24,41 +42,51 @@ class _ThenRegister(Loader):
         return self._loader.create_module(spec)
 
     def exec_module(self, module: ModuleType) -> None:
-        self._loader.exec_module(module)
-        if module.__name__ == _AUTO_MODULES[0] and _AUTO_MODULES[1] in sys.modules:
-            return  # the models are being imported around this; their turn comes when they are done
-        _Finder.remove()
-        importlib.import_module("puma_hub.adapter")
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        with _importing():
+            self._loader.exec_module(module)
+        if _Finder.installed is not None:
+            _Finder.installed.register_loaded()
 
 
 class _Finder(MetaPathFinder):
-    """Stands in front of the other finders until an Auto module is first imported."""
+    """Stands in front of the other finders until all of ours are registered."""
 
     installed: _Finder | None = None
+
+    def __init__(self) -> None:
+        self._waiting = list(_AFTER)
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name not in _AUTO_MODULES:
+        if name.partition(".")[0] != "transformers":
             return None
         for finder in sys.meta_path:
             spec = finder.find_spec(name, path, target) if finder is not self else None
-            if spec is not None and spec.loader is not None:
-                spec.loader = _ThenRegister(spec.loader)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _Noticed(spec.loader)
                 return spec
         return None
 
-    @classmethod
-    def remove(cls) -> None:
-        if cls.installed in sys.meta_path:
-            sys.meta_path.remove(cls.installed)
-        cls.installed = None
+    def register_loaded(self) -> None:
+        """Import ours whose time has come, unless an import is going on around this."""
+        if getattr(_thread, "depth", 0):
+            return
+        with _importing():
+            while ours := next((o for o in self._waiting if any(name in sys.modules for name in _AFTER[o])), None):
+                self._waiting.remove(ours)
+                importlib.import_module(ours)
+        if not self._waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
 
 
 def when_loaded() -> None:
-    """Register our classes now if the Auto classes are loaded, else as soon as they are."""
-    if any(name in sys.modules for name in _AUTO_MODULES):
-        importlib.import_module("puma_hub.adapter")
-    elif _Finder.installed is None:
+    """Register our classes now where transformers' own are loaded, else as soon as they are."""
+    if _Finder.installed is None:
         _Finder.installed = _Finder()
         sys.meta_path.insert(0, _Finder.installed)
+        _Finder.installed.register_loaded()

@@ -67,6 +67,11 @@ _CORPUS = [
     "Headline: the market opened. Would the reader open it? Yes or No: Yes No",
 ]
 
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message.role }}|>{{ message.content | trim }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
 
 def make_model(family: str, seed: int = 0, **changes: object) -> PreTrainedModel:
     """A tiny random model of ``family``, float32, in evaluation mode."""

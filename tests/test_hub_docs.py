@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from puma_hub import PromptBank, pair_repo_id
+from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig, pair_repo_id
 from puma_hub.cli.main import main
-from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
+from tests.conftest import CHAT_TEMPLATE, make_bank, make_interactions, make_model, make_tokenizer
 from tests.hub_server import HubServer
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -49,7 +49,9 @@ def place(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A folder with ratings.csv, and tiny models under the names that the pages use."""
     for repo_id, family in ((SOURCE, "llama"), (TARGET, "gemma3")):
         make_model(family).save_pretrained(tmp_path / family)
-        make_tokenizer().save_pretrained(tmp_path / family)
+        tokenizer = make_tokenizer()
+        tokenizer.chat_template = CHAT_TEMPLATE
+        tokenizer.save_pretrained(tmp_path / family)
         hub.create_repository(repo_id, files={f.name: f.read_bytes() for f in (tmp_path / family).iterdir()})
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
@@ -94,3 +96,18 @@ def test_banks_and_what_is_left_of_a_user(hub: HubServer, login: Callable[..., N
         assert not any(user.encode() in content or bank[user].tobytes() in content for content in kept)
     newest = PromptBank.from_pretrained("lab/movie-prompts")
     assert newest.user_ids == sorted({*bank.user_ids, "user-10", "user-11"} - {"user-3", "user-5"})
+
+
+def test_pipelines_as_somebody_else(hub: HubServer, login: Callable[..., None], place: Path) -> None:
+    source, target = (
+        ModelSpec.from_model(make_model(family), repo_id) for repo_id, family in ((SOURCE, "llama"), (TARGET, "gemma3"))
+    )
+    login("alice")
+    make_bank(9).with_provenance(model=source).push_to_hub("alice/movie-prompts", private=False)
+    PumaAdapter(PumaConfig(sources=[source], target=target, template="rating")).push_to_hub()
+    login("bob")
+    hub.empty_cache()
+    printed = run("pipelines.md", "pipelines")
+    assert "PromptBank(9 users, prompts 1 x 32, model 'google/gemma-3-270m')\n(1, 32) True" in printed
+    assert "'distribution': {'1': 0." in printed and "rows, 2 of unknown users" in printed
+    assert printed.count("'role': 'assistant'") == 2

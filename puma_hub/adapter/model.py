@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from transformers.utils import ModelOutput
 from puma_hub.adapter import checkpoint
 from puma_hub.adapter.config import PumaConfig
 from puma_hub.adapter.networks import build_network
-from puma_hub.errors import MismatchError
+from puma_hub.errors import MismatchError, StorageError
 from puma_hub.scorer.head import RatingHead
 from puma_hub.storage import replace_files
 
@@ -223,10 +224,14 @@ class PumaAdapter(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
-        name = pretrained_model_name_or_path
-        if not os.path.isdir(name):
-            from puma_hub.hub.download import download_adapter
+        from puma_hub.hub.download import download_adapter, require_adapter
 
+        name = pretrained_model_name_or_path
+        config = Path(name, kwargs.get("subfolder") or "", "config.json")
+        if config.is_file():
+            with suppress(StorageError):  # what is wrong with it is told when it is read
+                require_adapter(config, os.fspath(name))
+        if not os.path.isdir(name):
             options = {key: kwargs.pop(key) for key in _DOWNLOAD if kwargs.get(key) is not None}
             name = download_adapter(os.fspath(name), **options)
         with checkpoint.clear_errors(pretrained_model_name_or_path):

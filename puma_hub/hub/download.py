@@ -35,15 +35,20 @@ def download_adapter(repo_id: str, revision: str | None = None, subfolder: str =
             # The second file is of the commit that the first one was of.
             revision = path.parents[len(Path(subfolder).parts)].name
             if name == "config.json":
-                _require_adapter(path, repo_id)
+                require_adapter(path, repo_id)
     return path.parent
 
 
-def _require_adapter(config: Path, repo_id: str) -> None:
-    """Say so before the weights of some language model are downloaded."""
+def require_adapter(config: Path, repo_id: str) -> None:
+    """Say so before the weights of some language model are downloaded or read.
+
+    Raises:
+        CheckpointError: the config is another model's.
+        StorageError: it is not valid JSON.
+    """
     kind = read_json(config).get("model_type")
     if kind != "puma_adapter":
         raise CheckpointError(
-            f"cannot load an adapter from {repo_id}: it holds a model of type {kind!r}; give an adapter's repository, "
-            "such as puma-hub search lists"
+            f"cannot load an adapter from {repo_id}: it holds a model of type {kind!r}; give an adapter's folder, or a "
+            "repository such as puma-hub search lists"
         )

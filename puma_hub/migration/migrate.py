@@ -16,6 +16,10 @@ from puma_hub.errors import BankError, ConfigurationError, MismatchError
 
 logger = logging.getLogger(__name__)
 
+# Matrix products of few rows take other paths, which end in other last bits; with this many, a prompt becomes the
+# same bits alone and among others.
+_LEAST_ROWS = 32
+
 
 def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
     """Raise MismatchError unless there is one fitting bank for each source of ``adapter``, in its order."""
@@ -36,6 +40,8 @@ def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
 def map_prompts(adapter: PumaAdapter, prompts: np.ndarray, batch_size: int) -> np.ndarray:
     """Map source prompts ``(N, l, d_source)`` to float32 ``(N, l, d_target)`` on the adapter's device.
 
+    On a CPU a prompt's bits do not depend on the prompts beside it, nor on the batch size.
+
     Raises:
         BankError: the result is not finite.
     """
@@ -45,7 +51,8 @@ def map_prompts(adapter: PumaAdapter, prompts: np.ndarray, batch_size: int) -> n
     result = np.empty((len(prompts), adapter.config.prompt_length, target.hidden_size), dtype=np.float32)
     for start in range(0, len(prompts), batch_size):
         part = torch.from_numpy(np.array(prompts[start : start + batch_size])).to(adapter.device)
-        result[start : start + batch_size] = adapter(part).target_prompts.float().cpu().numpy()
+        padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - len(part)), *part.shape[1:])])
+        result[start : start + len(part)] = adapter(padded).target_prompts[: len(part)].float().cpu().numpy()
     adapter.train(was_training)
     if not np.isfinite(result).all():
         raise BankError("the adapter gave NaN or infinite prompts; it is damaged or these prompts are not its source's")

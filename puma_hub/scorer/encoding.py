@@ -54,6 +54,14 @@ class EncodedRows:
         )
 
 
+def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """What the tokenizer puts before every text, such as ``<bos>``."""
+    probe = tokenizer("a", add_special_tokens=False)["input_ids"]
+    with_special = tokenizer("a")["input_ids"]
+    start = next((i for i in range(len(with_special)) if with_special[i : i + len(probe)] == probe), 0)
+    return tuple(with_special[:start])
+
+
 class RowEncoder:
     """Tokenises rows with a template and shares equal prefixes between all rows it has seen."""
 
@@ -61,10 +69,7 @@ class RowEncoder:
         self.tokenizer = tokenizer
         self.template = template
         self.max_length = max_length
-        probe = tokenizer("a", add_special_tokens=False)["input_ids"]
-        with_special = tokenizer("a")["input_ids"]
-        start = next((i for i in range(len(with_special)) if with_special[i : i + len(probe)] == probe), 0)
-        self.leading: Tokens = tuple(with_special[:start])  # such as <bos>
+        self.leading = leading_tokens(tokenizer)
         self._groups: weakref.WeakValueDictionary[Tokens, PrefixGroup] = weakref.WeakValueDictionary()
 
     def _tokens(self, texts: list[str]) -> dict[str, Tokens]:

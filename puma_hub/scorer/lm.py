@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import copy
-import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from puma_hub.errors import BankError, MismatchError, StorageError, TemplateError, UnsupportedModelError
+from puma_hub.errors import BankError, MismatchError, UnsupportedModelError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import attention
 from puma_hub.scorer.answers import find_answer_ids
 from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, RowEncoder, left_padded, right_padded
+from puma_hub.scorer.models import cache_argument, load_causal_lm, max_positions
 from puma_hub.scorer.prefix_cache import PrefixCache, PrefixCacheReport, stack_cache
 from puma_hub.scorer.tasks import RatingTask, Task
 from puma_hub.scorer.template import PromptTemplate
+from puma_hub.scorer.text import TextGenerator
 
 _START_WORD = " user"
-_NEEDED_ARGUMENTS = ("inputs_embeds", "position_ids", "attention_mask")
-_CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and since
 
 
 class AnswerHead(nn.Module):
@@ -86,14 +85,11 @@ class PersonalizedLM:
         self.template = PromptTemplate.of(template)
         self.task: Task = task if task is not None else RatingTask()
         self.tokenizer = tokenizer
-        self._cache_argument = _cache_argument(model)
+        self._cache_argument = cache_argument(model)
         self.model = model.eval().requires_grad_(False)
         attention.use_grouped(model)
         self._model_id, self._revision = model_id, revision
-        self._config = model.config.get_text_config()
-        self._encoder = RowEncoder(
-            tokenizer, self.template, int(getattr(self._config, "max_position_embeddings", 10**9))
-        )
+        self._encoder = RowEncoder(tokenizer, self.template, max_positions(model))
         context = self.template.render({"item_text": "a", "history": ["a"]})[1]
         self.answer_ids = find_answer_ids(tokenizer, context, self.task.answers)
         self._scored = with_answer_head(model, self.answer_ids)
@@ -127,15 +123,7 @@ class PersonalizedLM:
         where = (
             torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
         )
-        source: dict[str, Any] = {"revision": revision, "token": token}
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(model_id_or_dir, **source)
-            model = AutoModelForCausalLM.from_pretrained(model_id_or_dir, dtype=dtype, use_safetensors=True, **source)
-        except (OSError, ValueError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise StorageError(
-                f"cannot load a causal LM and its tokenizer from {model_id_or_dir!r}: {reason}"
-            ) from error
+        model, tokenizer = load_causal_lm(model_id_or_dir, dtype=dtype, revision=revision, token=token)
         return cls(
             model.to(where),  # type: ignore[arg-type]
             tokenizer,
@@ -153,6 +141,10 @@ class PersonalizedLM:
     def spec(self) -> ModelSpec:
         """The model's identity; hashing the embeddings takes about a second once."""
         return ModelSpec.from_model(self.model, self._model_id, self._revision)
+
+    @property
+    def config(self) -> PretrainedConfig:
+        return self.model.config
 
     @property
     def hidden_size(self) -> int:
@@ -324,38 +316,36 @@ class PersonalizedLM:
 
     # Text
 
-    @torch.no_grad()
-    def generate(self, text: str, prompt: torch.Tensor, **generation_kwargs: Any) -> str:
-        """Continue ``text``, in which ``<user>`` stands for ``prompt (l, d)``; arguments as in ``model.generate``."""
-        if text.count("<user>") != 1:
-            raise TemplateError(f"the text must hold <user> exactly once, found {text.count('<user>')} times")
-        prompt = torch.as_tensor(prompt)
-        if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size:
-            raise MismatchError(f"the prompt must be (length, {self.hidden_size}), got {tuple(prompt.shape)}")
-        before, after = text.split("<user>")
-        rows = [self._encoder.leading + tuple(self.tokenizer(before, add_special_tokens=False)["input_ids"])]
-        rows.append(tuple(self.tokenizer(after, add_special_tokens=False)["input_ids"]))
-        embed = self.model.get_input_embeddings()
-        parts = [embed(torch.tensor(ids, dtype=torch.long, device=self.device)).to(self.dtype) for ids in rows]
-        embeds = torch.cat([parts[0], prompt.to(self.device, self.dtype), parts[1]])[None]
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=self.device)
-        ids = self.model.generate(inputs_embeds=embeds, attention_mask=mask, **generation_kwargs)
-        return str(self.tokenizer.decode(ids[0], skip_special_tokens=True))
+    @overload
+    def generate(self, text: str, prompt: torch.Tensor, **generation_kwargs: Any) -> str: ...
+    @overload
+    def generate(
+        self, text: Sequence[str], prompt: torch.Tensor | Sequence[torch.Tensor], **generation_kwargs: Any
+    ) -> list[str]: ...
+    def generate(
+        self, text: str | Sequence[str], prompt: torch.Tensor | Sequence[torch.Tensor], **generation_kwargs: Any
+    ) -> str | list[str]:
+        """Continue a text, or a batch of texts, in which ``<user>`` stands for a soft prompt.
 
+        Args:
+            text: one text, or several.
+            prompt: ``(l, d)`` for one text; one such prompt for each of several.
+            generation_kwargs: as in ``model.generate``.
 
-def _cache_argument(model: PreTrainedModel) -> str:
-    """What ``model.forward`` calls its key/value cache.
+        Returns:
+            What is new: a string (of several sequences the first), or for several texts a list, in which the
+            sequences of a text follow one another.
 
-    Raises:
-        UnsupportedModelError: it takes none, lacks another argument, or is not decoder-only.
-    """
-    name = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise UnsupportedModelError(f"{name} is an encoder-decoder model; soft prompts need a decoder-only model")
-    accepted = inspect.signature(model.forward).parameters
-    missing = [argument for argument in _NEEDED_ARGUMENTS if argument not in accepted]
-    caches = [argument for argument in _CACHE_ARGUMENTS if argument in accepted]
-    missing += [] if caches else [" or ".join(_CACHE_ARGUMENTS)]
-    if missing:
-        raise UnsupportedModelError(f"{name}.forward does not accept {', '.join(missing)}; choose another model")
-    return caches[0]
+        Raises:
+            TemplateError: a text does not hold ``<user>`` exactly once, or does not fit the model's context.
+            MismatchError: a prompt has another shape.
+            BankError: the number of prompts differs from the number of texts.
+        """
+        generator = TextGenerator(self.model, self.tokenizer)
+        if isinstance(text, str):
+            ids = generator.generate([generator.split(text)], [torch.as_tensor(prompt)], **generation_kwargs)
+            return generator.decode(ids[0, 0])
+        if not len(text):
+            return []
+        ids = generator.generate([generator.split(part) for part in text], list(prompt), **generation_kwargs)
+        return [generator.decode(sequence) for sequence in ids.flatten(0, 1)]

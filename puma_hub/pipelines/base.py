@@ -1,0 +1,174 @@
+"""What our pipelines share: loading a model with our own errors, and inputs one at a time, in batches or streamed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import torch
+from transformers.pipelines import Pipeline
+
+from puma_hub.errors import ConfigurationError, PumaHubError
+
+# Arguments of transformers.pipeline that are no model's.
+_NO_OPTIONS = ("trust_remote_code", "code_revision", "_from_pipeline", "_commit_hash")
+
+# Its annotations are of pipelines that take and give one dict of tensors.
+_Pipeline: Any = Pipeline
+
+
+class Deferred:
+    """The name of a model that the pipeline's own class loads.
+
+    ``transformers.pipeline`` would swallow the errors of loading, try other classes and dtypes, and take weights of
+    other formats than safetensors.
+    """
+
+    config = SimpleNamespace(_commit_hash=None)  # read by transformers before 5.24
+    device = None
+
+    def __init__(self, name: str, options: Mapping[str, Any]) -> None:
+        self.name = name
+        self._options = options
+
+    @classmethod
+    def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Deferred:
+        """Keep what the model is to be loaded by."""
+        return cls(os.fspath(name), options)
+
+    def options(self) -> dict[str, Any]:
+        """The arguments of ``from_pretrained`` that were given.
+
+        Raises:
+            ConfigurationError: code from the repository was to be run.
+        """
+        if self._options.get("trust_remote_code"):
+            raise ConfigurationError("puma_hub runs no code of repositories; leave out trust_remote_code")
+        return {key: value for key, value in self._options.items() if key not in _NO_OPTIONS and value is not None}
+
+
+def place_of(model: Any, device: Any, options: Mapping[str, Any]) -> Any:
+    """The device for a pipeline: what was asked for, or the one device that ``device_map`` has put the model on."""
+    alone = options.get("device_map") is not None and getattr(model, "hf_device_map", None) is None
+    return model.device if device is None and alone else device
+
+
+def require_dtype(model: Any, dtype: Any) -> None:
+    """Refuse a dtype that a model in memory has not.
+
+    Raises:
+        ConfigurationError: it has another one.
+    """
+    wanted = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
+    if wanted not in (None, "auto", model.dtype):
+        raise ConfigurationError(
+            f"the model was given in {model.dtype}, dtype={dtype} asks for another one; load the model in that dtype, "
+            "or give its name"
+        )
+
+
+def refuse_unknown(task: str, options: Mapping[str, Any]) -> None:
+    """Refuse arguments that a pipeline does not know.
+
+    Raises:
+        ConfigurationError: there are some.
+    """
+    if options:
+        raise ConfigurationError(f"the pipeline {task} has no argument {', '.join(options)}; see docs/pipelines.md")
+
+
+class BatchPipeline(_Pipeline):
+    """A pipeline whose ``_forward`` takes a list of prepared inputs and returns a list of as many results.
+
+    One input gives one result, a list, tuple or ``datasets.Dataset`` a list of results, and a generator or any other
+    iterable an iterator over results that reads a batch at a time.
+    """
+
+    _load_processor = False
+    _load_image_processor = False
+    _load_video_processor = False
+    _load_feature_extractor = False
+    _load_tokenizer = False
+    usual_batch_size: ClassVar[int] = 1
+
+    def is_single(self, inputs: Any) -> bool:
+        """Whether ``inputs`` is one input."""
+        raise NotImplementedError
+
+    def __call__(
+        self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any
+    ) -> Any:
+        """Run the pipeline; ``num_workers`` is taken for compatibility and has no effect.
+
+        Raises:
+            ConfigurationError: the batch size is no whole number of at least 1, or the inputs cannot be iterated.
+        """
+        from datasets import Dataset
+
+        size = self.size_of(batch_size)
+        ours = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        preprocess, forward, postprocess = (
+            {**mine, **theirs} for mine, theirs in zip(ours, self._sanitize_parameters(**options))
+        )
+        if self.is_single(inputs):
+            (output,) = self.forward([self.preprocess(inputs, **preprocess)], **forward)
+            return self.postprocess(output, **postprocess)
+        results = self._results(_each(inputs), size, preprocess, forward, postprocess)
+        return list(results) if isinstance(inputs, (list, tuple, Dataset)) else results
+
+    def size_of(self, batch_size: int | None) -> int:
+        """The batch size of a call: its own, or the pipeline's, or the usual one.
+
+        Raises:
+            ConfigurationError: it is no whole number of at least 1.
+        """
+        size = next(s for s in (batch_size, self._batch_size, self.usual_batch_size) if s is not None)
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {size!r}")
+        return size
+
+    def _results(
+        self,
+        inputs: Iterable[Any],
+        batch_size: int,
+        preprocess: dict[str, Any],
+        forward: dict[str, Any],
+        postprocess: dict[str, Any],
+    ) -> Iterator[Any]:
+        remaining = iter(enumerate(inputs))
+        while batch := list(islice(remaining, batch_size)):
+            prepared = []
+            for position, item in batch:
+                try:
+                    prepared.append(self.preprocess(item, **preprocess))
+                except PumaHubError as error:
+                    raise type(error)(f"input {position}: {error}") from error
+            yield from (self.postprocess(output, **postprocess) for output in self.forward(prepared, **forward))
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+        """Refused.
+
+        Raises:
+            ConfigurationError: always; a saved pipeline would ask its users to run code from its folder.
+        """
+        raise ConfigurationError(
+            "a pipeline is not saved, only its parts are: use pipe.model.save_pretrained, or save_to_disk and "
+            "push_to_hub of the bank and the adapter"
+        )
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
+        """Refused, like :meth:`save_pretrained`."""
+        self.save_pretrained("")
+
+
+def _each(inputs: Any) -> Iterable[Any]:
+    if isinstance(inputs, torch.utils.data.Dataset) and hasattr(inputs, "__len__"):
+        return (inputs[number] for number in range(len(inputs)))  # such as KeyDataset, which has no iterator
+    if not isinstance(inputs, Iterable) or isinstance(inputs, (str, bytes, Mapping)):
+        raise ConfigurationError(
+            f"a pipeline takes an input, a list of inputs, a data set or a generator, got {type(inputs).__name__}"
+        )
+    return inputs

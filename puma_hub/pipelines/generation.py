@@ -1,0 +1,157 @@
+"""``pipeline("personalized-text-generation")``: texts and chats continued for one user each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jinja2 import TemplateError as ChatTemplateError
+
+from puma_hub.errors import InteractionsError, TemplateError
+from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
+from puma_hub.scorer.encoding import Tokens
+from puma_hub.scorer.text import SLOT, TextGenerator
+
+_CHAT_SLOT = "\ue000soft-prompt\ue001"  # private characters: stands in no text, and no chat template cares for it
+_USUAL_NEW_TOKENS = 256  # as of transformers' text-generation
+
+
+class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
+    """Continues texts and chats in which a user's soft prompt takes the place of ``<user>``.
+
+    An input is a text, a chat (a list of messages with ``role`` and ``content``, rendered with the tokenizer's chat
+    template), or a dict with ``text`` or ``messages`` and its own ``user_id`` or ``prompt`` (``(l, d)``). Without a
+    slot the prompt goes in front: of the text, or of the first message's content. A result is a list of
+    ``{"generated_text": ...}``, one for each of ``num_return_sequences``, as of transformers' ``text-generation``.
+
+    Args:
+        model, bank, adapter: see :class:`PersonalizedPipeline`.
+        user_id, prompt: for inputs that name none of their own.
+        unknown_users: ``error``, or ``mean`` to write for users who are not in the bank with the bank's mean prompt;
+            results then say in ``cold_start`` whether it was used.
+        return_full_text: whether ``generated_text`` begins with the text or the messages, as given (the default).
+        generation_kwargs: as in ``model.generate``; 256 new tokens unless they or the model say otherwise.
+
+    Raises:
+        MismatchError: bank, adapter and LLM do not belong together.
+        UnsupportedModelError: the model is not decoder-only, or takes no embeddings.
+        ConfigurationError: an argument cannot be used.
+        StorageError, CheckpointError, HubError: something cannot be loaded.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.generator = TextGenerator(self.model, self.tokenizer)
+
+    def is_single(self, inputs: Any) -> bool:
+        return isinstance(inputs, (str, Mapping)) or _is_chat(inputs)
+
+    def _sanitize_parameters(
+        self,
+        user_id: str | None = None,
+        prompt: Any = None,
+        unknown_users: str | None = None,
+        return_full_text: bool | None = None,
+        **generation_kwargs: Any,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        before = {"user_id": user_id, "prompt": prompt}
+        if unknown_users is not None:
+            before["unknown_users"] = checked_unknown_users(unknown_users)
+        after = {} if return_full_text is None else {"return_full_text": return_full_text}
+        return {key: value for key, value in before.items() if value is not None}, generation_kwargs, after
+
+    def preprocess(
+        self, inputs: Any, user_id: str | None = None, prompt: Any = None, unknown_users: str = "error"
+    ) -> dict[str, Any]:
+        """The token ids before and after the prompt, the prompt ``(l, d)``, and the input as it was given."""
+        item: Any = inputs if isinstance(inputs, Mapping) else {"messages" if _is_chat(inputs) else "text": inputs}
+        if item.get("user_id") is None and item.get("prompt") is None:
+            item = {**item, "user_id": user_id, "prompt": prompt}
+        text, messages = item.get("text"), item.get("messages")
+        if messages is None and isinstance(text, str):
+            given: Any = text
+            parts = self.generator.split(text if SLOT in text else SLOT + text)
+        elif text is None and _is_chat(messages):
+            given = [dict(message) for message in messages]
+            parts = self._chat_parts(given)
+        else:
+            raise InteractionsError(
+                "an input needs text, a string, or messages, a list of {'role': ..., 'content': ...}; found "
+                f"{', '.join(map(str, item))} with {type(text if messages is None else messages).__name__}"
+            )
+        found, is_mean = self.prompts.find(item, unknown_users)
+        allowed = {"cold_start": is_mean} if unknown_users == "mean" else {}
+        return {"given": given, "parts": parts, "prompt": found, **allowed}
+
+    def _chat_parts(self, messages: list[dict[str, Any]]) -> tuple[Tokens, Tokens]:
+        contents: list[Any] = [message.get("content") for message in messages]
+        if not all(isinstance(content, str) for content in contents):
+            raise TemplateError("every message needs a content that is a string; soft prompts go into text alone")
+        slots = sum(content.count(SLOT) for content in contents)
+        if slots > 1:
+            raise TemplateError(f"the messages must hold {SLOT} at most once, found {slots} times")
+        marked = [{**message, "content": message["content"].replace(SLOT, _CHAT_SLOT)} for message in messages]
+        if not slots:
+            marked[0]["content"] = _CHAT_SLOT + marked[0]["content"]
+        goes_on = _is_prefill(messages)
+        tokenizer: Any = self.tokenizer
+        try:
+            text = tokenizer.apply_chat_template(
+                marked, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
+            )
+        except (ChatTemplateError, ValueError, TypeError, KeyError) as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise TemplateError(
+                f"the tokenizer's chat template cannot render these messages: {reason}; give messages it knows, or a "
+                "text"
+            ) from error
+        if text.count(_CHAT_SLOT) != 1:
+            raise TemplateError(
+                f"the chat template writes the message with {SLOT} {text.count(_CHAT_SLOT)} times; put the slot into "
+                "another message"
+            )
+        return self.generator.split(text, _CHAT_SLOT, leading=False)
+
+    def _forward(self, inputs: list[dict[str, Any]], **generation_kwargs: Any) -> list[dict[str, Any]]:
+        """New token ids ``(sequences, tokens)`` of each input, beside what :meth:`preprocess` found."""
+        options = {**self._usual_options(generation_kwargs), **generation_kwargs}
+        ids = self.generator.generate(
+            [item["parts"] for item in inputs], [item["prompt"] for item in inputs], **options
+        )
+        return [{**item, "ids": sequences} for item, sequences in zip(inputs, ids)]
+
+    def _usual_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the caller and the model leave open; a whole ``generation_config`` leaves nothing open."""
+        if given.get("generation_config") is not None:
+            return {}
+        said = {*self.model.generation_config.to_diff_dict(), *given}
+        padding = next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), None)
+        usual = {} if said & {"max_new_tokens", "max_length"} else {"max_new_tokens": _USUAL_NEW_TOKENS}
+        return usual if "pad_token_id" in said or padding is None else {**usual, "pad_token_id": padding}
+
+    def postprocess(self, output: dict[str, Any], return_full_text: bool = True) -> list[dict[str, Any]]:
+        told = {key: output[key] for key in ("cold_start",) if key in output}
+        texts = [self.generator.decode(sequence) for sequence in output["ids"]]
+        given = output["given"]
+        if return_full_text:
+            return [{"generated_text": _joined(given, text), **told} for text in texts]
+        return [{"generated_text": text, **told} for text in texts]
+
+
+def _is_chat(inputs: Any) -> bool:
+    if not isinstance(inputs, (list, tuple)) or not inputs:
+        return False
+    return all(isinstance(message, Mapping) and "role" in message for message in inputs)
+
+
+def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the last message is the assistant's own, to be gone on with."""
+    return messages[-1]["role"] == "assistant"
+
+
+def _joined(given: Any, text: str) -> Any:
+    if isinstance(given, str):
+        return given + text
+    if _is_prefill(given):
+        return [*given[:-1], {**given[-1], "content": given[-1]["content"] + text}]
+    return [*given, {"role": "assistant", "content": text}]

@@ -1,0 +1,114 @@
+"""``pipeline("prompt-migration")``: an adapter on banks, data sets and arrays."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma_hub.adapter import PumaAdapter
+from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.pipelines.arrays import as_array
+from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, refuse_unknown, require_dtype
+
+
+class PromptMigrationPipeline(BatchPipeline):
+    """Maps prompts of an adapter's source LLM to its target LLM, as :meth:`puma_hub.PumaAdapter.migrate` does.
+
+    A bank gives a bank, and so does a data set with a bank's columns. An array or tensor ``(l, d)`` or
+    ``(N, l, d)`` gives a float32 array of like shape, a list of them a list. With one ``batch_size``, 4096 by default,
+    the same prompts become the same bits whichever way they are given.
+
+    Args:
+        model: repository or folder of an adapter, or a :class:`~puma_hub.PumaAdapter`.
+
+    Raises:
+        ConfigurationError: the model is no adapter, or cannot have the dtype asked for.
+        CheckpointError: the adapter is damaged.
+        HubError: it cannot be downloaded.
+    """
+
+    usual_batch_size = 4096
+
+    def __init__(self, model: Deferred | PumaAdapter, *, device: Any = None, **kwargs: Any) -> None:
+        if isinstance(model, Deferred):
+            chosen = model.options()
+            adapter: Any = PumaAdapter.from_pretrained(model.name, **chosen)
+            device = place_of(adapter, device, chosen)
+        elif isinstance(model, PumaAdapter):
+            adapter = model
+            require_dtype(adapter, kwargs.get("dtype"))
+        else:
+            raise ConfigurationError(
+                "prompt-migration needs model=, the repository or folder of an adapter or a PumaAdapter, got "
+                f"{type(model).__name__}"
+            )
+        super().__init__(model=adapter.eval(), device=device, **kwargs)
+
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, **options: Any) -> Any:
+        """Migrate.
+
+        Args:
+            inputs: a bank, a data set with a bank's columns, or for several sources a list with one of them for each
+                source, in the adapter's order; an array, a list, data set or generator of arrays.
+            batch_size: prompts at a time.
+
+        Returns:
+            A :class:`~puma_hub.PromptBank` for banks and data sets; arrays, float32, for arrays.
+
+        Raises:
+            MismatchError: prompts or a bank are of another LLM, size or length.
+            BankError: prompts are malformed, or the result is not finite.
+        """
+        import datasets
+
+        from puma_hub.bank import PromptBank, Provenance
+
+        size = self.size_of(batch_size)
+        given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
+        if not given or not all(isinstance(part, (PromptBank, datasets.Dataset)) for part in given):
+            return super().__call__(inputs, batch_size=size, rows=size, **options)
+        config: Any = self.model.config
+        banks = []
+        for number, part in enumerate(given):
+            if isinstance(part, datasets.Dataset):  # says nothing of its LLM
+                spec = config.sources[min(number, len(config.sources) - 1)]
+                part = PromptBank(part, Provenance(spec, config.prompt_length))
+            banks.append(part)
+        return self.model.migrate(banks, batch_size=size)
+
+    def is_single(self, inputs: Any) -> bool:
+        return isinstance(inputs, (np.ndarray, torch.Tensor))
+
+    def _sanitize_parameters(
+        self, rows: int | None = None, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        refuse_unknown("prompt-migration", options)
+        return {}, {} if rows is None else {"rows": rows}, {}
+
+    def preprocess(self, inputs: Any) -> np.ndarray:
+        """Float32 ``(l, d)`` or ``(N, l, d)``."""
+        config: Any = self.model.config
+        shape = (config.prompt_length, config.source_size)
+        array = as_array(inputs)
+        if array.shape == (shape[0] * shape[1],):  # as a bank's column holds it
+            array = array.reshape(shape)
+        if array.ndim not in (2, 3) or array.shape[-2:] != shape:
+            raise MismatchError(
+                f"this adapter takes prompts {shape} or (users, {shape[0]}, {shape[1]}), got {array.shape}"
+            )
+        return array
+
+    def _forward(self, arrays: list[np.ndarray], rows: int) -> list[np.ndarray]:
+        """Map the prompts of all arrays, ``rows`` at a time."""
+        from puma_hub.migration.migrate import map_prompts
+
+        adapter: Any = self.model
+        stacked = [array if array.ndim == 3 else array[None] for array in arrays]
+        mapped = map_prompts(adapter, np.concatenate(stacked), rows)
+        parts = np.split(mapped, np.cumsum([len(part) for part in stacked])[:-1])
+        return [part if array.ndim == 3 else part[0] for array, part in zip(arrays, parts)]
+
+    def postprocess(self, output: np.ndarray) -> np.ndarray:
+        return output

@@ -1,0 +1,106 @@
+"""What the pipelines of an LLM share: the LLM, its tokenizer, and its users' prompts."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from puma_hub.adapter import PumaAdapter
+from puma_hub.errors import ConfigurationError
+from puma_hub.identity import ModelSpec
+from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, require_dtype
+from puma_hub.pipelines.prompts import UNKNOWN_USERS, UserPrompts, bank_for, load_adapter, load_banks
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.scorer.models import load_causal_lm, load_tokenizer
+
+
+class PersonalizedPipeline(BatchPipeline):
+    """An LLM with the prompts of its users.
+
+    Args:
+        model: id or folder of a causal LM, a model with ``tokenizer=``, or a :class:`~puma_hub.PersonalizedLM`.
+        bank: the users' prompts: a :class:`~puma_hub.PromptBank`, its folder or its repository; for an adapter of
+            several sources a list of them. Without one, every input brings its prompt.
+        adapter: migrates a bank of another LLM: a :class:`~puma_hub.PumaAdapter`, its folder or its repository. A
+            bank that is known to be this LLM's, by fingerprint or else by name, is used as it is.
+
+    Raises:
+        MismatchError: bank, adapter and LLM do not belong together.
+        ConfigurationError: an argument cannot be used.
+        StorageError, CheckpointError, HubError: something cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        model: Deferred | PreTrainedModel | PersonalizedLM,
+        tokenizer: Any = None,
+        *,
+        bank: Any = None,
+        adapter: Any = None,
+        device: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        options = model.options() if isinstance(model, Deferred) else {}
+        token = options.get("token")
+        self.source_banks = load_banks(bank, token) if bank is not None else []
+        self.adapter: PumaAdapter | None = load_adapter(adapter, token) if adapter is not None else None
+        self.lm: PersonalizedLM | None = None
+        self._names: dict[str, Any] = {}
+        if isinstance(model, Deferred):
+            self._names = {"model_id": model.name, "revision": options.get("revision")}
+            llm, own = load_causal_lm(model.name, **options)
+            tokenizer, device = tokenizer or own, place_of(llm, device, options)
+        elif isinstance(model, PersonalizedLM):
+            _require_place(model, device)
+            self.lm, llm, tokenizer, device = model, model.model, model.tokenizer, model.device
+        else:
+            llm = model
+        if not isinstance(llm, PreTrainedModel) or tokenizer is None:
+            raise ConfigurationError(
+                "this pipeline needs model=, the id or folder of a causal LM, a loaded one with tokenizer=, or a "
+                f"PersonalizedLM; got {type(llm).__name__} {'without' if tokenizer is None else 'with'} a tokenizer"
+            )
+        if not isinstance(model, Deferred):
+            require_dtype(llm, kwargs.get("dtype"))
+        if isinstance(tokenizer, str):
+            tokenizer = load_tokenizer(tokenizer, token=token)
+        super().__init__(model=llm.eval(), tokenizer=tokenizer, device=device, **kwargs)
+        self.bank = bank_for(self.spec, self.source_banks, self.adapter) if self.source_banks else None
+        if self.adapter is not None:
+            self.spec.require_same(self.adapter.config.require_pair(), "the adapter's target")
+        embeddings: Any = llm.get_input_embeddings()
+        self.prompts = UserPrompts(int(embeddings.weight.shape[1]), self.bank)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        return self.lm.spec if self.lm is not None else ModelSpec.from_model(self.model, **self._names)
+
+
+def checked_unknown_users(unknown_users: str) -> str:
+    """The argument ``unknown_users`` of a pipeline.
+
+    Raises:
+        ConfigurationError: it is none of the choices.
+    """
+    if unknown_users not in UNKNOWN_USERS:
+        raise ConfigurationError(f"unknown_users must be one of {', '.join(UNKNOWN_USERS)}, got {unknown_users!r}")
+    return unknown_users
+
+
+def _require_place(lm: PersonalizedLM, device: Any) -> None:
+    """Refuse to move a scorer, whose answer rows and caches would stay behind."""
+    if device is None or device == -1:
+        return
+    if isinstance(device, int):
+        accelerator = torch.accelerator.current_accelerator()
+        wanted = torch.device(accelerator.type, device) if accelerator is not None else torch.device("cpu")
+    else:
+        wanted = torch.device(device)
+    if wanted.type != lm.device.type or (wanted.index is not None and wanted.index != lm.device.index):
+        raise ConfigurationError(
+            f"this PersonalizedLM is on {lm.device} and stays there, device={device} asks for {wanted}; load it with "
+            f"device={str(wanted)!r}"
+        )

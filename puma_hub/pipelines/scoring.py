@@ -1,0 +1,132 @@
+"""``pipeline("personalized-scoring")``: what a user would answer, for rows of users and items."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
+from puma_hub.pipelines.base import refuse_unknown
+from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
+from puma_hub.scorer import PersonalizedLM, PromptTemplate, RatingHead, RatingTask, Task
+
+_RENDERED = ("item_text", "history")
+_NOTHING = SimpleNamespace(task=None, scored_task=None, template=None)
+
+
+class PersonalizedScoringPipeline(PersonalizedPipeline):
+    """Scores rows ``{"user_id": ..., "item_text": ...}``, or with ``prompt`` (``(l, d)``) instead of ``user_id``, and
+    ``history`` where the template has that slot.
+
+    A result is ``{"score": float, "distribution": {answer: probability}}``: the score is the rating head's rating
+    (the expected rating where there is no head), or the click probability; the distribution is the softmax over the
+    task's answers. With ``unknown_users="mean"`` it says in ``cold_start`` whether the mean prompt was used.
+
+    Args:
+        model, bank, adapter: see :class:`PersonalizedPipeline`.
+        template: a template, the name of a preset or a text with slots; the bank's by default, or else the adapter's,
+            or else the task's preset.
+        scored_task: a :class:`~puma_hub.RatingTask` or :class:`~puma_hub.ClickTask`; the bank's by default, or else
+            the adapter's. (``task`` is the pipeline's own name.)
+        head: a rating head; the bank's by default, or else the adapter's.
+        unknown_users: ``error``, or ``mean`` to score users who are not in the bank with the bank's mean prompt.
+
+    Raises:
+        MismatchError: bank, adapter, LLM, task and head do not belong together.
+        ConfigurationError: an argument cannot be used.
+        StorageError, CheckpointError, HubError: something cannot be loaded.
+    """
+
+    usual_batch_size = 64
+
+    def __init__(
+        self,
+        model: Any,
+        *args: Any,
+        template: PromptTemplate | str | None = None,
+        scored_task: Task | None = None,
+        head: RatingHead | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model, *args, **kwargs)
+        bank: Any = self.bank.provenance if self.bank is not None else _NOTHING
+        adapter: Any = self.adapter.config if self.adapter is not None else _NOTHING
+        if self.lm is None:
+            task: Task = _first(scored_task, bank.task, adapter.scored_task) or RatingTask()
+            before = (part.provenance.template for part in self.source_banks)
+            template = _first(template, bank.template, adapter.template, *before, task.name)
+            self.lm = PersonalizedLM(self.model, self.tokenizer, template=template, task=task, **self._names)
+        elif scored_task not in (None, self.lm.task) or not _same_template(template, self.lm.template):
+            raise ConfigurationError(
+                "a PersonalizedLM has its own template and task; give them to it, not to the pipeline"
+            )
+        if bank.task not in (None, self.lm.task):
+            raise MismatchError(
+                f"the bank's prompts were made for {bank.task}, {self.lm.task} is asked for; give both the same task"
+            )
+        self.head = self._fitting_head(head)
+
+    def _fitting_head(self, head: RatingHead | None) -> RatingHead | None:
+        """The head given, the bank's or the adapter's, on the pipeline's device."""
+        assert self.lm is not None
+        owners = [owner.head for owner in (self.bank, self.adapter) if owner is not None]
+        found: Any = _first(head, *owners)
+        if found is None or not self.lm.task.has_head:
+            return None
+        if found.answers != len(self.lm.task.answers):
+            raise MismatchError(
+                f"the rating head takes {found.answers} answers, the task has {len(self.lm.task.answers)}; give the "
+                "head of this task"
+            )
+        own: RatingHead = copy.deepcopy(found).to(self.device).eval()
+        return own
+
+    def is_single(self, inputs: Any) -> bool:
+        return isinstance(inputs, Mapping)
+
+    def _sanitize_parameters(
+        self, unknown_users: str | None = None, **options: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        refuse_unknown("personalized-scoring", options)
+        return {} if unknown_users is None else {"unknown_users": checked_unknown_users(unknown_users)}, {}, {}
+
+    def preprocess(self, row: Any, unknown_users: str = "error") -> dict[str, Any]:
+        """The row with its prompt ``(l, d)``; ``cold_start`` where the mean prompt was allowed."""
+        if not isinstance(row, Mapping) or not isinstance(row.get("item_text"), str):
+            found = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
+            raise InteractionsError(f"a row needs item_text, a string, and user_id or prompt; found {found}")
+        prompt, is_mean = self.prompts.find(row, unknown_users)
+        allowed = {"cold_start": is_mean} if unknown_users == "mean" else {}
+        return {"row": {key: row[key] for key in _RENDERED if key in row}, "prompt": prompt, **allowed}
+
+    def _forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Answer logits ``(answers,)`` and score of each row, beside what :meth:`preprocess` found."""
+        lm: Any = self.lm
+        by_length: dict[int, list[int]] = {}
+        for number, item in enumerate(inputs):
+            by_length.setdefault(len(item["prompt"]), []).append(number)
+        for numbers in by_length.values():
+            batch = [inputs[number] for number in numbers]
+            logits = lm.logits(torch.stack([item["prompt"] for item in batch]), [item["row"] for item in batch])
+            scores = lm.task.predict(logits, self.head)
+            for number, *results in zip(numbers, logits, scores):
+                inputs[number] |= dict(zip(("logits", "score"), results))
+        return inputs
+
+    def postprocess(self, output: dict[str, Any]) -> dict[str, Any]:
+        assert self.lm is not None
+        probabilities = output["logits"].softmax(-1).tolist()
+        result = {"score": float(output["score"]), "distribution": dict(zip(self.lm.task.answers, probabilities))}
+        return result | {key: output[key] for key in ("cold_start",) if key in output}
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _same_template(given: PromptTemplate | str | None, own: PromptTemplate) -> bool:
+    return given is None or PromptTemplate.of(given) == own
