@@ -326,3 +326,14 @@ def test_adapter_trainer_refuses_what_does_not_fit(
         AdapterTrainer(make_lm(), [bank, make_bank(length=2)], interactions, QUIET)
     with pytest.raises(MismatchError, match="another task"):
         AdapterTrainer(make_lm(), make_bank(task={"name": "click"}), interactions, QUIET)
+
+
+def test_the_level_of_an_adapter_is_that_of_its_labels(make_lm: Callable[..., PersonalizedLM]) -> None:
+    lm, rows = make_lm(), make_interactions()
+    adapter = AdapterTrainer(lm, make_bank(), rows, replace(QUIET, num_train_epochs=1, validation_share=0.0)).train()
+    assert adapter.head is not None
+    prompts = adapter(torch.from_numpy(np.array(make_bank().prompts))).target_prompts
+    owners = [int(user.removeprefix("user-")) for user in rows["user_id"]]
+    with torch.no_grad():
+        predictions = adapter.head(lm.logits(prompts[owners], rows.select_columns(["item_text"])))
+    assert float(predictions.mean()) == pytest.approx(np.mean(rows["label"]), abs=1e-4)

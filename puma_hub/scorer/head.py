@@ -29,6 +29,11 @@ class RatingHead(nn.Module):
         """Map float32 logits ``(B, answers)`` to ratings ``(B,)``."""
         return self.mlp(logits - logits.mean(-1, keepdim=True)).squeeze(-1)
 
+    def lower(self, by: float) -> None:
+        """Make every prediction smaller by ``by``."""
+        with torch.no_grad():
+            self.mlp[-1].bias.sub_(by)  # type: ignore[operator]
+
     def start_at(self, rating: float) -> RatingHead:
         """Let an untrained head predict ``rating``, the mean label, before its first step."""
         with torch.no_grad():

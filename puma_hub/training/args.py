@@ -34,7 +34,7 @@ ADAPTER_DEFAULTS: dict[str, Any] = {
     # Base and head have a few dozen steps to fit the new LLM, where users are few.
     "base_learning_rate": 0.1,
     "head_learning_rate": 1e-2,
-    "per_device_train_batch_size": 16,
+    "per_device_train_batch_size": 32,
     "offset_penalty": 0.03,
 }
 
