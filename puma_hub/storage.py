@@ -138,9 +138,10 @@ def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
     """
     final = Path(target)
     staged: Path | None = None
-    is_new = not final.exists()
+    is_new = False
     try:
         with _as_storage_error(final, "folder"):
+            is_new = not final.exists()
             final.mkdir(parents=True, exist_ok=True)
             staged = Path(tempfile.mkdtemp(prefix=_prefix(final, "files"), dir=final))
             yield staged
