@@ -79,7 +79,7 @@ class AdapterModule(nn.Module):
     def level(self, head: RatingHead) -> None:
         """Set the head's last bias in closed form: the mean prediction on the training rows becomes their mean label.
 
-        A few dozen steps leave it off by a tenth of a star or two, in another direction for every seed.
+        A few dozen steps can leave it off.
         """
         lm, _, train, _, args = self._outside
         own, prompts = self._migrated(train)
