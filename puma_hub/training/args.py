@@ -12,8 +12,8 @@ PROMPT_METHODS = ("shared", "independent")
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
     "shared": {
-        "num_train_epochs": 2,
-        "learning_rate": 2e-2,
+        "num_train_epochs": 3,
+        "learning_rate": 1e-2,
         "base_learning_rate": 5e-2,
         "head_learning_rate": 3e-3,
         "per_device_train_batch_size": 64,
