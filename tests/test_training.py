@@ -330,7 +330,10 @@ def test_adapter_trainer_refuses_what_does_not_fit(
 
 def test_the_level_of_an_adapter_is_that_of_its_labels(make_lm: Callable[..., PersonalizedLM]) -> None:
     lm, rows = make_lm(), make_interactions()
-    adapter = AdapterTrainer(lm, make_bank(), rows, replace(QUIET, num_train_epochs=1, validation_share=0.0)).train()
+    still = replace(QUIET, num_train_epochs=2, validation_share=0.0, per_device_train_batch_size=len(rows))
+    still = replace(still, learning_rate=1e-12, base_learning_rate=1e-12, head_learning_rate=1e-12)
+    config = PumaConfig(sources=[make_bank().model], target=lm.spec, dropout=0.0)
+    adapter = AdapterTrainer(lm, make_bank(), rows, still, config=config).train()
     assert adapter.head is not None
     prompts = adapter(torch.from_numpy(np.array(make_bank().prompts))).target_prompts
     owners = [int(user.removeprefix("user-")) for user in rows["user_id"]]

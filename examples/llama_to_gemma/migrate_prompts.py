@@ -33,8 +33,8 @@ def main() -> None:
     old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")))
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A sixth of the users is enough to learn the map for everybody.
-    chosen = select_users(source, rows["train"], "puma", budget=args.users // 6)
+    # A seventh of the users is enough to learn the map for everybody.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 7)
     new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
     adapter = AdapterTrainer(new, source, rows["train"], settings, users=chosen).train()

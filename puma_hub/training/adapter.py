@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -18,7 +17,6 @@ from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions, of_users
 from puma_hub.errors import MismatchError, SelectionError
 from puma_hub.scorer import PersonalizedLM, RatingHead
-from puma_hub.scorer.batches import predict_rows
 from puma_hub.training.args import ADAPTER_DEFAULTS, PumaTrainingArguments
 from puma_hub.training.data import EncodedInteractions, some_users
 from puma_hub.training.loop import Loop, RowCounts
@@ -26,9 +24,14 @@ from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
 
+_MEMORY = 0.9  # of the running sum of residuals from step to step: it looks back some ten steps
+
 
 class AdapterModule(nn.Module):
     """The adapter, with its head, as what the loop trains."""
+
+    residuals: torch.Tensor
+    residual_rows: torch.Tensor
 
     def __init__(
         self,
@@ -41,6 +44,9 @@ class AdapterModule(nn.Module):
     ) -> None:
         super().__init__()
         self.adapter = adapter
+        # Running sum of prediction minus label, and the number of rows in it.
+        self.register_buffer("residuals", torch.zeros(()))
+        self.register_buffer("residual_rows", torch.zeros(()))
         self.to(lm.device)
         self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
 
@@ -50,8 +56,12 @@ class AdapterModule(nn.Module):
         batch = train.take(numbers)
         offsets = self.adapter.offsets(source_prompts[batch.users.to(source_prompts.device)])
         prompts = self.adapter.output_scale * (self.adapter.base + offsets)
-        logits = lm.logits(prompts, batch.rows)
-        loss = lm.task.loss(logits, batch.labels.to(logits.device), self.adapter.head)
+        logits, labels = lm.logits(prompts, batch.rows), batch.labels.to(lm.device)
+        loss = lm.task.loss(logits, labels, self.adapter.head)
+        if self.adapter.head is not None:
+            with torch.no_grad():
+                self.residuals.mul_(_MEMORY).add_((self.adapter.head(logits) - labels).sum())
+                self.residual_rows.mul_(_MEMORY).add_(len(labels))
         return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -75,17 +85,12 @@ class AdapterModule(nn.Module):
         own, prompts = self._migrated(validation)
         return validation_loss(lm, own, prompts, self.adapter.head, args.per_device_eval_batch_size)
 
-    @torch.no_grad()
     def level(self, head: RatingHead) -> None:
-        """Set the head's last bias in closed form: the mean prediction on the training rows becomes their mean label.
+        """Set the head's last bias so that the mean prediction of the last steps is the mean of their labels.
 
         A few dozen steps can leave it off.
         """
-        lm, _, train, _, args = self._outside
-        own, prompts = self._migrated(train)
-        logits = predict_rows(lm, own.rows, prompts, own.users, args.per_device_eval_batch_size)
-        residuals = head(logits).cpu().double() - train.labels.double()
-        head.lower(float(residuals.mean()))
+        head.lower(float(self.residuals / self.residual_rows))
 
     def _migrated(self, rows: EncodedInteractions) -> tuple[EncodedInteractions, torch.Tensor]:
         """``rows`` with numbers for the users among them, and these users' prompts."""
@@ -208,10 +213,9 @@ class AdapterTrainer:
             "adapter",
         )
         state = loop.run()
-        start = time.monotonic()
         if self.adapter.head is not None:
             module.level(self.adapter.head)
-        self.report = self._report(state, time.monotonic() - start)
+        self.report = self._report(state)
         loop.write_report(self.report)
         return self.adapter.cpu().eval()
 
@@ -229,7 +233,7 @@ class AdapterTrainer:
             }
         )
 
-    def _report(self, state: RunState, leveling: float) -> dict[str, Any]:
+    def _report(self, state: RunState) -> dict[str, Any]:
         length = self.banks[0].shape[0]
         train, prefixes = forward_flops(self.lm, self._encoded.rows, length)
         validation = forward_flops(self.lm, self._validation.rows, length)[0]
@@ -237,24 +241,19 @@ class AdapterTrainer:
         weights = sum(parameter.numel() for parameter in self.adapter.network.parameters())
         own = 2.0 * weights * length * len(self._train)
         epoch = 2 * train + 3 * own + validation
-        fixed = prefixes + (train + own if self.adapter.head is not None else 0.0)
-        facts = training_facts(state, len(self._train), self.args.seed)
-        facts["seconds"] |= {"leveling": leveling}
-        for key in ("total", "until_best_epoch"):
-            facts["seconds"][key] += leveling
         return common_facts(
             method="adapter training",
             architecture=self.adapter.config.architecture,
             parameters=sum(parameter.numel() for parameter in self.adapter.parameters()),
-            **facts,
+            **training_facts(state, len(self._train), self.args.seed),
             users={
                 "train": len(self.users),
                 "validation": len(torch.unique(self._validation.users)),
                 "bank": len(self._users),
             },
             flops={
-                "total": len(state.losses) * epoch + fixed,
-                "until_best_epoch": state.best_epoch * epoch + fixed,
+                "total": len(state.losses) * epoch + prefixes,
+                "until_best_epoch": state.best_epoch * epoch + prefixes,
                 "prefix_cache": prefixes,
             },
             flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",
