@@ -29,11 +29,25 @@ def test_every_public_name_is_there() -> None:
 def test_import_is_light_and_changes_nothing() -> None:
     code = (
         "import logging, os, sys, warnings; before = dict(os.environ), logging.root.level, list(warnings.filters)\n"
+        "requests = []; sys.addaudithook(lambda event, _: event.startswith('socket.') and requests.append(event))\n"
         "import puma_hub\n"
-        "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
+        "assert not requests and not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)\n"
         "assert before == (dict(os.environ), logging.root.level, list(warnings.filters))"
     )
-    assert python(code).returncode == 0
+    result = python(code)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("order", ["transformers, puma_hub", "puma_hub, transformers"])
+def test_import_adds_little_to_that_of_transformers(order: str) -> None:
+    code = (
+        "import importlib, time; spent = {}\n"
+        f"for name in '{order}'.split(', '):\n"
+        "    start = time.perf_counter(); importlib.import_module(name); spent[name] = time.perf_counter() - start\n"
+        "print(spent['puma_hub'] / spent['transformers'])"
+    )
+    ratios = [float(python(code).stdout) for _ in range(3)]
+    assert min(ratios) <= 0.1, ratios  # the least disturbed of three
 
 
 @pytest.mark.parametrize(

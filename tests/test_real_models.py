@@ -1,4 +1,4 @@
-"""One short run of the real models: exact scoring in float32, and every step of the demo."""
+"""One short run of the real models: exact scoring, every step of the demo, and its results on the Hub and back."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, pipeline
 
-from puma_hub import PersonalizedLM
+from puma_hub import PersonalizedLM, PromptBank, PumaAdapter, pair_repo_id
+from puma_hub.cli.main import main
 from puma_hub.demo.fetch import fetch
+from puma_hub.errors import HubNotFoundError
 from puma_hub.identity import fingerprint
+from tests.hub_server import HubServer
 
 pytestmark = pytest.mark.xdist_group("real models")  # one worker fetches them, once
 
@@ -49,34 +56,65 @@ def test_logits_and_gradients_of_the_real_models(name: str) -> None:
     assert fingerprint(plain) == fingerprint(plain.to(torch.bfloat16)) == lm.spec.fingerprint
 
 
-def test_a_short_demo(tmp_path: Path) -> None:
-    report_file = tmp_path / "report.json"
-    arguments = [
-        "demo",
-        "--users",
-        "12",
-        "--rows-per-user",
-        "20",
-        "--out",
-        str(tmp_path / "demo"),
-        "--json",
-        str(report_file),
-    ]
+@dataclass(frozen=True)
+class ShortDemo:
+    """What a demo of 12 users left and printed."""
+
+    folder: Path
+    report: dict[str, Any]
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> ShortDemo:
+    folder = tmp_path_factory.mktemp("demo")
+    arguments = ["demo", "--users", "12", "--rows-per-user", "20", "--out", str(folder / "out")]
     done = subprocess.run(
-        [sys.executable, "-m", "puma_hub.cli.main", *arguments], capture_output=True, text=True, env=dict(os.environ)
+        [sys.executable, "-m", "puma_hub.cli.main", *arguments, "--json", str(folder / "report.json")],
+        capture_output=True,
+        text=True,
+        env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    report = json.loads(report_file.read_text())
+    return ShortDemo(folder / "out", json.loads((folder / "report.json").read_text()), done.stdout)
+
+
+def test_a_short_demo(demo: ShortDemo) -> None:
+    report = demo.report
     names = {"source", "migrated", "random", "retrained", "user_mean", "user_item_bias", "global_mean"}
     assert set(report["rmse"]) == set(report["mae"]) == names
     assert set(report["seconds"]) >= {"source", "selection", "adapter", "migration", "retraining"}
     assert set(report["unseen"]) >= {"source", "source_mean", "migrated", "migrated_mean", "shuffled", "retention"}
     assert report["users"] == {"total": 12, "selected": 1}
     assert report["flops"]["retraining"] > report["flops"]["adapter"] > 0
-    assert f"{report['rmse']['migrated']:.4f}" in done.stdout
-    assert {path.name for path in (tmp_path / "demo").iterdir()} >= {
-        "adapter",
-        "source-bank",
-        "migrated-bank",
-        "report.json",
-    }
+    assert f"{report['rmse']['migrated']:.4f}" in demo.printed
+    left = {path.name for path in demo.folder.iterdir()}
+    assert left >= {"adapter", "source-bank", "migrated-bank", "report.json"}
+
+
+def test_the_demos_adapter_and_bank_serve_somebody_else(
+    demo: ShortDemo, hub: HubServer, login: Callable[..., None]
+) -> None:
+    login("alice")
+    for arguments in (["adapter"], ["source-bank", "alice/old", "--public"], ["migrated-bank", "alice/new"]):
+        assert main(["push", str(demo.folder / arguments[0]), *arguments[1:]]) == 0
+
+    login("bob")
+    hub.empty_cache()
+    with pytest.raises(HubNotFoundError, match="alice/new"):  # private, as banks are
+        PromptBank.from_pretrained("alice/new")
+    source, target = (demo.report["models"][name] for name in ("source", "target"))
+    adapter = PumaAdapter.from_pair(source, target)
+    bank, expected = PromptBank.from_pretrained("alice/old"), PromptBank.load_from_disk(demo.folder / "migrated-bank")
+    name = pair_repo_id(source, target, "alice")
+    for migrated in (adapter.migrate(bank), pipeline("prompt-migration", model=name)(bank)):
+        assert migrated.user_ids == expected.user_ids and np.array_equal(migrated.prompts, expected.prompts)
+
+    folder = str(fetch("gemma-3-270m"))
+    rows = [{"user_id": user, **row} for user, row in zip(expected.user_ids, ROWS)]
+    scored = pipeline("personalized-scoring", model=folder, bank="alice/old", adapter=name, dtype="float32")(rows)
+    lm = PersonalizedLM.from_pretrained(folder, template=expected.provenance.template, dtype="float32")
+    assert expected.head is not None
+    with torch.no_grad():
+        ratings = expected.head(lm.logits(torch.from_numpy(expected.prompts[: len(ROWS)].copy()), ROWS))
+    assert [row["score"] for row in scored] == pytest.approx(ratings.tolist(), abs=1e-5)
