@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import reduce
 from torch import nn
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
@@ -31,7 +32,6 @@ class AdapterModule(nn.Module):
     """The adapter, with its head, as what the loop trains."""
 
     residuals: torch.Tensor
-    residual_rows: torch.Tensor
 
     def __init__(
         self,
@@ -45,8 +45,7 @@ class AdapterModule(nn.Module):
         super().__init__()
         self.adapter = adapter
         # Running sum of prediction minus label, and the number of rows in it.
-        self.register_buffer("residuals", torch.zeros(()))
-        self.register_buffer("residual_rows", torch.zeros(()))
+        self.register_buffer("residuals", torch.zeros(2))
         self.to(lm.device)
         self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
 
@@ -60,8 +59,9 @@ class AdapterModule(nn.Module):
         loss = lm.task.loss(logits, labels, self.adapter.head)
         if self.adapter.head is not None:
             with torch.no_grad():
-                self.residuals.mul_(_MEMORY).add_((self.adapter.head(logits) - labels).sum())
-                self.residual_rows.mul_(_MEMORY).add_(len(labels))
+                errors = self.adapter.head(logits) - labels
+                step = torch.stack([errors.sum(), torch.ones_like(errors).sum()])
+                self.residuals.mul_(_MEMORY).add_(reduce(step))  # over all processes
         return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -90,7 +90,8 @@ class AdapterModule(nn.Module):
 
         A few dozen steps can leave it off.
         """
-        head.lower(float(self.residuals / self.residual_rows))
+        total, rows = self.residuals.tolist()
+        head.lower(total / rows)
 
     def _migrated(self, rows: EncodedInteractions) -> tuple[EncodedInteractions, torch.Tensor]:
         """``rows`` with numbers for the users among them, and these users' prompts."""
