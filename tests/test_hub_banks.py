@@ -276,6 +276,7 @@ def test_ids_of_every_kind(hub: HubServer, login: Callable[..., None]) -> None:
 def test_neither_pickle_nor_code_is_opened(hub: HubServer, login: Callable[..., None], tmp_path: Path) -> None:
     login("alice")
     full_bank().push_to_hub(NAME)
+    # Planted on the test's own Hub: pickles and code that must stay unread.
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n".encode()
     evil = {"bank.py": code, "alice.py": code, "data/x.py": code, "data/x.pkl": pickle.dumps(1), "bank.pt": b"PK"}
     stored(hub).commit({**evil, "head.bin": pickle.dumps(2), "data/train-0.arrow": b"ARROW1"}, "evil")

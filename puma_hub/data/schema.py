@@ -41,7 +41,7 @@ def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> data
     if features != rows.features:
         try:
             rows = rows.cast(features)
-        except (ValueError, TypeError, NotImplementedError) as error:
+        except (ValueError, TypeError, NotImplementedError) as error:  # the last one is Arrow's, for casts it lacks
             reason = str(error).splitlines()[0]
             raise InteractionsError(f"user_id, item_id and item_text must be text, label a number: {reason}") from error
     for name in REQUIRED_COLUMNS:

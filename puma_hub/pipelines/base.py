@@ -96,7 +96,7 @@ class BatchPipeline(_Pipeline):
 
     def is_single(self, inputs: Any) -> bool:
         """Whether ``inputs`` is one input."""
-        raise NotImplementedError
+        raise NotImplementedError  # each pipeline has its own kinds of input
 
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any

@@ -81,8 +81,11 @@ class AdapterModule(nn.Module):
     @torch.no_grad()
     def validate(self) -> float:
         """Loss on the rows of users the adapter does not train on."""
-        lm, _, _, validation, args = self._outside
-        own, prompts = self._migrated(validation)
+        lm, source_prompts, _, validation, args = self._outside
+        self.adapter.eval()
+        users, rows = torch.unique(validation.users, return_inverse=True)
+        prompts = self.adapter(source_prompts[users.to(source_prompts.device)]).target_prompts
+        own = replace(validation, users=rows)
         return validation_loss(lm, own, prompts, self.adapter.head, args.per_device_eval_batch_size)
 
     def level(self, head: RatingHead) -> None:
@@ -92,15 +95,6 @@ class AdapterModule(nn.Module):
         """
         total, rows = self.residuals.tolist()
         head.lower(total / rows)
-
-    def _migrated(self, rows: EncodedInteractions) -> tuple[EncodedInteractions, torch.Tensor]:
-        """``rows`` with numbers for the users among them, and these users' prompts."""
-        source_prompts = self._outside[1]
-        self.adapter.eval()
-        users, numbers = torch.unique(rows.users, return_inverse=True)
-        return replace(rows, users=numbers), self.adapter(
-            source_prompts[users.to(source_prompts.device)]
-        ).target_prompts
 
 
 class AdapterTrainer:
