@@ -70,12 +70,23 @@ def test_item_statistics_use_training_labels_alone() -> None:
         {"user_id": ["a", "b"], "item_id": ["x", "z"], "item_text": ["X", "Z"], "label": [1.0, 1.0]}
     )
     splits = with_item_statistics(datasets.DatasetDict({"train": train, "validation": held}))
-    mean_x = (10 + 5 * 4.0) / 7
-    assert splits["validation"]["item_text"][:] == [
-        f"X\nRating by all users: {mean_x:.1f}",
-        "Z\nRating by all users: 4.0",
-    ]
+    assert splits["validation"]["item_text"][:] == ["X\nRating by all users: 4.2", "Z\nRating by all users: 4.0"]  # 30 / 7
     assert splits["train"].column_names == train.column_names
+
+
+def test_item_statistics_of_a_training_row_leave_its_own_label_out() -> None:
+    labels = [1.0, 5.0, 5.0, 5.0, 5.0, 3.0, 3.0]
+    items = ["x"] * 5 + ["y"] * 2
+    rows = {"user_id": list("abcdeab"), "item_id": items, "item_text": items, "label": labels}
+    train = datasets.Dataset.from_dict(rows)
+    texts = with_item_statistics(datasets.DatasetDict({"train": train, "validation": train}))["train"]["item_text"][:]
+    overall = sum(labels) / 7
+    for number, text in enumerate(texts):
+        others = [label for k, label in enumerate(labels) if items[k] == items[number] and k != number]
+        mean = (sum(others) + 5 * overall) / (len(others) + 5)
+        assert abs(float(text.rsplit(" ", 1)[1]) - mean) <= 0.1 + 1e-9  # shown to the nearest fifth
+    assert texts[0] > texts[1]  # the lowest label is not in its own row's mean
+
 
 
 def test_folder_with_splits(tmp_path: Path, interactions: datasets.Dataset) -> None:
