@@ -70,7 +70,10 @@ def test_item_statistics_use_training_labels_alone() -> None:
         {"user_id": ["a", "b"], "item_id": ["x", "z"], "item_text": ["X", "Z"], "label": [1.0, 1.0]}
     )
     splits = with_item_statistics(datasets.DatasetDict({"train": train, "validation": held}))
-    assert splits["validation"]["item_text"][:] == ["X\nRating by all users: 4.2", "Z\nRating by all users: 4.0"]  # 30 / 7
+    assert splits["validation"]["item_text"][:] == [
+        "X\nRating by all users: 4.2",
+        "Z\nRating by all users: 4.0",
+    ]  # 30 / 7
     assert splits["train"].column_names == train.column_names
 
 
@@ -86,7 +89,6 @@ def test_item_statistics_of_a_training_row_leave_its_own_label_out() -> None:
         mean = (sum(others) + 5 * overall) / (len(others) + 5)
         assert abs(float(text.rsplit(" ", 1)[1]) - mean) <= 0.1 + 1e-9  # shown to the nearest fifth
     assert texts[0] > texts[1]  # the lowest label is not in its own row's mean
-
 
 
 def test_folder_with_splits(tmp_path: Path, interactions: datasets.Dataset) -> None:

@@ -11,6 +11,7 @@ from puma_hub.data import chronological_split, most_recent, of_users, rows_by_us
 from puma_hub.data.movielens import read_movielens
 from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
+from puma_hub.training import with_source_predictions
 
 REPORTED_SEEDS = (42, 43, 44)
 
@@ -22,7 +23,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, help="of prompt training")
     parser.add_argument("--adapter-rate", type=float)
     parser.add_argument("--adapter-penalty", type=float)
-    parser.add_argument("--share", type=float, default=0.14, help="of the users, on whom the adapter trains")
+    parser.add_argument("--share", type=float, default=0.12, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
     parser.add_argument("--users", type=int, help="a random part of these users, for a quick look")
     args = parser.parse_args()
@@ -57,7 +58,8 @@ def main() -> None:
             offset_penalty=args.adapter_penalty,
             seed=seed,
         )
-        adapter = AdapterTrainer(new, source, splits["train"], settings, users=chosen).train()
+        taught = with_source_predictions(old, source, of_users(splits["train"], chosen))
+        adapter = AdapterTrainer(new, source, taught, settings).train()
         values.append(evaluate_bank(new, adapter.migrate(source), splits["validation"])["metrics"]["rmse"])
         print(f"seed {seed}: migrated RMSE {values[-1]:.4f}", flush=True)
     print(f"migrated RMSE {np.mean(values):.4f} on average, from {min(values):.4f} to {max(values):.4f}")

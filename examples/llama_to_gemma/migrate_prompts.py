@@ -13,8 +13,9 @@ from puma_hub import (
     evaluate_bank,
     select_users,
 )
-from puma_hub.data import load_interactions
+from puma_hub.data import load_interactions, of_users
 from puma_hub.demo.fetch import fetch
+from puma_hub.training import with_source_predictions
 
 
 def main() -> None:
@@ -33,11 +34,12 @@ def main() -> None:
     old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")))
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A seventh of the users is enough to learn the map for everybody.
-    chosen = select_users(source, rows["train"], "puma", budget=args.users // 7)
+    # An eighth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 8)
+    taught = with_source_predictions(old, source, of_users(rows["train"], chosen))
     new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
-    adapter = AdapterTrainer(new, source, rows["train"], settings, users=chosen).train()
+    adapter = AdapterTrainer(new, source, taught, settings).train()
     adapter.save_pretrained(f"{args.out}/adapter")
 
     target = adapter.migrate(source)

@@ -37,16 +37,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_training(parser)
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
     parser.add_argument("--warm-start", metavar="ID", help="the source LLM: begin at the map between shared tokens")
+    parser.add_argument(
+        "--teacher", metavar="ID", help="the source LLM: learn what it predicts for the rows in place of their labels"
+    )
     parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
 
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
     from puma_hub.bank import PromptBank
-    from puma_hub.errors import StorageError
+    from puma_hub.data import of_users
+    from puma_hub.errors import ConfigurationError, StorageError
     from puma_hub.hub.facts import AdapterFacts
     from puma_hub.hub.publish import write_card
-    from puma_hub.training import AdapterTrainer
+    from puma_hub.training import AdapterTrainer, with_source_predictions
 
     users = None
     if args.select:
@@ -55,13 +59,20 @@ def run(args: argparse.Namespace) -> Result:
         except OSError as error:
             raise StorageError(f"cannot read the users in {args.select}: {error.strerror}") from error
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
+    rows = common.load_rows(args)["train"]
+    if args.teacher:
+        if len(banks) > 1:
+            raise ConfigurationError(f"--teacher goes with one source bank, got {len(banks)}; leave it out")
+        source = common.load_lm(args.teacher, args, banks[0].provenance.template)
+        rows = with_source_predictions(source, banks[0], of_users(rows, users) if users is not None else rows)
+        del source
     lm = common.load_lm(args.target, args, banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture)
     init = _warm_start(args, banks, lm) if args.warm_start else None
     trainer = AdapterTrainer(
         lm,
         banks,
-        common.load_rows(args)["train"],
+        rows,
         common.training_arguments(args),
         users=users,
         config=config,

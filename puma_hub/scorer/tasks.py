@@ -24,7 +24,13 @@ class Task(Protocol):
     @property
     def has_head(self) -> bool: ...
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None: ...
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, head: RatingHead | None) -> torch.Tensor: ...
+    def loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        head: RatingHead | None,
+        probabilities: torch.Tensor | None = None,
+    ) -> torch.Tensor: ...
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor: ...
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -62,11 +68,22 @@ class RatingTask:
         array = np.asarray(labels, dtype=np.float64)
         _reject(array, ~np.isin(array, self.values), str(self.values))
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
-        """Mean loss over rows; ``logits (B, answers)`` float32, ``labels (B,)`` ratings."""
-        values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
-        classes = torch.searchsorted(values, labels.to(torch.float32))
-        cross_entropy = F.cross_entropy(logits, classes)
+    def loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        head: RatingHead | None,
+        probabilities: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Mean loss over rows; ``logits (B, answers)`` float32, ``labels (B,)`` ratings.
+
+        With a teacher's ``probabilities (B, answers)`` the ratings are its predictions and may lie between values.
+        """
+        if probabilities is None:
+            values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
+            cross_entropy = F.cross_entropy(logits, torch.searchsorted(values, labels.to(torch.float32)))
+        else:
+            cross_entropy = F.cross_entropy(logits, probabilities.to(logits.device))
         if head is None:
             return cross_entropy
         squared = F.mse_loss(head(logits), labels.to(torch.float32))
@@ -98,7 +115,14 @@ class ClickTask:
         array = np.asarray(labels, dtype=np.float64)
         _reject(array, ~np.isin(array, (0, 1)), "(0, 1)")
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+    def loss(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        head: RatingHead | None,
+        probabilities: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Mean loss over rows; ``labels (B,)`` are clicks, or a teacher's predictions, which say it all."""
         return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(torch.float32))
 
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:

@@ -3,5 +3,6 @@
 from puma_hub.training.adapter import AdapterTrainer
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.prompts import PromptTrainer
+from puma_hub.training.teacher import with_source_predictions
 
-__all__ = ["AdapterTrainer", "PromptTrainer", "PumaTrainingArguments"]
+__all__ = ["AdapterTrainer", "PromptTrainer", "PumaTrainingArguments", "with_source_predictions"]

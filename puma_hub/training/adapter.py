@@ -24,6 +24,7 @@ from puma_hub.training.loop import Loop, RowCounts
 from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
+from puma_hub.training.teacher import TEACHER_COLUMNS, source_predictions
 
 _MEMORY = 0.9  # of the running sum of residuals from step to step: it looks back some ten steps
 
@@ -56,7 +57,7 @@ class AdapterModule(nn.Module):
         offsets = self.adapter.offsets(source_prompts[batch.users.to(source_prompts.device)])
         prompts = self.adapter.output_scale * (self.adapter.base + offsets)
         logits, labels = lm.logits(prompts, batch.rows), batch.labels.to(lm.device)
-        loss = lm.task.loss(logits, labels, self.adapter.head)
+        loss = lm.task.loss(logits, labels, self.adapter.head, batch.probabilities)
         if self.adapter.head is not None:
             with torch.no_grad():
                 errors = self.adapter.head(logits) - labels
@@ -103,8 +104,9 @@ class AdapterTrainer:
     Args:
         target_lm: the scorer of the target LLM.
         banks: the source bank, or one for each source.
-        interactions: training rows of at least the chosen users.
-        args: see :class:`PumaTrainingArguments`.
+        interactions: training rows of at least the chosen users. Rows from :func:`with_source_predictions` are learnt
+            from the source's predictions; validation rows are judged by their labels all the same.
+        args: see :class:`PumaTrainingArguments`; defaults depend on what the rows are learnt from.
         users: whom to train on; all users of the banks by default. ``validation_share`` of them choose the epoch.
         config: the adapter's configuration; ``seed`` architecture by default. Sources and target are filled in.
         init: an adapter to begin from, such as :func:`puma_hub.warm_start`'s.
@@ -125,7 +127,10 @@ class AdapterTrainer:
         config: PumaConfig | None = None,
         init: PumaAdapter | None = None,
     ) -> None:
-        self.args = (args or PumaTrainingArguments()).filled(ADAPTER_DEFAULTS)
+        checked = check_interactions(interactions, target_lm.task)
+        taught = any(name in checked.column_names for name in TEACHER_COLUMNS)
+        self.learns_from = "source predictions" if taught else "labels"
+        self.args = (args or PumaTrainingArguments()).filled(ADAPTER_DEFAULTS[self.learns_from])
         self.lm = target_lm
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
         self._users, prompts, _ = join_banks(self.banks)
@@ -138,7 +143,7 @@ class AdapterTrainer:
             raise SelectionError(
                 f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank"
             )
-        rows = of_users(check_interactions(interactions, target_lm.task), chosen)
+        rows = of_users(checked, chosen)
         present = sorted(set(rows["user_id"]))
         if not present:
             raise SelectionError(
@@ -151,6 +156,9 @@ class AdapterTrainer:
         # One call for all rows, so that the prefix groups are the same however users are split.
         encoded = EncodedInteractions.build(target_lm, datasets.concatenate_datasets(parts), row_of, length)
         self._train = encoded.take(torch.arange(len(parts[0])))
+        if taught:
+            predictions, probabilities = source_predictions(parts[0], len(target_lm.task.answers))
+            self._train = replace(self._train, labels=predictions, probabilities=probabilities)
         self._validation = encoded.take(torch.arange(len(parts[0]), len(encoded)))
         self._encoded = encoded
         self.report: dict[str, Any] = {}
@@ -215,6 +223,9 @@ class AdapterTrainer:
         return self.adapter.cpu().eval()
 
     def _identity(self) -> str:
+        targets = [self._train.labels]
+        if self._train.probabilities is not None:
+            targets.append(self._train.probabilities)
         return identity_hash(
             {
                 "kind": "adapter",
@@ -224,6 +235,7 @@ class AdapterTrainer:
                 "start": tensor_hash(*self.adapter.state_dict().values()),
                 "prompts": tensor_hash(self._prompts),
                 "rows": [tensor_hash(self._encoded.labels, self._encoded.users), hash_rows(self._encoded)],
+                "targets": tensor_hash(*targets),
                 "users": self.users,
             }
         )
@@ -238,6 +250,7 @@ class AdapterTrainer:
         epoch = 2 * train + 3 * own + validation
         return common_facts(
             method="adapter training",
+            learns_from=self.learns_from,
             architecture=self.adapter.config.architecture,
             parameters=sum(parameter.numel() for parameter in self.adapter.parameters()),
             **training_facts(state, len(self._train), self.args.seed),

@@ -28,14 +28,25 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
         "offset_penalty": 0.0,
     },
 }
-ADAPTER_DEFAULTS: dict[str, Any] = {
-    "num_train_epochs": 4,
-    "learning_rate": 2e-4,
-    # Base and head have a few dozen steps to fit the new LLM, where users are few.
-    "base_learning_rate": 0.1,
-    "head_learning_rate": 1e-2,
-    "per_device_train_batch_size": 32,
-    "offset_penalty": 0.03,
+# By what the adapter learns from. Base and head have a few dozen steps to fit the new LLM, where users are few.
+ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "labels": {
+        "num_train_epochs": 4,
+        "learning_rate": 2e-4,
+        "base_learning_rate": 0.1,
+        "head_learning_rate": 1e-2,
+        "per_device_train_batch_size": 32,
+        "offset_penalty": 0.03,
+    },
+    # Predictions are less noisy than labels: smaller batches, and more of them.
+    "source predictions": {
+        "num_train_epochs": 4,
+        "learning_rate": 2e-4,
+        "base_learning_rate": 0.2,
+        "head_learning_rate": 3e-3,
+        "per_device_train_batch_size": 16,
+        "offset_penalty": 0.03,
+    },
 }
 
 

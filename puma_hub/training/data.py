@@ -16,11 +16,15 @@ from puma_hub.scorer import EncodedRows, PersonalizedLM
 
 @dataclass(frozen=True)
 class EncodedInteractions:
-    """``rows``, ``labels (N,)`` float32 and ``users (N,)``, the row of each interaction's user in the bank."""
+    """``rows``, ``labels (N,)`` float32 and ``users (N,)``, the row of each interaction's user in the bank.
+
+    Where a teacher takes the labels' place, ``labels`` are its predictions and ``probabilities (N, answers)`` its own.
+    """
 
     rows: EncodedRows
     labels: torch.Tensor
     users: torch.Tensor
+    probabilities: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -38,7 +42,10 @@ class EncodedInteractions:
         return cls(rows, labels, users)
 
     def take(self, numbers: torch.Tensor) -> EncodedInteractions:
-        return EncodedInteractions(self.rows.take(numbers.tolist()), self.labels[numbers], self.users[numbers])
+        probabilities = self.probabilities[numbers] if self.probabilities is not None else None
+        return EncodedInteractions(
+            self.rows.take(numbers.tolist()), self.labels[numbers], self.users[numbers], probabilities
+        )
 
 
 def last_of_each_user(interactions: datasets.Dataset, share: float) -> tuple[list[int], list[int]]:

@@ -1,0 +1,77 @@
+"""The source LLM as the teacher of an adapter: what it says of each training row, in the rows themselves."""
+
+from __future__ import annotations
+
+import datasets
+import numpy as np
+import torch
+
+from puma_hub.bank import PromptBank
+from puma_hub.data import check_interactions, of_users
+from puma_hub.errors import InteractionsError
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.scorer.batches import predict_rows
+from puma_hub.training.data import EncodedInteractions
+
+TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
+
+
+def with_source_predictions(
+    lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
+) -> datasets.Dataset:
+    """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
+
+    :class:`AdapterTrainer` learns such rows from the predictions in place of the labels (knowledge distillation):
+    they have none of the labels' noise, so far fewer steps do.
+
+    Args:
+        lm: the scorer of the bank's LLM.
+
+    Returns:
+        A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
+        ``source_probabilities``, one for each answer.
+
+    Raises:
+        MismatchError: the bank belongs to another LLM.
+        InteractionsError: rows are malformed, or none belongs to a user of the bank.
+    """
+    lm.spec.require_same(bank.model, "the teacher")
+    rows = of_users(check_interactions(interactions, lm.task), bank.user_ids)
+    if not len(rows):
+        raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
+    row_of = {user: row for row, user in enumerate(bank.user_ids)}
+    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0])
+    prompts = torch.from_numpy(bank.prompts.copy()).to(lm.device)
+    with torch.no_grad():
+        logits = predict_rows(lm, encoded.rows, prompts, encoded.users, batch_size)
+        head = bank.head.to(logits.device) if bank.head is not None else None
+        predictions = lm.task.predict(logits, head).double().cpu().numpy()
+        probabilities = logits.softmax(-1).double().cpu().numpy()
+    rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
+    return rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
+
+
+def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The teacher's columns as float32 tensors ``(N,)`` and ``(N, answers)``.
+
+    Raises:
+        InteractionsError: one column is missing, or the values are of another task or not finite.
+    """
+    present = [name for name in TEACHER_COLUMNS if name in rows.column_names]
+    if len(present) == 1:
+        raise InteractionsError(
+            f"rows have {present[0]} but not the other of {PREDICTION} and {PROBABILITIES}; make both with "
+            "with_source_predictions, or remove it"
+        )
+    predictions = np.asarray(rows[PREDICTION][:], dtype=np.float32)
+    lists = rows[PROBABILITIES][:]
+    sizes = {len(values) for values in lists}
+    if sizes != {answers}:
+        raise InteractionsError(
+            f"{PROBABILITIES} must hold {answers} numbers a row, found {sorted(sizes)}; make it with the same task"
+        )
+    probabilities = np.asarray(lists, dtype=np.float32)
+    bad = ~(np.isfinite(predictions) & np.isfinite(probabilities).all(1))
+    if bad.any():
+        raise InteractionsError(f"{int(bad.sum())} of {len(rows)} source predictions are NaN or infinite; drop them")
+    return torch.from_numpy(predictions), torch.from_numpy(probabilities)

@@ -1,0 +1,162 @@
+"""An adapter that learns from the source LLM's predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArguments
+from puma_hub.data import of_users
+from puma_hub.errors import CheckpointError, InteractionsError, MismatchError
+from puma_hub.scorer import RatingHead, RatingTask
+from puma_hub.training import with_source_predictions
+from puma_hub.training.args import ADAPTER_DEFAULTS
+
+QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True, seed=3)
+
+
+@pytest.fixture
+def source(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> tuple[PersonalizedLM, PromptBank]:
+    lm = make_lm("llama")
+    return lm, PromptTrainer(lm, interactions, QUIET).train()
+
+
+def test_predictions_are_the_sources_own(
+    source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
+) -> None:
+    lm, bank = source
+    mixed = interactions.shuffle(seed=1)
+    taught = with_source_predictions(lm, bank, mixed)
+    assert taught.column_names == [*interactions.column_names, "source_prediction", "source_probabilities"]
+    assert taught["user_id"][:] == mixed["user_id"][:] and bank.head is not None
+    for row in (0, 17, 95):
+        text = [{"item_text": mixed["item_text"][row]}]
+        logits = lm.logits(torch.from_numpy(bank[mixed["user_id"][row]][None].copy()), text).detach()
+        expected = bank.head(logits).item()
+        assert taught["source_prediction"][row] == pytest.approx(expected, abs=1e-4)
+        np.testing.assert_allclose(taught["source_probabilities"][row], logits.softmax(-1)[0], atol=1e-4)
+    again = with_source_predictions(lm, bank, taught)  # made anew, not twice
+    assert again.column_names == taught.column_names
+
+
+def test_loss_by_hand() -> None:
+    head = RatingHead()
+    logits = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 0.0, 0.0, 0.0]])
+    predictions, probabilities = (
+        torch.tensor([3.4, 1.2]),
+        torch.tensor([[0.1, 0.1, 0.2, 0.3, 0.3], [0.6, 0.1, 0.1, 0.1, 0.1]]),
+    )
+    squared = sum((float(head(logits)[i].detach()) - float(predictions[i])) ** 2 for i in range(2)) / 2
+    entropy = 0.0
+    for scores, shares in zip(logits.double().numpy(), probabilities.double().numpy()):
+        entropy -= float(shares @ (scores - np.log(np.exp(scores).sum()))) / 2
+    loss = RatingTask().loss(logits, predictions, head, probabilities)
+    assert float(loss.detach()) == pytest.approx(0.8 * squared + 0.2 * entropy, rel=1e-5)
+
+
+def test_the_adapter_follows_the_teacher_not_the_labels(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+) -> None:
+    lm, bank = source
+    target = make_lm("gemma3", seed=1)
+    taught = with_source_predictions(lm, bank, interactions)
+    inverted = taught.remove_columns("label").add_column("label", [6.0 - label for label in interactions["label"]])
+    args = replace(QUIET, validation_share=0.0)
+    one, two = (AdapterTrainer(target, bank, rows, args).train().state_dict() for rows in (taught, inverted))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    plain = AdapterTrainer(target, bank, interactions, args).train().state_dict()
+    assert any(not torch.equal(one[name], plain[name]) for name in one)
+
+
+def test_more_steps_come_closer_to_the_teacher(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+) -> None:
+    lm, bank = source
+    target = make_lm("gemma3", seed=1)
+    taught = with_source_predictions(lm, bank, interactions)
+    trainer = AdapterTrainer(target, bank, taught, replace(QUIET, num_train_epochs=10, validation_share=0.0))
+    trainer.train()
+    assert trainer.report["learns_from"] == "source predictions"
+    assert trainer.report["losses"][-1] < trainer.report["losses"][0]
+    assert trainer.args.base_learning_rate == ADAPTER_DEFAULTS["source predictions"]["base_learning_rate"]
+
+
+def test_validation_users_are_judged_by_their_labels(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+) -> None:
+    lm, bank = source
+    taught = with_source_predictions(lm, bank, interactions)
+    trainer = AdapterTrainer(make_lm("gemma3"), bank, taught, replace(QUIET, validation_share=0.25))
+    others = of_users(interactions, sorted(set(bank.user_ids) - set(trainer.users)))
+    assert trainer._validation.labels.tolist() == others["label"][:] and trainer._validation.probabilities is None
+
+
+def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+    tmp_path: Path,
+) -> None:
+    lm, bank = source
+    target = make_lm("gemma3", seed=1)
+    taught = with_source_predictions(lm, bank, interactions)
+    args = replace(QUIET, output_dir=str(tmp_path))
+    first = AdapterTrainer(target, bank, taught, args).train().state_dict()
+    second = AdapterTrainer(target, bank, taught, args).train().state_dict()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    with pytest.raises(CheckpointError):
+        AdapterTrainer(target, bank, interactions, replace(args, **_same_rates())).train()
+
+
+def _same_rates() -> dict[str, float]:
+    names = ("learning_rate", "base_learning_rate", "head_learning_rate", "offset_penalty")
+    return {name: ADAPTER_DEFAULTS["source predictions"][name] for name in names}
+
+
+def test_clicks_are_taught_too(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> None:
+    clicks = interactions.remove_columns("label").add_column(
+        "label", [float(label > 3) for label in interactions["label"]]
+    )
+    lm = make_lm("llama", task=ClickTask(), template="click")
+    bank = PromptTrainer(lm, clicks, QUIET).train()
+    taught = with_source_predictions(lm, bank, clicks)
+    assert min(taught["source_prediction"]) > 0.0 and max(taught["source_prediction"]) < 1.0
+    target = make_lm("gemma3", task=ClickTask(), template="click")
+    trainer = AdapterTrainer(target, bank, taught, replace(QUIET, num_train_epochs=6, validation_share=0.0))
+    trainer.train()
+    assert trainer.report["losses"][-1] < trainer.report["losses"][0]
+
+
+def test_what_does_not_fit(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+) -> None:
+    lm, bank = source
+    with pytest.raises(MismatchError):
+        with_source_predictions(make_lm("qwen2"), bank, interactions)
+    nobody = interactions.remove_columns("user_id").add_column("user_id", ["nobody"] * len(interactions))
+    with pytest.raises(InteractionsError, match="none of 96 rows"):
+        with_source_predictions(lm, bank, nobody)
+    taught = with_source_predictions(lm, bank, interactions)
+    target = make_lm("gemma3")
+    with pytest.raises(InteractionsError, match="not the other"):
+        AdapterTrainer(target, bank, taught.remove_columns("source_prediction"), QUIET)
+    cut = taught.remove_columns("source_probabilities").add_column("source_probabilities", [[0.5, 0.5]] * len(taught))
+    with pytest.raises(InteractionsError, match="must hold 5 numbers"):
+        AdapterTrainer(target, bank, cut, QUIET)
+    broken = taught.remove_columns("source_prediction").add_column("source_prediction", [float("nan")] * len(taught))
+    with pytest.raises(InteractionsError, match="NaN or infinite"):
+        AdapterTrainer(target, bank, broken, QUIET)
