@@ -51,6 +51,12 @@ def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     train = command("train", "--target", place / "gemma3", "--bank", bank, *rows, "--select", out["users.txt"])
     assert main([*train, "--out", str(out["migrator"]), *TRAIN]) == 0
     adapter = out["migrator"] / "adapter"
+    taught = [*train, "--teacher", str(place / "llama"), "--out", str(tmp_path / "taught"), *TRAIN]
+    assert main([*taught, "--json", str(tmp_path / "taught.json")]) == 0
+    assert json.loads((tmp_path / "taught.json").read_text())["learns_from"] == "labels and source predictions"
+    assert main([*taught, "--bank", str(bank)]) == 2 and "one source bank, got 2" in capsys.readouterr().err
+    assert main([*train, "--teacher", str(place / "gemma3"), "--out", str(tmp_path / "wrong"), *TRAIN]) != 0
+    assert not (tmp_path / "wrong").exists()
     warm = [*train, "--warm-start", str(place / "llama"), "--out", str(tmp_path / "warm"), *TRAIN]
     assert main(warm) == 0
     assert main(command("migrate", "--adapter", adapter, "--bank", bank, "--out", out["target"])) == 0

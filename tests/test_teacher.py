@@ -60,7 +60,7 @@ def test_loss_by_hand() -> None:
     assert float(loss.detach()) == pytest.approx(0.8 * squared + 0.2 * entropy, rel=1e-5)
 
 
-def test_the_adapter_follows_the_teacher_not_the_labels(
+def test_the_adapter_follows_the_teacher_and_the_labels_by_weight(
     make_lm: Callable[..., PersonalizedLM],
     source: tuple[PersonalizedLM, PromptBank],
     interactions: datasets.Dataset,
@@ -69,11 +69,25 @@ def test_the_adapter_follows_the_teacher_not_the_labels(
     target = make_lm("gemma3", seed=1)
     taught = with_source_predictions(lm, bank, interactions)
     inverted = taught.remove_columns("label").add_column("label", [6.0 - label for label in interactions["label"]])
-    args = replace(QUIET, validation_share=0.0)
+    args = replace(QUIET, validation_share=0.0, teacher_weight=1.0)
     one, two = (AdapterTrainer(target, bank, rows, args).train().state_dict() for rows in (taught, inverted))
     assert all(torch.equal(one[name], two[name]) for name in one)
-    plain = AdapterTrainer(target, bank, interactions, args).train().state_dict()
-    assert any(not torch.equal(one[name], plain[name]) for name in one)
+    half = replace(args, teacher_weight=0.5)
+    one, two = (AdapterTrainer(target, bank, rows, half).train().state_dict() for rows in (taught, inverted))
+    assert any(not torch.equal(one[name], two[name]) for name in one)
+
+
+def test_without_weight_a_teacher_changes_nothing(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+) -> None:
+    lm, bank = source
+    target = make_lm("gemma3", seed=1)
+    taught = with_source_predictions(lm, bank, interactions)
+    args = replace(QUIET, teacher_weight=0.0, **_same_rates())
+    one, two = (AdapterTrainer(target, bank, rows, args).train().state_dict() for rows in (taught, interactions))
+    assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_more_steps_come_closer_to_the_teacher(
@@ -86,9 +100,9 @@ def test_more_steps_come_closer_to_the_teacher(
     taught = with_source_predictions(lm, bank, interactions)
     trainer = AdapterTrainer(target, bank, taught, replace(QUIET, num_train_epochs=10, validation_share=0.0))
     trainer.train()
-    assert trainer.report["learns_from"] == "source predictions"
+    assert trainer.report["learns_from"] == "labels and source predictions"
     assert trainer.report["losses"][-1] < trainer.report["losses"][0]
-    assert trainer.args.base_learning_rate == ADAPTER_DEFAULTS["source predictions"]["base_learning_rate"]
+    assert trainer.args.base_learning_rate == ADAPTER_DEFAULTS["labels and source predictions"]["base_learning_rate"]
 
 
 def test_validation_users_are_judged_by_their_labels(
@@ -100,7 +114,7 @@ def test_validation_users_are_judged_by_their_labels(
     taught = with_source_predictions(lm, bank, interactions)
     trainer = AdapterTrainer(make_lm("gemma3"), bank, taught, replace(QUIET, validation_share=0.25))
     others = of_users(interactions, sorted(set(bank.user_ids) - set(trainer.users)))
-    assert trainer._validation.labels.tolist() == others["label"][:] and trainer._validation.probabilities is None
+    assert trainer._validation.labels.tolist() == others["label"][:] and trainer._validation.predictions is None
 
 
 def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(
@@ -122,7 +136,7 @@ def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(
 
 def _same_rates() -> dict[str, float]:
     names = ("learning_rate", "base_learning_rate", "head_learning_rate", "offset_penalty")
-    return {name: ADAPTER_DEFAULTS["source predictions"][name] for name in names}
+    return {name: ADAPTER_DEFAULTS["labels and source predictions"][name] for name in names}
 
 
 def test_clicks_are_taught_too(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> None:

@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import argparse
 
+import datasets
 import numpy as np
 
-from puma_hub import AdapterTrainer, PersonalizedLM, PromptTrainer, PumaTrainingArguments, evaluate_bank, select_users
+from puma_hub import (
+    AdapterTrainer,
+    PersonalizedLM,
+    PromptBank,
+    PromptTrainer,
+    PumaTrainingArguments,
+    evaluate_bank,
+    select_users,
+)
 from puma_hub.data import chronological_split, most_recent, of_users, rows_by_user, sample_users
 from puma_hub.data.movielens import read_movielens
 from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
+from puma_hub.demo.run import compute_dtype
 from puma_hub.training import with_source_predictions
 
 REPORTED_SEEDS = (42, 43, 44)
+
+
+def prompts(name: str, lm: PersonalizedLM, splits: datasets.DatasetDict, settings: PumaTrainingArguments) -> PromptBank:
+    """Train the users' prompts and print how well they do."""
+    trainer = PromptTrainer(lm, splits["train"], settings)
+    bank = trainer.train()
+    print(f"{name}: validation loss by epoch", [round(loss, 4) for loss in trainer.report["validation_losses"]])
+    result = evaluate_bank(lm, bank, splits)
+    baselines = {key: round(value["rmse"], 4) for key, value in result["baselines"].items()}
+    print(f"{name}: RMSE {result['metrics']['rmse']:.4f}", baselines, flush=True)
+    return bank
 
 
 def main() -> None:
@@ -23,8 +44,10 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, help="of prompt training")
     parser.add_argument("--adapter-rate", type=float)
     parser.add_argument("--adapter-penalty", type=float)
-    parser.add_argument("--share", type=float, default=0.12, help="of the users, on whom the adapter trains")
+    parser.add_argument("--share", type=float, default=0.13, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
+    parser.add_argument("--labels", action="store_true", help="the adapter learns from labels alone")
+    parser.add_argument("--retrain", action="store_true", help="also train all prompts on the new LLM, the baseline")
     parser.add_argument("--users", type=int, help="a random part of these users, for a quick look")
     args = parser.parse_args()
 
@@ -35,19 +58,14 @@ def main() -> None:
         rows = sample_users(rows, args.users, 0)
     splits = with_item_statistics(chronological_split(most_recent(rows, 40)))
 
-    old = PersonalizedLM.from_pretrained(str(fetch("smollm2-135m")))
     settings = PumaTrainingArguments(
         num_train_epochs=args.epochs, learning_rate=args.rate, offset_penalty=args.penalty, seed=1
     )
-    trainer = PromptTrainer(old, splits["train"], settings)
-    source = trainer.train()
-    print("validation loss by epoch:", [round(loss, 4) for loss in trainer.report["validation_losses"]])
-    before = evaluate_bank(old, source, splits)
-    print(
-        f"source RMSE {before['metrics']['rmse']:.4f}", {k: round(v["rmse"], 4) for k, v in before["baselines"].items()}
-    )
-
-    new = PersonalizedLM.from_pretrained(str(fetch("gemma-3-270m")))
+    old = PersonalizedLM.from_pretrained(str(fetch("smollm2-135m")), dtype=compute_dtype("auto"))
+    source = prompts("source", old, splits, settings)
+    new = PersonalizedLM.from_pretrained(str(fetch("gemma-3-270m")), dtype=compute_dtype("auto"))
+    if args.retrain:
+        prompts("retrained", new, splits, settings)
     values = []
     for seed in args.seeds:
         chosen = select_users(source, splits["train"], budget=int(len(source) * args.share), seed=40 + seed)
@@ -58,8 +76,10 @@ def main() -> None:
             offset_penalty=args.adapter_penalty,
             seed=seed,
         )
-        taught = with_source_predictions(old, source, of_users(splits["train"], chosen))
-        adapter = AdapterTrainer(new, source, taught, settings).train()
+        rows = of_users(splits["train"], chosen)
+        if not args.labels:
+            rows = with_source_predictions(old, source, rows)
+        adapter = AdapterTrainer(new, source, rows, settings).train()
         values.append(evaluate_bank(new, adapter.migrate(source), splits["validation"])["metrics"]["rmse"])
         print(f"seed {seed}: migrated RMSE {values[-1]:.4f}", flush=True)
     print(f"migrated RMSE {np.mean(values):.4f} on average, from {min(values):.4f} to {max(values):.4f}")

@@ -57,7 +57,12 @@ class AdapterModule(nn.Module):
         offsets = self.adapter.offsets(source_prompts[batch.users.to(source_prompts.device)])
         prompts = self.adapter.output_scale * (self.adapter.base + offsets)
         logits, labels = lm.logits(prompts, batch.rows), batch.labels.to(lm.device)
-        loss = lm.task.loss(logits, labels, self.adapter.head, batch.probabilities)
+        loss = lm.task.loss(logits, labels, self.adapter.head)
+        if batch.predictions is not None:
+            weight, predictions = args.teacher_weight, batch.predictions.to(lm.device)
+            taught = lm.task.loss(logits, predictions, self.adapter.head, batch.probabilities)
+            loss = weight * taught + (1.0 - weight) * loss
+            labels = weight * predictions + (1.0 - weight) * labels
         if self.adapter.head is not None:
             with torch.no_grad():
                 errors = self.adapter.head(logits) - labels
@@ -105,7 +110,7 @@ class AdapterTrainer:
         target_lm: the scorer of the target LLM.
         banks: the source bank, or one for each source.
         interactions: training rows of at least the chosen users. Rows from :func:`with_source_predictions` are learnt
-            from the source's predictions; validation rows are judged by their labels all the same.
+            from the source's predictions as well; validation rows are judged by their labels alone.
         args: see :class:`PumaTrainingArguments`; defaults depend on what the rows are learnt from.
         users: whom to train on; all users of the banks by default. ``validation_share`` of them choose the epoch.
         config: the adapter's configuration; ``seed`` architecture by default. Sources and target are filled in.
@@ -129,7 +134,7 @@ class AdapterTrainer:
     ) -> None:
         checked = check_interactions(interactions, target_lm.task)
         taught = any(name in checked.column_names for name in TEACHER_COLUMNS)
-        self.learns_from = "source predictions" if taught else "labels"
+        self.learns_from = "labels and source predictions" if taught else "labels"
         self.args = (args or PumaTrainingArguments()).filled(ADAPTER_DEFAULTS[self.learns_from])
         self.lm = target_lm
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
@@ -158,7 +163,7 @@ class AdapterTrainer:
         self._train = encoded.take(torch.arange(len(parts[0])))
         if taught:
             predictions, probabilities = source_predictions(parts[0], len(target_lm.task.answers))
-            self._train = replace(self._train, labels=predictions, probabilities=probabilities)
+            self._train = replace(self._train, predictions=predictions, probabilities=probabilities)
         self._validation = encoded.take(torch.arange(len(parts[0]), len(encoded)))
         self._encoded = encoded
         self.report: dict[str, Any] = {}
@@ -223,9 +228,7 @@ class AdapterTrainer:
         return self.adapter.cpu().eval()
 
     def _identity(self) -> str:
-        targets = [self._train.labels]
-        if self._train.probabilities is not None:
-            targets.append(self._train.probabilities)
+        teacher = [part for part in (self._train.predictions, self._train.probabilities) if part is not None]
         return identity_hash(
             {
                 "kind": "adapter",
@@ -235,7 +238,7 @@ class AdapterTrainer:
                 "start": tensor_hash(*self.adapter.state_dict().values()),
                 "prompts": tensor_hash(self._prompts),
                 "rows": [tensor_hash(self._encoded.labels, self._encoded.users), hash_rows(self._encoded)],
-                "targets": tensor_hash(*targets),
+                "teacher": tensor_hash(*teacher),
                 "users": self.users,
             }
         )

@@ -12,12 +12,12 @@ PROMPT_METHODS = ("shared", "independent")
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
     "shared": {
-        "num_train_epochs": 3,
+        "num_train_epochs": 4,
         "learning_rate": 1e-2,
         "base_learning_rate": 5e-2,
         "head_learning_rate": 3e-3,
         "per_device_train_batch_size": 64,
-        "offset_penalty": 5e-2,
+        "offset_penalty": 0.25,
     },
     # Paper, hyperparameters; in the LLM's own units.
     "independent": {
@@ -39,7 +39,7 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
         "offset_penalty": 0.03,
     },
     # Predictions are less noisy than labels: smaller batches, and more of them.
-    "source predictions": {
+    "labels and source predictions": {
         "num_train_epochs": 4,
         "learning_rate": 2e-4,
         "base_learning_rate": 0.2,
@@ -74,6 +74,7 @@ class PumaTrainingArguments:
         offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
             coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
             them more than new rows justify.
+        teacher_weight: of the source's predictions, where rows carry them, against the labels' ``1 - teacher_weight``.
         checkpoint_seconds: time between two checkpoints.
         disable_tqdm: show no progress bars.
 
@@ -96,6 +97,7 @@ class PumaTrainingArguments:
     prompt_method: str = "shared"
     prompt_length: int = 1
     offset_penalty: float | None = None
+    teacher_weight: float = 0.6
     checkpoint_seconds: float = 60.0
     disable_tqdm: bool = False
 
@@ -112,6 +114,8 @@ class PumaTrainingArguments:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigurationError(f"{name} must not be negative, got {value!r}")
+        if not 0.0 <= self.teacher_weight <= 1.0:
+            raise ConfigurationError(f"teacher_weight must lie in [0, 1], got {self.teacher_weight!r}")
         if not 0.0 <= self.validation_share < 1.0:
             raise ConfigurationError(f"validation_share must lie in [0, 1), got {self.validation_share!r}")
         if self.prompt_method not in PROMPT_METHODS:

@@ -18,12 +18,13 @@ from puma_hub.scorer import EncodedRows, PersonalizedLM
 class EncodedInteractions:
     """``rows``, ``labels (N,)`` float32 and ``users (N,)``, the row of each interaction's user in the bank.
 
-    Where a teacher takes the labels' place, ``labels`` are its predictions and ``probabilities (N, answers)`` its own.
+    ``predictions (N,)`` and ``probabilities (N, answers)`` are a teacher's, where there is one.
     """
 
     rows: EncodedRows
     labels: torch.Tensor
     users: torch.Tensor
+    predictions: torch.Tensor | None = None
     probabilities: torch.Tensor | None = None
 
     def __len__(self) -> int:
@@ -42,9 +43,9 @@ class EncodedInteractions:
         return cls(rows, labels, users)
 
     def take(self, numbers: torch.Tensor) -> EncodedInteractions:
-        probabilities = self.probabilities[numbers] if self.probabilities is not None else None
+        teacher = [part if part is None else part[numbers] for part in (self.predictions, self.probabilities)]
         return EncodedInteractions(
-            self.rows.take(numbers.tolist()), self.labels[numbers], self.users[numbers], probabilities
+            self.rows.take(numbers.tolist()), self.labels[numbers], self.users[numbers], *teacher
         )
 
 

@@ -21,8 +21,8 @@ def with_source_predictions(
 ) -> datasets.Dataset:
     """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
 
-    :class:`AdapterTrainer` learns such rows from the predictions in place of the labels (knowledge distillation):
-    they have none of the labels' noise, so far fewer steps do.
+    :class:`AdapterTrainer` learns such rows from predictions and labels together (knowledge distillation): predictions
+    have none of the labels' noise, so fewer steps do; labels correct what the source trusts too much.
 
     Args:
         lm: the scorer of the bank's LLM.
