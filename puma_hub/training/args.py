@@ -12,12 +12,12 @@ PROMPT_METHODS = ("shared", "independent")
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
     "shared": {
-        "num_train_epochs": 4,
+        "num_train_epochs": 5,
         "learning_rate": 1e-2,
         "base_learning_rate": 5e-2,
         "head_learning_rate": 3e-3,
         "per_device_train_batch_size": 64,
-        "offset_penalty": 0.25,
+        "offset_penalty": 0.1,
     },
     # Paper, hyperparameters; in the LLM's own units.
     "independent": {
