@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, help="of prompt training")
     parser.add_argument("--adapter-rate", type=float)
     parser.add_argument("--adapter-penalty", type=float)
-    parser.add_argument("--share", type=float, default=0.16, help="of the users, on whom the adapter trains")
+    parser.add_argument("--share", type=float, default=0.12, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
     parser.add_argument("--labels", action="store_true", help="the adapter learns from labels alone")
     parser.add_argument("--retrain", action="store_true", help="also train all prompts on the new LLM, the baseline")

@@ -34,8 +34,8 @@ def main() -> None:
     old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")))
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A sixth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
-    chosen = select_users(source, rows["train"], "puma", budget=args.users // 6)
+    # An eighth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 8)
     taught = with_source_predictions(old, source, of_users(rows["train"], chosen))
     new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)

@@ -43,7 +43,7 @@ class DemoSettings:
 
     users: int = 300
     rows_per_user: int = 40
-    share: float = 0.16
+    share: float = 0.12
     seed: int = 42
     out: str = "puma-demo"
     models: str = "wheels"

@@ -12,12 +12,12 @@ PROMPT_METHODS = ("shared", "independent")
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
     "shared": {
-        "num_train_epochs": 5,
+        "num_train_epochs": 3,
         "learning_rate": 1e-2,
         "base_learning_rate": 5e-2,
         "head_learning_rate": 3e-3,
         "per_device_train_batch_size": 64,
-        "offset_penalty": 0.1,
+        "offset_penalty": 5e-2,
     },
     # Paper, hyperparameters; in the LLM's own units.
     "independent": {
@@ -97,7 +97,7 @@ class PumaTrainingArguments:
     prompt_method: str = "shared"
     prompt_length: int = 1
     offset_penalty: float | None = None
-    teacher_weight: float = 0.6
+    teacher_weight: float = 1.0
     checkpoint_seconds: float = 60.0
     disable_tqdm: bool = False
 
