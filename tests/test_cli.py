@@ -53,7 +53,7 @@ def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     adapter = out["migrator"] / "adapter"
     taught = [*train, "--teacher", str(place / "llama"), "--out", str(tmp_path / "taught"), *TRAIN]
     assert main([*taught, "--json", str(tmp_path / "taught.json")]) == 0
-    assert json.loads((tmp_path / "taught.json").read_text())["learns_from"] == "labels and source predictions"
+    assert json.loads((tmp_path / "taught.json").read_text())["learns_from"] == "source predictions"
     assert main([*taught, "--bank", str(bank)]) == 2 and "one source bank, got 2" in capsys.readouterr().err
     assert main([*train, "--teacher", str(place / "gemma3"), "--out", str(tmp_path / "wrong"), *TRAIN]) != 0
     assert not (tmp_path / "wrong").exists()

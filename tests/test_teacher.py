@@ -100,9 +100,9 @@ def test_more_steps_come_closer_to_the_teacher(
     taught = with_source_predictions(lm, bank, interactions)
     trainer = AdapterTrainer(target, bank, taught, replace(QUIET, num_train_epochs=10, validation_share=0.0))
     trainer.train()
-    assert trainer.report["learns_from"] == "labels and source predictions"
+    assert trainer.report["learns_from"] == "source predictions"
     assert trainer.report["losses"][-1] < trainer.report["losses"][0]
-    assert trainer.args.base_learning_rate == ADAPTER_DEFAULTS["labels and source predictions"]["base_learning_rate"]
+    assert trainer.args.base_learning_rate == ADAPTER_DEFAULTS["source predictions"]["base_learning_rate"]
 
 
 def test_validation_users_are_judged_by_their_labels(
@@ -136,7 +136,7 @@ def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(
 
 def _same_rates() -> dict[str, float]:
     names = ("learning_rate", "base_learning_rate", "head_learning_rate", "offset_penalty")
-    return {name: ADAPTER_DEFAULTS["labels and source predictions"][name] for name in names}
+    return {name: ADAPTER_DEFAULTS["source predictions"][name] for name in names}
 
 
 def test_clicks_are_taught_too(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> None:

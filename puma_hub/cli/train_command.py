@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
     parser.add_argument("--warm-start", metavar="ID", help="the source LLM: begin at the map between shared tokens")
     parser.add_argument(
-        "--teacher", metavar="ID", help="the source LLM: learn from what it predicts for the rows, beside their labels"
+        "--teacher", metavar="ID", help="the source LLM: learn what it predicts for the rows in place of their labels"
     )
     parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
 

@@ -12,10 +12,10 @@ _STEP = 0.2  # of the shown mean: the fewer different texts, the fewer prefixes 
 def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     """Add an item's mean label in ``train`` to its text in every split.
 
-    The paper's Yelp items carry their stars in the same way. No row's text tells of its own label: a training row
-    shows the mean of the item's other training rows, and held-out labels are never used. Items without such rows show
-    the overall mean. The words are those of the rating template, so an LLM that continues a pattern reads the number
-    before any training.
+    The paper's Yelp items carry their stars in the same way. A training row shows the mean of the item's other
+    training rows, so that its text does not tell its own label, and held-out labels are never used. Items without
+    such rows show the overall mean. The words are those of the rating template, so an LLM that continues a pattern
+    reads the number before any training.
     """
     train = splits["train"]
     labels = np.asarray(train["label"], dtype=np.float64)

@@ -110,7 +110,7 @@ class AdapterTrainer:
         target_lm: the scorer of the target LLM.
         banks: the source bank, or one for each source.
         interactions: training rows of at least the chosen users. Rows from :func:`with_source_predictions` are learnt
-            from the source's predictions as well; validation rows are judged by their labels alone.
+            from the source's predictions, by ``teacher_weight``; validation rows are judged by their labels.
         args: see :class:`PumaTrainingArguments`; defaults depend on what the rows are learnt from.
         users: whom to train on; all users of the banks by default. ``validation_share`` of them choose the epoch.
         config: the adapter's configuration; ``seed`` architecture by default. Sources and target are filled in.
@@ -134,7 +134,7 @@ class AdapterTrainer:
     ) -> None:
         checked = check_interactions(interactions, target_lm.task)
         taught = any(name in checked.column_names for name in TEACHER_COLUMNS)
-        self.learns_from = "labels and source predictions" if taught else "labels"
+        self.learns_from = "source predictions" if taught else "labels"
         self.args = (args or PumaTrainingArguments()).filled(ADAPTER_DEFAULTS[self.learns_from])
         self.lm = target_lm
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)

@@ -39,7 +39,7 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
         "offset_penalty": 0.03,
     },
     # Predictions are less noisy than labels: smaller batches, and more of them.
-    "labels and source predictions": {
+    "source predictions": {
         "num_train_epochs": 4,
         "learning_rate": 2e-4,
         "base_learning_rate": 0.2,

@@ -21,8 +21,8 @@ def with_source_predictions(
 ) -> datasets.Dataset:
     """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
 
-    :class:`AdapterTrainer` learns such rows from predictions and labels together (knowledge distillation): predictions
-    have none of the labels' noise, so fewer steps do; labels correct what the source trusts too much.
+    :class:`AdapterTrainer` learns such rows from the predictions (knowledge distillation), and with ``teacher_weight``
+    below 1 from the labels too: predictions have none of the labels' noise, so fewer steps do.
 
     Args:
         lm: the scorer of the bank's LLM.
