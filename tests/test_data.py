@@ -54,6 +54,7 @@ def test_one_row_users_stay_in_train() -> None:
 
 
 def test_most_recent_and_sample(interactions: datasets.Dataset) -> None:
+    assert len(most_recent(interactions.select([]), 4)) == 0
     recent = most_recent(interactions, 4)
     assert len(recent) == 32 and min(recent["timestamp"]) == 8
     some = sample_users(interactions, 3, seed=1)

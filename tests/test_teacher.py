@@ -135,7 +135,7 @@ def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(
 
 
 def _same_rates() -> dict[str, float]:
-    names = ("learning_rate", "base_learning_rate", "head_learning_rate", "offset_penalty")
+    names = ("start_rows", "learning_rate", "base_learning_rate", "head_learning_rate", "offset_penalty")
     return {name: ADAPTER_DEFAULTS["source predictions"][name] for name in names}
 
 

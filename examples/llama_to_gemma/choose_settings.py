@@ -44,6 +44,8 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, help="of prompt training")
     parser.add_argument("--adapter-rate", type=float)
     parser.add_argument("--adapter-penalty", type=float)
+    parser.add_argument("--start-rows", type=int, nargs="+", help="of the adapter's start, one or more to compare")
+    parser.add_argument("--adapter-rows", type=int, default=18, help="of each chosen user, the most recent")
     parser.add_argument("--share", type=float, default=0.12, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
     parser.add_argument("--labels", action="store_true", help="the adapter learns from labels alone")
@@ -66,23 +68,34 @@ def main() -> None:
     new = PersonalizedLM.from_pretrained(str(fetch("gemma-3-270m")), dtype=compute_dtype("auto"))
     if args.retrain:
         prompts("retrained", new, splits, settings)
-    values = []
-    for seed in args.seeds:
-        chosen = select_users(source, splits["train"], budget=int(len(source) * args.share), seed=40 + seed)
-        settings = PumaTrainingArguments(
-            num_train_epochs=1,
-            validation_share=0.0,
-            learning_rate=args.adapter_rate,
-            offset_penalty=args.adapter_penalty,
-            seed=seed,
+    for start_rows in args.start_rows or [None]:
+        values = []
+        for seed in args.seeds:
+            chosen = select_users(source, splits["train"], budget=int(len(source) * args.share), seed=40 + seed)
+            settings = PumaTrainingArguments(
+                num_train_epochs=1,
+                validation_share=0.0,
+                start_rows=start_rows,
+                learning_rate=args.adapter_rate,
+                offset_penalty=args.adapter_penalty,
+                seed=seed,
+            )
+            rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
+            if not args.labels:
+                rows = with_source_predictions(old, source, rows)
+            trainer = AdapterTrainer(new, source, rows, settings)
+            migrated = trainer.train().migrate(source)
+            values.append(evaluate_bank(new, migrated, splits["validation"])["metrics"]["rmse"])
+            seconds = trainer.report["seconds"]
+            print(
+                f"seed {seed}: {trainer.report['samples_until_best_epoch']} samples in "
+                f"{seconds['until_best_epoch'] - seconds['prefix_cache']:.1f} s, migrated RMSE {values[-1]:.4f}",
+                flush=True,
+            )
+        print(
+            f"start rows {trainer.report['start_rows']}: migrated RMSE {np.mean(values):.4f} on average, "
+            f"from {min(values):.4f} to {max(values):.4f}"
         )
-        rows = of_users(splits["train"], chosen)
-        if not args.labels:
-            rows = with_source_predictions(old, source, rows)
-        adapter = AdapterTrainer(new, source, rows, settings).train()
-        values.append(evaluate_bank(new, adapter.migrate(source), splits["validation"])["metrics"]["rmse"])
-        print(f"seed {seed}: migrated RMSE {values[-1]:.4f}", flush=True)
-    print(f"migrated RMSE {np.mean(values):.4f} on average, from {min(values):.4f} to {max(values):.4f}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from puma_hub import (
     evaluate_bank,
     select_users,
 )
-from puma_hub.data import load_interactions, of_users
+from puma_hub.data import load_interactions, most_recent, of_users
 from puma_hub.demo.fetch import fetch
 from puma_hub.training import with_source_predictions
 
@@ -36,7 +36,8 @@ def main() -> None:
 
     # An eighth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
     chosen = select_users(source, rows["train"], "puma", budget=args.users // 8)
-    taught = with_source_predictions(old, source, of_users(rows["train"], chosen))
+    # Some of their rows will do.
+    taught = with_source_predictions(old, source, most_recent(of_users(rows["train"], chosen), 18))
     new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
     adapter = AdapterTrainer(new, source, taught, settings).train()

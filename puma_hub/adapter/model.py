@@ -94,13 +94,20 @@ class PumaAdapter(PreTrainedModel):
         Raises:
             MismatchError: the prompts have another length or size.
         """
+        return self.network(self.standardized(source_prompts))
+
+    def standardized(self, source_prompts: torch.Tensor) -> torch.Tensor:
+        """What the network sees of source prompts, ``(B, l, sum of source sizes)``.
+
+        Raises:
+            MismatchError: the prompts have another length or size.
+        """
         expected = (self.config.prompt_length, self.config.source_size)
         if source_prompts.ndim != 3 or tuple(source_prompts.shape[1:]) != expected:
             raise MismatchError(
                 f"this adapter takes prompts (users, {expected[0]}, {expected[1]}), got {tuple(source_prompts.shape)}"
             )
-        standardised = (source_prompts.to(self.base.dtype) - self.input_mean) / self.input_scale
-        return self.network(standardised)
+        return (source_prompts.to(self.base.dtype) - self.input_mean) / self.input_scale
 
     @torch.no_grad()
     def standardize(self, source_prompts: torch.Tensor, output_scale: float) -> None:

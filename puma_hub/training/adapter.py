@@ -16,11 +16,12 @@ from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
 from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions, of_users
-from puma_hub.errors import MismatchError, SelectionError
+from puma_hub.errors import ConfigurationError, MismatchError, SelectionError
 from puma_hub.scorer import PersonalizedLM, RatingHead
 from puma_hub.training.args import ADAPTER_DEFAULTS, PumaTrainingArguments
 from puma_hub.training.data import EncodedInteractions, some_users
-from puma_hub.training.loop import Loop, RowCounts
+from puma_hub.training.gauss_newton import start_by_gauss_newton
+from puma_hub.training.loop import Loop, Progress, RowCounts
 from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
@@ -62,10 +63,9 @@ class AdapterModule(nn.Module):
             weight, predictions = args.teacher_weight, batch.predictions.to(lm.device)
             taught = lm.task.loss(logits, predictions, self.adapter.head, batch.probabilities)
             loss = weight * taught + (1.0 - weight) * loss
-            labels = weight * predictions + (1.0 - weight) * labels
         if self.adapter.head is not None:
             with torch.no_grad():
-                errors = self.adapter.head(logits) - labels
+                errors = self.adapter.head(logits) - batch.targets(args.teacher_weight).to(lm.device)
                 step = torch.stack([errors.sum(), torch.ones_like(errors).sum()])
                 self.residuals.mul_(_MEMORY).add_(reduce(step))  # over all processes
         return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
@@ -135,7 +135,15 @@ class AdapterTrainer:
         checked = check_interactions(interactions, target_lm.task)
         taught = any(name in checked.column_names for name in TEACHER_COLUMNS)
         self.learns_from = "source predictions" if taught else "labels"
-        self.args = (args or PumaTrainingArguments()).filled(ADAPTER_DEFAULTS[self.learns_from])
+        args = args or PumaTrainingArguments()
+        linear = getattr(init.config if init is not None else config, "architecture", "seed") != "paper"
+        if args.start_rows and not linear:
+            raise ConfigurationError(
+                f"start_rows={args.start_rows} needs an adapter with a linear branch, architecture 'seed' or 'linear'; "
+                "leave it out"
+            )
+        begins = linear and args.start_rows != 0
+        self.args = args.filled(ADAPTER_DEFAULTS[self.learns_from + ("" if begins or not taught else ", no start")])
         self.lm = target_lm
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
         self._users, prompts, _ = join_banks(self.banks)
@@ -165,6 +173,9 @@ class AdapterTrainer:
             predictions, probabilities = source_predictions(parts[0], len(target_lm.task.answers))
             self._train = replace(self._train, predictions=predictions, probabilities=probabilities)
         self._validation = encoded.take(torch.arange(len(parts[0]), len(encoded)))
+        order = torch.randperm(len(self._train), generator=torch.Generator().manual_seed(self.args.seed))
+        trained = init is not None and bool(init.base.any())  # it has its start
+        self._begun_on = self._train.take(order[: 0 if trained else self.args.start_rows])
         self._encoded = encoded
         self.report: dict[str, Any] = {}
 
@@ -209,6 +220,12 @@ class AdapterTrainer:
             adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
         return adapter
 
+    def _begin(self, progress: Progress) -> None:
+        rows, prompts = self._begun_on, self._prompts.to(self.lm.device)
+        targets = rows.targets(self.args.teacher_weight)
+        at_once = self.args.per_device_eval_batch_size
+        start_by_gauss_newton(self.adapter, self.lm, prompts, rows, targets, at_once, progress)
+
     def train(self) -> PumaAdapter:
         """Train, or go on from the last checkpoint in ``output_dir``; return the adapter of the best epoch."""
         module = AdapterModule(self.adapter, self.lm, self._prompts, self._train, self._validation, self.args)
@@ -219,6 +236,7 @@ class AdapterTrainer:
             self._identity(),
             partial(self.lm.fill_cache, self._encoded.rows),
             "adapter",
+            self._begin if len(self._begun_on) else None,
         )
         state = loop.run()
         if self.adapter.head is not None:
@@ -251,11 +269,14 @@ class AdapterTrainer:
         weights = sum(parameter.numel() for parameter in self.adapter.network.parameters())
         own = 2.0 * weights * length * len(self._train)
         epoch = 2 * train + 3 * own + validation
+        start = 2 * forward_flops(self.lm, self._begun_on.rows, length)[0]
         return common_facts(
             method="adapter training",
             learns_from=self.learns_from,
             architecture=self.adapter.config.architecture,
             parameters=sum(parameter.numel() for parameter in self.adapter.parameters()),
+            start_rows=len(self._begun_on),
+            samples_until_best_epoch=len(self._begun_on) + len(self._train) * state.best_epoch,
             **training_facts(state, len(self._train), self.args.seed),
             users={
                 "train": len(self.users),
@@ -263,8 +284,9 @@ class AdapterTrainer:
                 "bank": len(self._users),
             },
             flops={
-                "total": len(state.losses) * epoch + prefixes,
-                "until_best_epoch": state.best_epoch * epoch + prefixes,
+                "total": len(state.losses) * epoch + start + prefixes,
+                "until_best_epoch": state.best_epoch * epoch + start + prefixes,
+                "start": start,
                 "prefix_cache": prefixes,
             },
             flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",

@@ -31,6 +31,7 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
 # By what the adapter learns from. Base and head have a few dozen steps to fit the new LLM, where users are few.
 ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
     "labels": {
+        "start_rows": 0,
         "num_train_epochs": 4,
         "learning_rate": 2e-4,
         "base_learning_rate": 0.1,
@@ -38,8 +39,19 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 32,
         "offset_penalty": 0.03,
     },
-    # Predictions are less noisy than labels: smaller batches, and more of them.
+    # Predictions are less noisy than labels, so a start can be solved for; what follows refines it.
     "source predictions": {
+        "start_rows": 512,
+        "num_train_epochs": 4,
+        "learning_rate": 1e-4,
+        "base_learning_rate": 2e-2,
+        "head_learning_rate": 1e-3,
+        "per_device_train_batch_size": 32,
+        "offset_penalty": 0.01,
+    },
+    # For a network without a linear branch: smaller batches than for labels, and more of them.
+    "source predictions, no start": {
+        "start_rows": 0,
         "num_train_epochs": 4,
         "learning_rate": 2e-4,
         "base_learning_rate": 0.2,
@@ -74,6 +86,8 @@ class PumaTrainingArguments:
         offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
             coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
             them more than new rows justify.
+        start_rows: rows by which the adapter's start is solved for before the first epoch, see
+            :func:`puma_hub.training.gauss_newton.start_by_gauss_newton`; 0 for none. Labels are too noisy for it.
         teacher_weight: of the source's predictions, where rows carry them, against the labels' ``1 - teacher_weight``.
         checkpoint_seconds: time between two checkpoints.
         disable_tqdm: show no progress bars.
@@ -97,6 +111,7 @@ class PumaTrainingArguments:
     prompt_method: str = "shared"
     prompt_length: int = 1
     offset_penalty: float | None = None
+    start_rows: int | None = None
     teacher_weight: float = 1.0
     checkpoint_seconds: float = 60.0
     disable_tqdm: bool = False
@@ -106,6 +121,8 @@ class PumaTrainingArguments:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
+        if isinstance(self.start_rows, bool) or not isinstance(self.start_rows or 0, int) or (self.start_rows or 0) < 0:
+            raise ConfigurationError(f"start_rows must be a whole number >= 0, got {self.start_rows!r}")
         for name in ("learning_rate", "base_learning_rate", "head_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -42,6 +42,12 @@ class EncodedInteractions:
         users = torch.tensor([row_of[user] for user in interactions["user_id"]])
         return cls(rows, labels, users)
 
+    def targets(self, teacher_weight: float) -> torch.Tensor:
+        """What is learnt, ``(N,)``: the labels, or their mean with the teacher's predictions by its weight."""
+        if self.predictions is None:
+            return self.labels
+        return teacher_weight * self.predictions + (1.0 - teacher_weight) * self.labels
+
     def take(self, numbers: torch.Tensor) -> EncodedInteractions:
         teacher = [part if part is None else part[numbers] for part in (self.predictions, self.probabilities)]
         return EncodedInteractions(

@@ -63,6 +63,8 @@ class Loop:
         prepare: called once before the first step, for what is computed ahead (the prefix cache); it reports how much
             is done, and of how much.
         label: the name on the progress bar.
+        begin: called once before the first step of the first epoch, to bring the module where training starts; it
+            reports likewise.
     """
 
     def __init__(
@@ -73,12 +75,14 @@ class Loop:
         identity: str,
         prepare: Callable[[Progress], None],
         label: str,
+        begin: Callable[[Progress], None] | None = None,
     ) -> None:
         self.module = module
         self.rows = rows
         self.args = args
         self.prepare = prepare
         self.label = label
+        self.begin = begin
         assert args.num_train_epochs and args.per_device_train_batch_size  # filled by the trainer
         self.epochs = args.num_train_epochs
         self.accelerator = Accelerator(
@@ -107,6 +111,11 @@ class Loop:
         if not self.state.finished:
             with self._timed("prefix_cache"), self._bar("prefix cache", "group") as bar:
                 self.prepare(partial(_show, bar))
+            if self.begin is not None and not self.state.begun:
+                with self._timed("start"), self._bar("start", "row") as bar:
+                    self.begin(partial(_show, bar))
+                self.state.begun = True
+                self._save()
             model, optimizer = self.accelerator.prepare(self.module, self.optimizer)
             with self._bar(self.label, "step", total=self.epochs * self.steps, initial=self.state.step) as bar:
                 while self.state.epoch < self.epochs:

@@ -203,7 +203,7 @@ def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
         "seconds": {
             **state.seconds,
             "total": sum(state.seconds.values()),
-            "until_best_epoch": state.seconds["prefix_cache"] + running * share,
+            "until_best_epoch": state.seconds["prefix_cache"] + state.seconds["start"] + running * share,
         },
         "samples_per_second": state.rows["training"] / max(state.seconds["training"], 1e-9),
         "seed": seed,

@@ -24,13 +24,16 @@ STATE_FILE = "training_state.safetensors"
 class RunState:
     """Where a run stands. ``losses`` holds one mean training loss an epoch, ``metrics`` one validation value."""
 
+    begun: bool = False
     step: int = 0
     epoch: int = 0
     best_epoch: int = 0
     losses: list[float] = field(default_factory=list)
     metrics: list[float | None] = field(default_factory=list)
     epoch_loss: float = 0.0
-    seconds: dict[str, float] = field(default_factory=lambda: {"training": 0.0, "validation": 0.0, "prefix_cache": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: dict.fromkeys(("prefix_cache", "start", "training", "validation"), 0.0)
+    )
     rows: dict[str, int] = field(default_factory=lambda: {"training": 0, "validation": 0})
     finished: bool = False
 

@@ -1,0 +1,203 @@
+"""The start of an adapter: what is solved for, and where the trainer uses it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptTrainer, PumaTrainingArguments
+from puma_hub.adapter import PumaAdapter, PumaConfig
+from puma_hub.bank import PromptBank
+from puma_hub.errors import ConfigurationError
+from puma_hub.training import gauss_newton, with_source_predictions
+from puma_hub.training.data import EncodedInteractions
+from tests.conftest import make_bank
+
+QUIET = PumaTrainingArguments(
+    num_train_epochs=1, per_device_train_batch_size=16, disable_tqdm=True, seed=3, validation_share=0.0
+)
+Teach = tuple[PersonalizedLM, PromptBank, datasets.Dataset]
+
+
+@pytest.fixture
+def taught(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> Teach:
+    """The target, the source's bank, and rows with the source's predictions, spread to those of a model with a say."""
+    source = make_lm("llama")
+    bank = PromptTrainer(source, interactions, replace(QUIET, num_train_epochs=3)).train()
+    rows = with_source_predictions(source, bank, interactions)
+    own = np.array(rows["source_prediction"][:])
+    spread = 3.5 + 0.5 * (own - own.mean()) / own.std()
+    rows = rows.remove_columns("source_prediction").add_column("source_prediction", spread)
+    return make_lm("gemma3", seed=1), bank, rows
+
+
+def _fresh(lm: PersonalizedLM, bank: PromptBank, length: int, architecture: str = "linear") -> PumaAdapter:
+    torch.manual_seed(0)
+    adapter = PumaAdapter(
+        PumaConfig([bank.model], lm.spec, prompt_length=length, task=lm.task, architecture=architecture)
+    )
+    adapter.network.start_linear()
+    adapter.standardize(torch.from_numpy(bank.prompts.copy()), lm.embedding_rms)
+    with torch.no_grad():
+        adapter.base.copy_(lm.word_prompt(length) / lm.embedding_rms)
+    return adapter.eval()
+
+
+@pytest.mark.parametrize("length", [1, 3])
+@pytest.mark.parametrize("task", ["rating", "click"])
+def test_a_step_is_ridge_regression_on_every_weight(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, task: str, length: int
+) -> None:
+    """Against sklearn on the explicit gradients of all weights, which autograd takes one row at a time."""
+    lm = make_lm("llama", seed=1, **({"task": ClickTask(), "template": "click"} if task == "click" else {}))
+    bank = make_bank(length=length)
+    row_of = {user: number for number, user in enumerate(bank.user_ids)}
+    known = [number for number, user in enumerate(interactions["user_id"]) if user in row_of][:40]
+    labels = [float(label > 3) if task == "click" else label for label in interactions["label"]]
+    rows = interactions.remove_columns("label").add_column("label", labels).select(known)
+    encoded = EncodedInteractions.build(lm, rows, row_of, length)
+    adapter = _fresh(lm, bank, length)
+    started = copy.deepcopy(adapter)
+    source = torch.from_numpy(bank.prompts.copy())
+    gauss_newton.start_by_gauss_newton(started, lm, source, encoded, encoded.labels, batch_size=16)
+
+    head = list(adapter.head.parameters()) if adapter.head is not None else []
+    weights = [adapter.base, adapter.network.residual.weight, *head]
+    inputs = (source - source.mean(0)) / (source - source.mean(0)).square().mean().sqrt()
+    scale = gauss_newton.MAP_SCALE / np.mean([np.linalg.norm(one) for one in inputs.numpy()])
+    prior = [gauss_newton.BASE_SCALE, scale, *[gauss_newton.HEAD_SCALE] * len(head)]
+    features, lacking = [], []
+    for number in range(len(encoded)):
+        prompt = adapter(source[encoded.users[[number]]]).target_prompts
+        prediction = lm.task.predict(lm.logits(prompt, encoded.rows.take([number])), adapter.head)[0]
+        gradients = torch.autograd.grad(prediction, weights)
+        features.append(np.concatenate([s * g.numpy().ravel() for s, g in zip(prior, gradients)]))
+        lacking.append(float(encoded.labels[number] - prediction.detach()))
+    noise = gauss_newton.NOISE * max(float(np.std(encoded.labels.numpy())), float(np.mean(np.square(lacking))) ** 0.5)
+    ridge = Ridge(alpha=noise**2, fit_intercept=False, solver="svd").fit(np.array(features, np.float64), lacking)
+    parts = np.split(ridge.coef_, np.cumsum([w.numel() for w in weights])[:-1])
+    after = [
+        started.base,
+        started.network.residual.weight,
+        *(list(started.head.parameters()) if started.head is not None else []),
+    ]
+    for name, before, now, part, s in zip(("base", "map", *"head" * 3), weights, after, parts, prior):
+        expected = s * part.reshape(before.shape)
+        moved = (now - before).detach().numpy()
+        np.testing.assert_allclose(moved, expected, atol=2e-3 * np.abs(expected).max() + 1e-6, err_msg=name)
+
+
+def test_what_a_change_adds_by_hand_and_that_it_is_found() -> None:
+    torch.manual_seed(0)
+    rows, length, size_in, size_out = 30, 2, 5, 4
+    gradients, inputs = torch.randn(rows, length, size_out), torch.randn(rows, length, size_in)
+    head = torch.randn(rows, 3)
+    change = gauss_newton.Change(torch.randn(length, size_out), torch.randn(size_out, size_in), torch.randn(3))
+    linear = gauss_newton.LinearRows(torch.zeros(rows), gradients, head, inputs)
+    exact = replace(linear, targets=change.of_predictions(linear))
+    found = gauss_newton.solve(exact, torch.full((rows,), 1e-8), 1.0)
+    torch.testing.assert_close(found.of_predictions(exact), exact.targets, atol=1e-3, rtol=1e-3)
+    by_hand = [
+        float((gradients[i] * (change.base + inputs[i] @ change.map.T)).sum() + head[i] @ change.head)
+        for i in range(rows)
+    ]
+    torch.testing.assert_close(exact.targets, torch.tensor(by_hand), atol=1e-4, rtol=1e-4)
+
+
+def test_the_start_is_near_the_teacher(taught: Teach, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several steps, on a real if tiny model: the predictions come nearer than those of a start at zero."""
+    monkeypatch.setattr(gauss_newton, "ROWS_A_STEP", 24)
+    lm, bank, rows = taught
+    encoded = EncodedInteractions.build(lm, rows, {user: n for n, user in enumerate(bank.user_ids)}, 1)
+    targets = torch.tensor(rows["source_prediction"][:]).float()
+    source = torch.from_numpy(bank.prompts.copy())
+    adapter = _fresh(lm, bank, 1, "seed")
+    assert bank.head is not None and adapter.head is not None
+    adapter.head.load_state_dict(bank.head.state_dict())
+
+    def error() -> float:
+        with torch.no_grad():
+            prompts = adapter(source[encoded.users]).target_prompts
+            return float((lm.task.predict(lm.logits(prompts, encoded.rows), adapter.head) - targets).square().mean())
+
+    before, told = error(), []
+    gauss_newton.start_by_gauss_newton(
+        adapter, lm, source, encoded, targets, 256, lambda done, of: told.append((done, of))
+    )
+    assert error() < 0.5 * before
+    assert told == [(24, 96), (48, 96), (72, 96), (96, 96)]
+
+
+def test_batches_change_nothing_but_rounding(taught: Teach) -> None:
+    lm, bank, rows = taught
+    one, many = (
+        AdapterTrainer(lm, bank, rows, replace(QUIET, per_device_eval_batch_size=size)).train().state_dict()
+        for size in (256, 7)
+    )
+    for name in one:
+        torch.testing.assert_close(one[name], many[name], atol=1e-3, rtol=1e-3)
+
+
+def test_the_trainer_starts_and_says_so(taught: Teach) -> None:
+    lm, bank, rows = taught
+    trainer = AdapterTrainer(lm, bank, rows, replace(QUIET, start_rows=40))
+    trainer.train()
+    report = trainer.report
+    assert report["start_rows"] == 40 and report["samples_until_best_epoch"] == 40 + 96
+    assert report["seconds"]["start"] > 0
+    assert report["seconds"]["until_best_epoch"] == pytest.approx(report["seconds"]["total"])
+    without = AdapterTrainer(lm, bank, rows, replace(QUIET, start_rows=0))
+    without.train()
+    assert without.report["start_rows"] == 0 and without.report["seconds"]["start"] == 0
+    extra = report["flops"]["until_best_epoch"] - without.report["flops"]["until_best_epoch"]
+    assert extra == pytest.approx(report["flops"]["start"]) and extra > 0
+    assert report["losses"][0] < without.report["losses"][0]
+    assert (
+        AdapterTrainer(lm, bank, rows.remove_columns(["source_prediction", "source_probabilities"])).args.start_rows
+        == 0
+    )
+
+
+def test_a_trained_adapter_has_its_start_and_other_networks_have_none(taught: Teach) -> None:
+    lm, bank, rows = taught
+    trained = AdapterTrainer(lm, bank, rows, QUIET).train()
+    again = AdapterTrainer(lm, bank, rows, QUIET, init=trained)
+    again.train()
+    assert again.report["start_rows"] == 0
+    paper = AdapterTrainer(lm, bank, rows, QUIET, config=PumaConfig(architecture="paper", hidden_size=16))
+    assert paper.args.start_rows == 0 and paper.args.base_learning_rate == 0.2
+    with pytest.raises(ConfigurationError, match="linear branch"):
+        AdapterTrainer(lm, bank, rows, replace(QUIET, start_rows=9), config=PumaConfig(architecture="paper"))
+    for wrong in (-1, 2.5, True):
+        with pytest.raises(ConfigurationError, match="start_rows"):
+            replace(QUIET, start_rows=wrong)
+
+
+def test_killed_after_the_start_it_is_not_solved_for_again(
+    taught: Teach, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm, bank, rows = taught
+    whole = AdapterTrainer(lm, bank, rows, QUIET).train().state_dict()
+    args = replace(QUIET, output_dir=str(tmp_path))
+
+    class Killed(Exception):
+        pass
+
+    def die(*_: object, **__: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("puma_hub.training.adapter.AdapterModule.forward", die)
+        with pytest.raises(Killed):
+            AdapterTrainer(lm, bank, rows, args).train()
+    monkeypatch.setattr("puma_hub.training.adapter.start_by_gauss_newton", die)
+    resumed = AdapterTrainer(lm, bank, rows, args).train().state_dict()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
