@@ -280,6 +280,20 @@ def test_same_seed_same_bits_other_seed_other(
     )
 
 
+def test_users_who_come_repeatedly_in_a_batch_add_up_in_one_order(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset
+) -> None:
+    # Sizes at which torch adds in parallel.
+    trainer = PromptTrainer(make_lm(), interactions, replace(QUIET, prompt_length=32))
+    module = PromptModule(trainer.lm, 8, trainer._train, trainer._validation, trainer.args)
+    users = torch.arange(128) % 5
+    weights = torch.randn(128, *module.prompts.shape[1:], generator=torch.Generator().manual_seed(0))
+    gradients = [torch.autograd.grad((module.own(users) * weights).sum(), module.prompts)[0] for _ in range(50)]
+    assert all(torch.equal(gradient, gradients[0]) for gradient in gradients)
+    expected = torch.stack([weights[users == user].sum(0) for user in range(8)])
+    assert torch.allclose(gradients[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "fields",
     [

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from puma_hub.bank import PromptBank
 from puma_hub.data import check_interactions
@@ -56,19 +57,24 @@ class PromptModule(nn.Module):
         self._outside = (lm, train, validation, args)  # a tuple, so that nothing of it becomes a submodule
         self.to(lm.device)
 
-    def user_prompts(self, rows: torch.Tensor | None = None) -> torch.Tensor:
-        """Prompts ``(n, l, d)`` of the users in ``rows``, or of all, in the LLM's units."""
-        own = self.prompts if rows is None else self.prompts[rows.to(self.prompts.device)]
+    def user_prompts(self, own: torch.Tensor) -> torch.Tensor:
+        """Prompts ``(n, l, d)`` in the LLM's units, of what is the users' own."""
         return self.scale * (own if self.base is None else self.base + own)
+
+    def own(self, users: torch.Tensor) -> torch.Tensor:
+        """What is the own of the users in rows ``users (n,)``: ``(n, l, d)``, in which a user may come repeatedly."""
+        # Not prompts[users]: its backward pass adds a repeated user's gradients in whatever order threads come.
+        flat = F.embedding(users.to(self.prompts.device), self.prompts.flatten(1))
+        return flat.unflatten(1, self.prompts.shape[1:])
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         lm, train, _, args = self._outside
         batch = train.take(numbers)
-        logits = lm.logits(self.user_prompts(batch.users), batch.rows)
+        own = self.own(batch.users)
+        logits = lm.logits(self.user_prompts(own), batch.rows)
         loss = lm.task.loss(logits, batch.labels.to(logits.device), self.head)
         if self.shared:
-            offsets = self.prompts[batch.users.to(self.prompts.device)]
-            loss = loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
+            loss = loss + (args.offset_penalty or 0.0) * own.square().sum((1, 2)).mean()
         return loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -88,7 +94,9 @@ class PromptModule(nn.Module):
     def validate(self) -> float:
         """Loss on the validation rows, without the penalty."""
         lm, _, validation, args = self._outside
-        return validation_loss(lm, validation, self.user_prompts(), self.head, args.per_device_eval_batch_size)
+        return validation_loss(
+            lm, validation, self.user_prompts(self.prompts), self.head, args.per_device_eval_batch_size
+        )
 
 
 def validation_loss(
@@ -143,7 +151,7 @@ class PromptTrainer:
         self.report = self._report(state)
         loop.write_report(self.report)
         with torch.no_grad():
-            prompts = module.user_prompts().cpu().numpy()
+            prompts = module.user_prompts(module.prompts).cpu().numpy()
         details = {key: self.report[key] for key in ("method", "prompt_method", "best_epoch", "users", "rows", "seed")}
         bank = PromptBank.from_arrays(
             self.users,
