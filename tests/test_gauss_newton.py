@@ -166,6 +166,48 @@ def test_the_trainer_starts_and_says_so(taught: Teach) -> None:
     )
 
 
+def test_without_an_epoch_the_adapter_is_what_was_solved_for(taught: Teach) -> None:
+    lm, bank, rows = taught
+    assert AdapterTrainer(lm, bank, rows, PumaTrainingArguments()).args.num_train_epochs == 0
+    trainer = AdapterTrainer(lm, bank, rows, replace(QUIET, num_train_epochs=None, start_rows=50))
+    begun = _fresh(lm, bank, 1, "seed")
+    assert bank.head is not None and begun.head is not None
+    begun.head.load_state_dict(bank.head.state_dict())
+    some, source = trainer._begun_on, torch.from_numpy(bank.prompts.copy())
+    assert some.predictions is not None and len(set(some.users.tolist())) > 1
+    gauss_newton.start_by_gauss_newton(begun, lm, source, some, some.predictions, 256)
+    solved = trainer.train()
+    assert torch.equal(solved.base, begun.base) and torch.equal(solved(source)[0], begun(source)[0])
+    report = trainer.report
+    assert (report["best_epoch"], report["epochs"], report["samples_until_best_epoch"]) == (0, 0, 50)
+    until_best = report["flops"]["until_best_epoch"]
+    assert until_best == report["flops"]["total"] == report["flops"]["start"] + report["flops"]["prefix_cache"]
+    assert report["seconds"]["training"] == 0 and report["seconds"]["start"] > 0
+
+
+def test_epochs_that_make_it_worse_are_not_kept(taught: Teach) -> None:
+    lm, bank, rows = taught
+    near = [float(round(prediction)) for prediction in rows["source_prediction"][:]]
+    rows = rows.remove_columns("label").add_column("label", near)
+    args = replace(QUIET, validation_share=0.25, num_train_epochs=2, head_learning_rate=10.0)
+    worse = AdapterTrainer(lm, bank, rows, args)
+    kept = worse.train()
+    assert worse.report["best_epoch"] == 0 and len(worse.report["validation_losses"]) == 2
+    alone = AdapterTrainer(lm, bank, rows, replace(args, num_train_epochs=0)).train()
+    assert all(torch.equal(value, alone.state_dict()[name]) for name, value in kept.state_dict().items())
+
+
+def test_nothing_to_train_is_an_error(taught: Teach) -> None:
+    lm, bank, rows = taught
+    labels = rows.remove_columns(["source_prediction", "source_probabilities"])
+    none = replace(QUIET, num_train_epochs=0)
+    trained = AdapterTrainer(lm, bank, rows, none).train()
+    for data, init in ((labels, None), (rows, trained)):
+        with pytest.raises(ConfigurationError, match="trains nothing"):
+            AdapterTrainer(lm, bank, data, none, init=init)
+    assert AdapterTrainer(lm, bank, rows, PumaTrainingArguments(), init=trained).args.num_train_epochs == 4
+
+
 def test_a_trained_adapter_has_its_start_and_other_networks_have_none(taught: Teach) -> None:
     lm, bank, rows = taught
     trained = AdapterTrainer(lm, bank, rows, QUIET).train()

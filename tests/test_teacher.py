@@ -13,10 +13,11 @@ import torch
 
 from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArguments
 from puma_hub.data import of_users
-from puma_hub.errors import CheckpointError, InteractionsError, MismatchError
+from puma_hub.errors import CheckpointError, ConfigurationError, InteractionsError, MismatchError
 from puma_hub.scorer import RatingHead, RatingTask
 from puma_hub.training import with_source_predictions
 from puma_hub.training.args import ADAPTER_DEFAULTS
+from puma_hub.training.teacher import OFFSET_SHARE, SPREAD
 
 QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True, seed=3)
 
@@ -32,7 +33,7 @@ def test_predictions_are_the_sources_own(
 ) -> None:
     lm, bank = source
     mixed = interactions.shuffle(seed=1)
-    taught = with_source_predictions(lm, bank, mixed)
+    taught = with_source_predictions(lm, bank, mixed, offset_share=1.0, spread=1.0)
     assert taught.column_names == [*interactions.column_names, "source_prediction", "source_probabilities"]
     assert taught["user_id"][:] == mixed["user_id"][:] and bank.head is not None
     for row in (0, 17, 95):
@@ -43,6 +44,27 @@ def test_predictions_are_the_sources_own(
         np.testing.assert_allclose(taught["source_probabilities"][row], logits.softmax(-1)[0], atol=1e-4)
     again = with_source_predictions(lm, bank, taught)  # made anew, not twice
     assert again.column_names == taught.column_names
+
+
+def test_prompts_are_drawn_in_and_logits_spread_by_hand(
+    source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
+) -> None:
+    lm, bank = source
+    taught = with_source_predictions(lm, bank, interactions, offset_share=0.4, spread=1.5)
+    mean = bank.prompts.mean(0)
+    logits = []
+    for user, item in zip(interactions["user_id"], interactions["item_text"]):
+        prompt = torch.from_numpy(mean + 0.4 * (bank[user] - mean))[None]
+        logits.append(lm.logits(prompt, [{"item_text": item}]).detach()[0].double().numpy())
+    spread = np.mean(logits, axis=0) + 1.5 * (logits - np.mean(logits, axis=0))
+    assert bank.head is not None
+    expected = bank.head(torch.from_numpy(spread).float()).detach().numpy()
+    np.testing.assert_allclose(taught["source_prediction"][:], expected, atol=1e-4)
+    shares = np.exp(spread) / np.exp(spread).sum(1, keepdims=True)
+    np.testing.assert_allclose(taught["source_probabilities"][:], shares, atol=1e-4)
+    usual = with_source_predictions(lm, bank, interactions)["source_prediction"][:]
+    asked = with_source_predictions(lm, bank, interactions, offset_share=OFFSET_SHARE, spread=SPREAD)
+    assert usual == asked["source_prediction"][:] and np.std(usual) > 0
 
 
 def test_loss_by_hand() -> None:
@@ -164,6 +186,9 @@ def test_what_does_not_fit(
     nobody = interactions.remove_columns("user_id").add_column("user_id", ["nobody"] * len(interactions))
     with pytest.raises(InteractionsError, match="none of 96 rows"):
         with_source_predictions(lm, bank, nobody)
+    for wrong in ({"offset_share": 0.0}, {"spread": -1.0}, {"spread": float("nan")}):
+        with pytest.raises(ConfigurationError, match="must be greater than 0"):
+            with_source_predictions(lm, bank, interactions, **wrong)
     taught = with_source_predictions(lm, bank, interactions)
     target = make_lm("gemma3")
     with pytest.raises(InteractionsError, match="not the other"):

@@ -297,7 +297,7 @@ def test_users_who_come_repeatedly_in_a_batch_add_up_in_one_order(
 @pytest.mark.parametrize(
     "fields",
     [
-        {"num_train_epochs": 0},
+        {"num_train_epochs": -1},
         {"num_train_epochs": 1.5},
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},

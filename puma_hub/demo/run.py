@@ -43,7 +43,7 @@ class DemoSettings:
 
     users: int = 300
     rows_per_user: int = 40
-    share: float = 0.12
+    share: float = 0.18
     adapter_rows: int = 18
     seed: int = 42
     out: str = "puma-demo"
@@ -112,7 +112,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     target_lm = _load(TARGET_MODEL, settings, say)
     say(f"training the adapter on {len(chosen)} of {len(source)} users")
     arguments = PumaTrainingArguments(
-        seed=settings.seed, num_train_epochs=1, validation_share=0.0, output_dir=str(out / "work" / "adapter")
+        seed=settings.seed, validation_share=0.0, output_dir=str(out / "work" / "adapter")
     )
     learner = AdapterTrainer(target_lm, source, taught, arguments)
     adapter = learner.train()

@@ -100,7 +100,8 @@ class AdapterModule(nn.Module):
         A few dozen steps can leave it off.
         """
         total, rows = self.residuals.tolist()
-        head.lower(total / rows)
+        if rows:
+            head.lower(total / rows)
 
 
 class AdapterTrainer:
@@ -142,8 +143,10 @@ class AdapterTrainer:
                 f"start_rows={args.start_rows} needs an adapter with a linear branch, architecture 'seed' or 'linear'; "
                 "leave it out"
             )
+        trained = init is not None and bool(init.base.any())  # it has its start
         begins = linear and args.start_rows != 0
-        self.args = args.filled(ADAPTER_DEFAULTS[self.learns_from + ("" if begins or not taught else ", no start")])
+        defaults = ADAPTER_DEFAULTS[self.learns_from + ("" if begins or not taught else ", no start")]
+        self.args = args.filled({**defaults, "num_train_epochs": 4} if trained else defaults)
         self.lm = target_lm
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
         self._users, prompts, _ = join_banks(self.banks)
@@ -174,8 +177,8 @@ class AdapterTrainer:
             self._train = replace(self._train, predictions=predictions, probabilities=probabilities)
         self._validation = encoded.take(torch.arange(len(parts[0]), len(encoded)))
         order = torch.randperm(len(self._train), generator=torch.Generator().manual_seed(self.args.seed))
-        trained = init is not None and bool(init.base.any())  # it has its start
         self._begun_on = self._train.take(order[: 0 if trained else self.args.start_rows])
+        self.args.require_training(len(self._begun_on))
         self._encoded = encoded
         self.report: dict[str, Any] = {}
 
@@ -270,6 +273,7 @@ class AdapterTrainer:
         own = 2.0 * weights * length * len(self._train)
         epoch = 2 * train + 3 * own + validation
         start = 2 * forward_flops(self.lm, self._begun_on.rows, length)[0]
+        start += validation if len(self._begun_on) else 0.0
         return common_facts(
             method="adapter training",
             learns_from=self.learns_from,

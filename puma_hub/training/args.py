@@ -39,10 +39,10 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 32,
         "offset_penalty": 0.03,
     },
-    # Predictions are less noisy than labels, so a start can be solved for; what follows refines it.
+    # Predictions are less noisy than labels, so all can be solved for. Rates are those of a refinement.
     "source predictions": {
-        "start_rows": 512,
-        "num_train_epochs": 4,
+        "start_rows": 1024,
+        "num_train_epochs": 0,
         "learning_rate": 1e-4,
         "base_learning_rate": 2e-2,
         "head_learning_rate": 1e-3,
@@ -68,7 +68,8 @@ class PumaTrainingArguments:
 
     Args:
         output_dir: where checkpoint and report go; without it nothing is written and nothing can be resumed.
-        num_train_epochs: passes over the training rows; the best one by validation is kept.
+        num_train_epochs: passes over the training rows; the best one by validation is kept. 0 leaves an adapter as
+            it was solved for, see ``start_rows``.
         learning_rate: of the prompts (user offsets, for the shared method) or of the adapter.
         base_learning_rate: of what all users share (not for the independent method), in units of the LLM's embedding
             RMS.
@@ -86,7 +87,7 @@ class PumaTrainingArguments:
         offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
             coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
             them more than new rows justify.
-        start_rows: rows by which the adapter's start is solved for before the first epoch, see
+        start_rows: rows, at most, by which the adapter is solved for before the first epoch, see
             :func:`puma_hub.training.gauss_newton.start_by_gauss_newton`; 0 for none. Labels are too noisy for it.
         teacher_weight: of the source's predictions, where rows carry them, against the labels' ``1 - teacher_weight``.
         checkpoint_seconds: time between two checkpoints.
@@ -117,12 +118,11 @@ class PumaTrainingArguments:
     disable_tqdm: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("num_train_epochs", "per_device_train_batch_size", "per_device_eval_batch_size", "prompt_length"):
+        at_least = dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "prompt_length"), 1)
+        for name, least in {"num_train_epochs": 0, "start_rows": 0, **at_least}.items():
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ConfigurationError(f"{name} must be a whole number >= 1, got {value!r}")
-        if isinstance(self.start_rows, bool) or not isinstance(self.start_rows or 0, int) or (self.start_rows or 0) < 0:
-            raise ConfigurationError(f"start_rows must be a whole number >= 0, got {self.start_rows!r}")
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+                raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
         for name in ("learning_rate", "base_learning_rate", "head_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -143,6 +143,14 @@ class PumaTrainingArguments:
     def filled(self, defaults: dict[str, Any]) -> PumaTrainingArguments:
         """These arguments with ``defaults`` where they hold None."""
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
+
+    def require_training(self, start_rows: int = 0) -> None:
+        """Refuse to train nothing: no epoch, and no rows to solve by."""
+        if self.num_train_epochs == 0 and not start_rows:
+            raise ConfigurationError(
+                "num_train_epochs=0 trains nothing where no start is solved for; give at least 1, or start_rows and a "
+                "teacher to an adapter that has not been trained"
+            )
 
     def identity(self) -> dict[str, Any]:
         """What decides the result; where it goes and what is shown does not."""

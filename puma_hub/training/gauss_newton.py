@@ -1,4 +1,4 @@
-"""Where an adapter starts: base, linear map and head, solved for on a few hundred rows by Gauss-Newton.
+"""Base, linear map and head of an adapter, solved for on a thousand rows or so by Gauss-Newton.
 
 Around where it is, a prediction is nearly linear in the soft prompt. One backward pass a row gives the whole gradient
 in the prompt, where a step of gradient descent uses no more of it than the loss's slope; least squares over the rows
@@ -23,14 +23,14 @@ from puma_hub.scorer import PersonalizedLM, RatingHead
 from puma_hub.scorer.tasks import Task
 from puma_hub.training.data import EncodedInteractions
 
-ROWS_A_STEP = 128
+ROWS_A_STEP = 64
 # Standard deviations of the prior: a coordinate of the base, and of the offset of a user like the average one, in
 # embedding RMS; a weight of the head.
-BASE_SCALE, MAP_SCALE, HEAD_SCALE = 4.0, 4.0, 1.0
+BASE_SCALE, MAP_SCALE, HEAD_SCALE = 4.0, 3.0, 1.0
 # What a linear prediction is off by, in standard deviations of the targets, or in what the newest predictions lack
 # where that is more: the farther to go, the less a gradient says.
 NOISE = 0.6
-FADING = 1.3  # by which the variance of rows' noise grows with each step that follows
+FADING = 1.1  # by which the variance of rows' noise grows with each step that follows
 _LEAST_NOISE = 1e-3  # where all targets are one and met
 
 

@@ -64,7 +64,7 @@ class Loop:
             is done, and of how much.
         label: the name on the progress bar.
         begin: called once before the first step of the first epoch, to bring the module where training starts; it
-            reports likewise.
+            reports likewise. What it leads to is a candidate for the best weights, as epoch 0.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Loop:
         self.prepare = prepare
         self.label = label
         self.begin = begin
-        assert args.num_train_epochs and args.per_device_train_batch_size  # filled by the trainer
+        assert args.num_train_epochs is not None and args.per_device_train_batch_size  # filled by the trainer
         self.epochs = args.num_train_epochs
         self.accelerator = Accelerator(
             cpu=next(module.parameters()).device.type == "cpu", step_scheduler_with_optimizer=False
@@ -115,6 +115,7 @@ class Loop:
                 with self._timed("start"), self._bar("start", "row") as bar:
                     self.begin(partial(_show, bar))
                 self.state.begun = True
+                self._judge(0)
                 self._save()
             model, optimizer = self.accelerator.prepare(self.module, self.optimizer)
             with self._bar(self.label, "step", total=self.epochs * self.steps, initial=self.state.step) as bar:
@@ -154,18 +155,23 @@ class Loop:
             bar.update()
             if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:
                 self._save()
-        with self._timed("validation"):
-            metric = self.module.validate() if self.rows.validation else None
-        state.rows["validation"] += self.rows.validation
+        metric = self._judge(state.epoch + 1)
         state.metrics.append(metric)
         state.losses.append(state.epoch_loss)
-        earlier = [value for value in state.metrics[:-1] if value is not None]
-        if metric is None or metric < min(earlier, default=math.inf):  # nothing to choose by: the last epoch
-            state.best_epoch = state.epoch + 1
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
         state.epoch, state.epoch_loss = state.epoch + 1, 0.0
         bar.set_postfix(loss=round(state.losses[-1], 4), validation=metric and round(metric, 4))
         self._save()
+
+    def _judge(self, epoch: int) -> float | None:
+        """Validate, and keep the weights where they are the best so far or there is nothing to choose by."""
+        state = self.state
+        with self._timed("validation"):
+            metric = self.module.validate() if self.rows.validation else None
+        state.rows["validation"] += self.rows.validation
+        if metric is None or state.best_metric is None or metric < state.best_metric:
+            state.best_epoch, state.best_metric = epoch, metric
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+        return metric
 
     def _order(self, epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)

@@ -125,6 +125,7 @@ class PromptTrainer:
     ) -> None:
         args = args or PumaTrainingArguments()
         self.args = args.filled(PROMPT_DEFAULTS[args.prompt_method])
+        self.args.require_training()
         self.lm = lm
         rows = check_interactions(interactions, lm.task)
         self.users = sorted(set(rows["user_id"]))

@@ -22,12 +22,16 @@ STATE_FILE = "training_state.safetensors"
 
 @dataclass
 class RunState:
-    """Where a run stands. ``losses`` holds one mean training loss an epoch, ``metrics`` one validation value."""
+    """Where a run stands. ``losses`` holds one mean training loss an epoch, ``metrics`` one validation value.
+
+    Epoch 0 is the start, where one is solved for.
+    """
 
     begun: bool = False
     step: int = 0
     epoch: int = 0
     best_epoch: int = 0
+    best_metric: float | None = None
     losses: list[float] = field(default_factory=list)
     metrics: list[float | None] = field(default_factory=list)
     epoch_loss: float = 0.0
