@@ -81,7 +81,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> ShortDemo:
 
 def test_a_short_demo(demo: ShortDemo) -> None:
     report = demo.report
-    names = {"source", "migrated", "random", "retrained", "user_mean", "user_item_bias", "global_mean"}
+    names = {"source", "teacher", "migrated", "random", "retrained", "user_mean", "user_item_bias", "global_mean"}
     assert set(report["rmse"]) == set(report["mae"]) == names
     assert set(report["seconds"]) >= {"source", "selection", "adapter", "migration", "retraining"}
     assert set(report["unseen"]) >= {"source", "source_mean", "migrated", "migrated_mean", "shuffled", "retention"}

@@ -22,6 +22,7 @@ from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.training import with_source_predictions
+from puma_hub.training.teacher import OFFSET_SHARE, PREDICTION, SPREAD
 
 REPORTED_SEEDS = (42, 43, 44)
 
@@ -44,9 +45,12 @@ def main() -> None:
     parser.add_argument("--penalty", type=float, help="of prompt training")
     parser.add_argument("--adapter-rate", type=float)
     parser.add_argument("--adapter-penalty", type=float)
-    parser.add_argument("--start-rows", type=int, nargs="+", help="of the adapter's start, one or more to compare")
+    parser.add_argument("--adapter-epochs", type=int, help="after the adapter has been solved for")
+    parser.add_argument("--start-rows", type=int, nargs="+", help="to solve for the adapter by, one or more to compare")
+    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of the prompts the teacher asks with")
+    parser.add_argument("--spread", type=float, default=SPREAD, help="of the teacher's answers")
     parser.add_argument("--adapter-rows", type=int, default=18, help="of each chosen user, the most recent")
-    parser.add_argument("--share", type=float, default=0.12, help="of the users, on whom the adapter trains")
+    parser.add_argument("--share", type=float, default=0.18, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
     parser.add_argument("--labels", action="store_true", help="the adapter learns from labels alone")
     parser.add_argument("--retrain", action="store_true", help="also train all prompts on the new LLM, the baseline")
@@ -65,6 +69,10 @@ def main() -> None:
     )
     old = PersonalizedLM.from_pretrained(str(fetch("smollm2-135m")), dtype=compute_dtype("auto"))
     source = prompts("source", old, splits, settings)
+    how = {"offset_share": args.offset_share, "spread": args.spread}
+    asked = with_source_predictions(old, source, splits["validation"], **how)
+    told, labels = (np.asarray(asked[name][:]) for name in (PREDICTION, "label"))
+    print(f"teacher on held-out rows: RMSE {np.sqrt(np.mean((told - labels) ** 2)):.4f}", flush=True)
     new = PersonalizedLM.from_pretrained(str(fetch("gemma-3-270m")), dtype=compute_dtype("auto"))
     if args.retrain:
         prompts("retrained", new, splits, settings)
@@ -73,7 +81,7 @@ def main() -> None:
         for seed in args.seeds:
             chosen = select_users(source, splits["train"], budget=int(len(source) * args.share), seed=40 + seed)
             settings = PumaTrainingArguments(
-                num_train_epochs=1,
+                num_train_epochs=args.adapter_epochs,
                 validation_share=0.0,
                 start_rows=start_rows,
                 learning_rate=args.adapter_rate,
@@ -82,7 +90,7 @@ def main() -> None:
             )
             rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
             if not args.labels:
-                rows = with_source_predictions(old, source, rows)
+                rows = with_source_predictions(old, source, rows, **how)
             trainer = AdapterTrainer(new, source, rows, settings)
             migrated = trainer.train().migrate(source)
             values.append(evaluate_bank(new, migrated, splits["validation"])["metrics"]["rmse"])

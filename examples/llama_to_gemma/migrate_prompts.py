@@ -34,12 +34,12 @@ def main() -> None:
     old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")))
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # An eighth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
-    chosen = select_users(source, rows["train"], "puma", budget=args.users // 8)
+    # A fifth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
+    chosen = select_users(source, rows["train"], "puma", budget=args.users // 5)
     # Some of their rows will do.
     taught = with_source_predictions(old, source, most_recent(of_users(rows["train"], chosen), 18))
     new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
-    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", num_train_epochs=1, validation_share=0.0)
+    settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", validation_share=0.0)
     adapter = AdapterTrainer(new, source, taught, settings).train()
     adapter.save_pretrained(f"{args.out}/adapter")
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
@@ -19,7 +20,7 @@ from puma_hub.demo.sources import SOURCES
 from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import evaluate_bank
 from puma_hub.evaluation.compare import controls_of
-from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
+from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows, scores
 from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
 from puma_hub.hub.publish import write_card
 from puma_hub.migration import migrate
@@ -28,6 +29,7 @@ from puma_hub.selection import select_users
 from puma_hub.storage import write_json
 from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments, with_source_predictions
 from puma_hub.training.report import forward_flops, versions
+from puma_hub.training.teacher import PREDICTION
 
 SOURCE_MODEL, TARGET_MODEL, DATA = "smollm2-135m", "gemma-3-270m", "movielens-100k"
 
@@ -94,6 +96,9 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     seconds = {"source": trainer.report["seconds"]["until_best_epoch"]}
     held_out = HeldOut.build(source_lm, source, rows["validation"])
     results = {"source": evaluate_rows(held_out, rows["train"])}
+    answers = with_source_predictions(source_lm, source, rows["validation"])
+    predictions, labels = (np.asarray(answers[name][:], dtype=np.float64) for name in (PREDICTION, "label"))
+    results["teacher"] = {"metrics": scores(source_lm.task, predictions, labels, answers["user_id"][:])}
 
     began = time.monotonic()
     budget = max(1, int(len(source) * settings.share))

@@ -6,7 +6,7 @@ from typing import Any
 
 from puma_hub.hub.facts import PREDICTIONS
 
-_ROWS = ("source", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
+_ROWS = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
 
 
 def demo_table(report: dict[str, Any]) -> str:
