@@ -85,7 +85,7 @@ def test_a_short_demo(demo: ShortDemo) -> None:
     assert set(report["rmse"]) == set(report["mae"]) == names
     assert set(report["seconds"]) >= {"source", "selection", "adapter", "migration", "retraining"}
     assert set(report["unseen"]) >= {"source", "source_mean", "migrated", "migrated_mean", "shuffled", "retention"}
-    assert report["users"] == {"total": 12, "selected": 1}
+    assert report["users"] == {"total": 12, "selected": 2}
     assert report["flops"]["retraining"] > report["flops"]["adapter"] > 0
     assert f"{report['rmse']['migrated']:.4f}" in demo.printed
     left = {path.name for path in demo.folder.iterdir()}
