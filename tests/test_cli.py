@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -117,6 +118,34 @@ def test_sigkill_in_fit_and_train_then_the_same_command(place: Path, tmp_path: P
         else:
             adapters = [PumaAdapter.from_pretrained(out / "adapter").state_dict() for out in results]
             assert all(torch.equal(tensor, adapters[1][key]) for key, tensor in adapters[0].items())
+
+
+def test_sigkill_while_the_adapter_is_solved_for(place: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    make_interactions(users=40, rows=30).to_csv(tmp_path / "rows.csv", index=False)
+    template = "<user> rates <item>:"  # the LLM runs over all of a row
+    make_bank(40, template=template).save_to_disk(tmp_path / "bank")
+    arguments = ["train", "--target", place / "gemma3", "--teacher", place / "llama", "--bank", tmp_path / "bank"]
+    arguments += ["--interactions", tmp_path / "rows.csv", "--template", template]
+    solving = re.compile(rb"start: .* [1-9]\d*/")
+    adapters = []
+    for kind in ("whole", "killed"):
+        out = tmp_path / kind
+        if kind == "killed":
+            process = subprocess.Popen(run(*arguments, "--out", out), env=environment, stderr=subprocess.PIPE)
+            assert process.stderr is not None
+            said = b""
+            while not solving.search(said) and (more := os.read(process.stderr.fileno(), 4096)):
+                said += more
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            process.stderr.close()
+            assert process.returncode == -signal.SIGKILL, said
+            assert not (out / "work" / "training_state.safetensors").exists() and not (out / "adapter").exists()
+        done = subprocess.run(run(*arguments, "--out", out), env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        adapters.append(PumaAdapter.from_pretrained(out / "adapter").state_dict())
+    assert all(torch.equal(tensor, adapters[1][key]) for key, tensor in adapters[0].items())
 
 
 def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,19 +11,21 @@ import torch
 from puma_hub import ClickTask, PersonalizedLM, PromptTemplate
 from tests.conftest import FAMILIES, make_model
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"item_text": "Toy", "history": ["Toy Story"]},
     {"item_text": "A rather long title about nothing at all (1999), Drama", "history": []},
     {"item_text": "Toy Story (1995)", "history": ["A", "Drama"]},
 ]
 
 
-def plain_logits(family: str, lm: PersonalizedLM, prompts: torch.Tensor) -> torch.Tensor:
+def plain_logits(
+    family: str, lm: PersonalizedLM, prompts: torch.Tensor, rows: list[dict[str, Any]] = ROWS
+) -> torch.Tensor:
     """One unpadded forward a row through an untouched copy of the model."""
     model = make_model(family)
     embed = model.get_input_embeddings()
     results = []
-    for row, prompt in zip(ROWS, prompts):
+    for row, prompt in zip(rows, prompts):
         before, after = lm.template.render(row)
         ids = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)]
         parts = [embed(torch.tensor(part, dtype=torch.long)) for part in ids]
@@ -44,6 +47,19 @@ def test_logits_and_gradients(make_lm: Callable[..., PersonalizedLM], family: st
     assert expected.std() > 0.01  # the check would pass on constant logits
     assert (logits - expected).abs().max() <= 1e-4
     assert (gradient - expected_gradient).abs().max() <= 1e-4 * max(1.0, float(expected_gradient.abs().max()))
+
+
+@pytest.mark.parametrize("policy", ["full", "lru", "recompute", "off"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_with_no_token_before_the_slot(make_lm: Callable[..., PersonalizedLM], family: str, policy: str) -> None:
+    lm = make_lm(family, prefix_cache=policy, template="<item><user> rates it:")
+    nothing = {"item_text": ""}
+    for rows in ([nothing], [*ROWS[:2], nothing], [nothing, ROWS[0]]):  # the first makes a group of no tokens
+        encoded = lm.encode(rows)
+        assert () in encoded.prefixes
+        lm.fill_cache(encoded)
+        prompts = torch.randn(len(rows), 1, lm.hidden_size, generator=torch.Generator().manual_seed(1))
+        assert (lm.logits(prompts, encoded) - plain_logits(family, lm, prompts, rows)).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma3"])

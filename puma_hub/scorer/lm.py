@@ -256,7 +256,8 @@ class PersonalizedLM:
 
     @torch.no_grad()
     def _prefix_states(self, group: PrefixGroup) -> torch.Tensor:
-        ids, mask = left_padded(group.prefixes, self.device)
+        # Models cannot run over no tokens at all, so such a group's cache is cut from that of one token.
+        ids, mask = left_padded(group.prefixes if group.length else [(0,)], self.device)
         cache = DynamicCache()
         self._scored(
             inputs_embeds=self.model.get_input_embeddings()(ids).to(self.dtype),
@@ -267,7 +268,7 @@ class PersonalizedLM:
             **{self._cache_argument: cache},
         )
         # Keys and values of padding may be anything; zeros are safe under a mask.
-        return stack_cache(cache).masked_fill(~mask[None, :, None, :, None], 0.0)
+        return stack_cache(cache).masked_fill(~mask[None, :, None, :, None], 0.0)[..., : group.length, :]
 
     @torch.no_grad()
     def _probe(self) -> int:
