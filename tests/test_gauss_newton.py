@@ -16,6 +16,7 @@ from sklearn.linear_model import Ridge
 from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptTrainer, PumaTrainingArguments
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
+from puma_hub.data import of_users
 from puma_hub.errors import ConfigurationError
 from puma_hub.training import gauss_newton, with_source_predictions
 from puma_hub.training.data import EncodedInteractions
@@ -74,14 +75,18 @@ def test_a_step_is_ridge_regression_on_every_weight(
     inputs = (source - source.mean(0)) / (source - source.mean(0)).square().mean().sqrt()
     scale = gauss_newton.MAP_SCALE / np.mean([np.linalg.norm(one) for one in inputs.numpy()])
     prior = [gauss_newton.BASE_SCALE, scale, *[gauss_newton.HEAD_SCALE] * len(head)]
+    wanted = encoded.labels.numpy()
+    if task == "click":  # log-odds of 0.001 and 0.999
+        wanted = (2 * wanted - 1) * np.log(999)
     features, lacking = [], []
     for number in range(len(encoded)):
         prompt = adapter(source[encoded.users[[number]]]).target_prompts
-        prediction = lm.task.predict(lm.logits(prompt, encoded.rows.take([number])), adapter.head)[0]
+        logits = lm.logits(prompt, encoded.rows.take([number]))
+        prediction = logits[0, 0] if task == "click" else lm.task.predict(logits, adapter.head)[0]
         gradients = torch.autograd.grad(prediction, weights)
         features.append(np.concatenate([s * g.numpy().ravel() for s, g in zip(prior, gradients)]))
-        lacking.append(float(encoded.labels[number] - prediction.detach()))
-    noise = gauss_newton.NOISE * max(float(np.std(encoded.labels.numpy())), float(np.mean(np.square(lacking))) ** 0.5)
+        lacking.append(float(wanted[number] - prediction.detach()))
+    noise = gauss_newton.NOISE * max(float(np.std(wanted)), float(np.mean(np.square(lacking))) ** 0.5)
     ridge = Ridge(alpha=noise**2, fit_intercept=False, solver="svd").fit(np.array(features, np.float64), lacking)
     parts = np.split(ridge.coef_, np.cumsum([w.numel() for w in weights])[:-1])
     after = [
@@ -134,6 +139,31 @@ def test_the_start_is_near_the_teacher(taught: Teach, monkeypatch: pytest.Monkey
     )
     assert error() < 0.5 * before
     assert told == [(24, 96), (48, 96), (72, 96), (96, 96)]
+
+
+def test_clicks_are_solved_for_from_where_all_are_certain(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where an LLM gives "Yes" a high logit whatever comes, probabilities are 1 and have no slope; log-odds have."""
+    lm = make_lm("gemma3", task=ClickTask(), template="<item> for <user>:")
+    logits = lm.logits
+    monkeypatch.setattr(lm, "logits", lambda prompts, rows: logits(prompts, rows) + 20.0)
+    monkeypatch.setattr(gauss_newton, "ROWS_A_STEP", 8)
+    bank = make_bank()
+    rows = of_users(interactions, bank.user_ids)
+    clicks = rows.remove_columns("label").add_column("label", [0.0] * len(rows))
+    encoded = EncodedInteractions.build(lm, clicks, {user: n for n, user in enumerate(bank.user_ids)}, 1)
+    source = torch.from_numpy(bank.prompts.copy())
+    adapter = _fresh(lm, bank, 1)
+
+    def log_odds() -> torch.Tensor:
+        with torch.no_grad():
+            return lm.logits(adapter(source[encoded.users]).target_prompts, encoded.rows)[:, 0]
+
+    before, targets = log_odds(), torch.where(encoded.users < 4, 0.4, 0.6)
+    assert before.sigmoid().min() == 1.0
+    gauss_newton.start_by_gauss_newton(adapter, lm, source, encoded, targets, 256)
+    assert (log_odds() < before - 0.5).all()  # this model's prompts cannot do much more
 
 
 def test_batches_change_nothing_but_rounding(taught: Teach) -> None:

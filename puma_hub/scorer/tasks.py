@@ -13,9 +13,15 @@ from torch.nn import functional as F
 from puma_hub.errors import ConfigurationError, InteractionsError
 from puma_hub.scorer.head import RatingHead
 
+_CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
+
 
 class Task(Protocol):
-    """The part of a task that scorer, trainers and evaluation rely on."""
+    """The part of a task that scorer, trainers and evaluation rely on.
+
+    Predictions follow from the linear predictor, which has no bounds, and ``link`` leads back to it, as in generalised
+    linear models.
+    """
 
     name: ClassVar[str]
 
@@ -31,6 +37,8 @@ class Task(Protocol):
         head: RatingHead | None,
         probabilities: torch.Tensor | None = None,
     ) -> torch.Tensor: ...
+    def linear_predictor(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor: ...
+    def link(self, predictions: torch.Tensor) -> torch.Tensor: ...
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor: ...
     def to_dict(self) -> dict[str, Any]: ...
 
@@ -89,12 +97,20 @@ class RatingTask:
         squared = F.mse_loss(head(logits), labels.to(torch.float32))
         return self.mse_weight * squared + (1.0 - self.mse_weight) * cross_entropy
 
-    def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+    def linear_predictor(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Ratings ``(B,)``: the head's output, or the expected rating where there is no head."""
         if head is not None:
             return head(logits)
         values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
         return logits.softmax(-1) @ values
+
+    def link(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Of predictions ``(B,)`` the linear predictor: ratings are their own."""
+        return predictions
+
+    def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+        """Ratings ``(B,)``."""
+        return self.linear_predictor(logits, head)
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name, **asdict(self), "values": list(self.values)}
@@ -125,9 +141,17 @@ class ClickTask:
         """Mean loss over rows; ``labels (B,)`` are clicks, or a teacher's predictions, which say it all."""
         return F.binary_cross_entropy_with_logits(logits[:, 0], labels.to(torch.float32))
 
+    def linear_predictor(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
+        """Log-odds of a click ``(B,)``: the logit of "Yes"."""
+        return logits[:, 0]
+
+    def link(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Of click probabilities ``(B,)`` the log-odds, finite for clicks themselves too."""
+        return predictions.logit(eps=_CERTAIN)
+
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Click probabilities ``(B,)``."""
-        return logits[:, 0].sigmoid()
+        return self.linear_predictor(logits, head).sigmoid()
 
     def to_dict(self) -> dict[str, Any]:
         return {"name": self.name}

@@ -96,11 +96,13 @@ def start_by_gauss_newton(
     Args:
         adapter: one with a linear residual; where it is now is the prior's mean.
         source_prompts: float tensor ``(N, l, s)``, which ``rows.users`` number.
-        targets: ``(M,)``, what the task predicts: ratings, or probabilities of a click.
+        targets: ``(M,)``, what the task predicts: ratings, or probabilities of a click, which are learnt as log-odds:
+            a probability near 0 or 1 has no slope to go by.
         batch_size: rows at once through the LLM, at most.
         progress: told how many rows are done, and of how many.
     """
     adapter.eval()
+    targets = lm.task.link(targets)
     all_inputs = adapter.standardized(source_prompts)
     map_scale = MAP_SCALE / float(all_inputs.flatten(1).norm(dim=1).mean().clamp(min=1e-8))
     spread = float(targets.std(correction=0))
@@ -131,7 +133,7 @@ def _linearize(
         prompts = adapter.base + adapter.network(inputs)
     prompts.requires_grad_(True)
     logits = lm.logits(adapter.output_scale * prompts, rows.rows)
-    predictions = lm.task.predict(logits, adapter.head)
+    predictions = lm.task.linear_predictor(logits, adapter.head)
     (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
     lacking = targets.to(predictions.device) - predictions.detach()
     by_head = _head_gradients(lm.task, adapter.head, logits.detach())
