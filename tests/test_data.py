@@ -38,6 +38,44 @@ def test_numbers_as_ids_become_text(tmp_path: Path) -> None:
     assert load_interactions(tmp_path / "rows.csv", held_out=0.5)["train"]["user_id"][:] == ["7"]
 
 
+def test_csv_cells_are_what_they_say(tmp_path: Path) -> None:
+    """Whatever the first ten thousand rows look like."""
+    count = 10_050
+    frame = pd.DataFrame(
+        {
+            "user_id": ["0007"] * count,
+            "item_id": ["034545104"] * (count - 1) + ["034545109X"],
+            "item_text": ["None", "NA"] + ["Heat, again"] * (count - 2),
+            "label": ["4"] * (count - 1) + ["3.5"],
+        }
+    )
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    splits = load_interactions(tmp_path / "rows.csv")
+    assert set(splits["train"]["user_id"]) == {"0007"}
+    assert splits["train"]["item_text"][:3] == ["None", "NA", "Heat, again"]
+    last = splits["validation"][-1]
+    assert last["item_id"] == "034545109X" and last["label"] == 3.5
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["1000", "999", "1001"],
+        ["10.5", "9.25", "11"],
+        ["2020-01-02", "2019-12-31", "2020-01-03"],
+        ["2020-01-02T03:04:05Z", "2020-01-02T01:04:05Z", "2020-01-02T23:00:00Z"],
+    ],
+)
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_times_in_text_are_ordered_as_times(tmp_path: Path, times: list[str], ending: str) -> None:
+    frame = pd.DataFrame({"user_id": "u", "item_id": "i", "item_text": ["b", "a", "c"], "label": 3.0})
+    frame["timestamp"] = times
+    path = tmp_path / f"rows.{ending}"
+    frame.to_csv(path, index=False) if ending == "csv" else frame.to_parquet(path)
+    splits = load_interactions(path)
+    assert list(splits["train"]["item_text"]) == ["a", "b"] and list(splits["validation"]["item_text"]) == ["c"]
+
+
 def test_split_is_the_last_in_time_of_each_user(interactions: datasets.Dataset) -> None:
     splits = chronological_split(interactions.shuffle(seed=3))
     for user, rows in rows_by_user(splits["validation"]).items():

@@ -119,6 +119,7 @@ def test_click_report(make_lm: Callable[..., PersonalizedLM]) -> None:
     lm = make_lm(template="click", task=ClickTask())
     rows = make_interactions()
     clicks = rows.remove_columns("label").add_column("label", [float(i % 2) for i in range(len(rows))])  # type: ignore[call-arg]
+    clicks = clicks.add_column("history", [["Toy Story"]] * len(rows))  # type: ignore[call-arg]
     report = evaluate_bank(lm, fitting_bank(lm), clicks)
     assert 0 <= report["metrics"]["auc"] <= 1 and report["metrics"]["users_with_both_classes"] == 8
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import datasets
 
@@ -33,6 +35,9 @@ def load_interactions(
     seed: int = 42,
 ) -> datasets.DatasetDict:
     """Load interactions as ``train`` and ``validation``, the last rows of each user held out.
+
+    The columns are ``user_id``, ``item_id``, ``item_text`` and ``label``, and if there are any, ``timestamp`` (numbers,
+    times, or text of ISO 8601) and ``history`` (lists of titles, which csv cannot hold).
 
     Args:
         name_or_path: ``movielens-100k``; a csv, parquet, json or jsonl file; a folder with ``train`` and
@@ -92,13 +97,21 @@ def _require_splits(path: Path, found: set[str]) -> tuple[str, ...]:
     return _SPLITS
 
 
+def _from_csv(path: str, **options: Any) -> datasets.Dataset:
+    """All columns as text: a guess made of the first rows would take the zeros off ids, or not fit the others."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        features = datasets.Features({name: datasets.Value("string") for name in next(csv.reader(file))})
+    # Empty cells are missing; a title may well be "None" or "NA".
+    return datasets.Dataset.from_csv(path, features=features, keep_default_na=False, na_values=[""], **options)
+
+
 def _read_file(path: Path) -> datasets.Dataset:
     if path.suffix not in _BUILDERS:
         raise StorageError(f"{path} has an unknown ending; use {', '.join(_BUILDERS)}")
     try:
         # In memory and outside the datasets cache: a changed file is never served from an old copy.
         reader = {
-            "csv": datasets.Dataset.from_csv,
+            "csv": _from_csv,
             "parquet": datasets.Dataset.from_parquet,
             "json": datasets.Dataset.from_json,
         }

@@ -6,21 +6,23 @@ from collections.abc import Mapping
 
 import datasets
 import numpy as np
+import pyarrow as pa
 
 from puma_hub.data.rows import flat, take_rows
 from puma_hub.errors import InteractionsError
 from puma_hub.scorer import Task
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "item_text", "label")
-OPTIONAL_COLUMNS = ("timestamp", "history")
 _STRINGS = ("user_id", "item_id", "item_text")
+_TIMES = ("int64", "float64", "timestamp[us]", "timestamp[us, tz=UTC]")
 
 
 def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> datasets.Dataset:
-    """Return ``rows`` with ids and texts as strings and labels as float64.
+    """Return ``rows`` with ids and texts as strings, labels as float64 and timestamps as numbers or times.
 
     Raises:
-        InteractionsError: a column is missing or empty somewhere, or labels are outside the task's values.
+        InteractionsError: a column is missing or empty somewhere, labels are outside the task's values, timestamps have
+            no order or histories are not lists.
     """
     if not isinstance(rows, datasets.Dataset):
         raise InteractionsError(f"interactions must be a datasets.Dataset, got {type(rows).__name__}")
@@ -58,7 +60,39 @@ def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> data
         )
     if task is not None:
         task.check_labels(labels)
-    return rows
+    if "history" in rows.column_names:
+        _check_history(rows.data.column("history").type)
+    return _with_times(rows) if "timestamp" in rows.column_names else rows
+
+
+def _check_history(found: pa.DataType) -> None:
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_null)
+    if not any(is_kind(found) for is_kind in lists):
+        raise InteractionsError(
+            f"column 'history' must hold lists of titles, found {found}; csv has no lists, use parquet or json"
+        )
+
+
+def _with_times(rows: datasets.Dataset) -> datasets.Dataset:
+    """Rows whose timestamps can be ordered: text is read as numbers, or as times of ISO 8601."""
+    column = rows.data.column("timestamp")
+    kind, text = column.type, datasets.Value("string")
+    empty = column.null_count + sum(value != value or value == "" for value in column.to_pylist())
+    if empty:
+        raise InteractionsError(
+            f"column 'timestamp' is empty in {empty} of {len(rows)} rows; fill them, or leave the column out"
+        )
+    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind):
+        return rows
+    if rows.features["timestamp"] in (text, datasets.Value("large_string")):
+        for number_or_time in _TIMES:
+            try:
+                return rows.cast_column("timestamp", datasets.Value(number_or_time))
+            except ValueError:  # Arrow's errors of parsing
+                continue
+    raise InteractionsError(
+        f"column 'timestamp' must hold numbers or times such as 2024-12-31 23:59:00, found {column[0].as_py()!r}"
+    )
 
 
 def rows_by_user(rows: datasets.Dataset) -> Mapping[str, np.ndarray]:

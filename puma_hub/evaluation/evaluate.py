@@ -83,7 +83,7 @@ class HeldOut:
 
     @cached_property
     def _encoded(self) -> EncodedRows:
-        names = [name for name in ("item_text", "history") if name in self.rows.column_names]
+        names = self.lm.template.columns(self.rows.column_names)
         return self.lm.encode(self.rows.select_columns(names), self.bank.shape[0])
 
     def rows_of(self, user_ids: Collection[str]) -> np.ndarray:

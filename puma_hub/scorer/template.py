@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,6 +83,15 @@ class PromptTemplate:
         # One pass, so that slot-like text inside an item is left as it is.
         return tuple(_SLOT.sub(lambda m: values[m.group()], part) for part in (before, after))  # type: ignore[return-value]
 
-    @property
-    def needs_history(self) -> bool:
-        return "<history>" in self.text
+    def columns(self, present: Iterable[str]) -> list[str]:
+        """Those of the columns ``present`` that :meth:`render` reads.
+
+        Raises:
+            TemplateError: the template shows a history, and there is none.
+        """
+        names = [name for name in ("item_text", "history") if name in present]
+        if "<history>" in self.text and "history" not in names:
+            raise TemplateError(
+                f"template {self.text!r} shows <history>, rows have no column 'history'; add it or change the template"
+            )
+        return names

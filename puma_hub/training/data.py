@@ -36,8 +36,7 @@ class EncodedInteractions:
     ) -> EncodedInteractions:
         """Check and tokenise ``interactions``, whose users all have a row in ``row_of``."""
         interactions = check_interactions(interactions, lm.task)
-        names = [name for name in ("item_text", "history") if name in interactions.column_names]
-        rows = lm.encode(interactions.select_columns(names), prompt_length)
+        rows = lm.encode(interactions.select_columns(lm.template.columns(interactions.column_names)), prompt_length)
         labels = torch.tensor(interactions["label"], dtype=torch.float32)
         users = torch.tensor([row_of[user] for user in interactions["user_id"]])
         return cls(rows, labels, users)
