@@ -165,6 +165,7 @@ def test_clicks_are_taught_too(make_lm: Callable[..., PersonalizedLM], interacti
     clicks = interactions.remove_columns("label").add_column(
         "label", [float(label > 3) for label in interactions["label"]]
     )
+    clicks = clicks.add_column("history", [["Toy Story", "Again"]] * len(clicks))
     lm = make_lm("llama", task=ClickTask(), template="click")
     bank = PromptTrainer(lm, clicks, QUIET).train()
     taught = with_source_predictions(lm, bank, clicks)

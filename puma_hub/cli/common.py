@@ -99,15 +99,15 @@ def task_of(args: argparse.Namespace) -> Task:
     return RatingTask() if args.task == "rating" else ClickTask()
 
 
-def load_lm(name: str, args: argparse.Namespace, template: str | None = None) -> PersonalizedLM:
-    """The scorer named on the command line; a fetched model is found by its short name."""
+def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
+    """The scorer named on the command line, with ``template`` if given; a fetched model is found by its short name."""
     from puma_hub.data.cache import model_folder
     from puma_hub.scorer import PersonalizedLM
 
     fetched = model_folder(name)
     return PersonalizedLM.from_pretrained(
         str(fetched) if "/" not in name and fetched.is_dir() else name,
-        template=args.template or template or "rating",
+        template=template or "rating",
         task=task_of(args),
         dtype=args.dtype,
         device=args.device,

@@ -28,8 +28,8 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.evaluation import compare_banks
 
     before, after = PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
-    source_lm = common.load_lm(args.source, args, before.provenance.template)
-    target_lm = common.load_lm(args.model, args, after.provenance.template)
+    source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
+    target_lm = common.load_lm(args.model, args, args.template or after.provenance.template)
     rows = common.load_rows(args)["validation"]
     report = compare_banks(source_lm, before, target_lm, after, rows, seed=args.seed)
     if not args.show_users:

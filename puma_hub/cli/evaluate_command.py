@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
 
     bank = PromptBank.from_pretrained(args.bank)
-    lm = common.load_lm(args.model, args, bank.provenance.template)
+    lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
     splits = common.load_rows(args)
     held_out = HeldOut.build(lm, bank, splits["validation"])
     report = evaluate_rows(held_out, splits["train"])

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.training import PromptTrainer
 
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
-    trainer = PromptTrainer(common.load_lm(args.model, args), common.load_rows(args)["train"], arguments)
+    trainer = PromptTrainer(common.load_lm(args.model, args, args.template), common.load_rows(args)["train"], arguments)
     bank = trainer.train()
     if common.is_main_process():
         bank.save_to_disk(f"{args.out}/bank")

@@ -70,10 +70,10 @@ def run(args: argparse.Namespace) -> Result:
     if args.teacher:
         if len(banks) > 1:
             raise ConfigurationError(f"--teacher goes with one source bank, got {len(banks)}; leave it out")
-        source = common.load_lm(args.teacher, args, banks[0].provenance.template)
+        source = common.load_lm(args.teacher, args, banks[0].provenance.template or args.template)
         rows = with_source_predictions(source, banks[0], rows)
         del source
-    lm = common.load_lm(args.target, args, banks[0].provenance.template)
+    lm = common.load_lm(args.target, args, args.template or banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture)
     init = _warm_start(args, banks, lm) if args.warm_start else None
     trainer = AdapterTrainer(

@@ -10,7 +10,7 @@ import torch
 
 from puma_hub.bank import PromptBank
 from puma_hub.data import check_interactions, of_users
-from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.training.data import EncodedInteractions
@@ -47,13 +47,18 @@ def with_source_predictions(
 
     Raises:
         ConfigurationError: ``offset_share`` or ``spread`` is not above 0.
-        MismatchError: the bank belongs to another LLM.
+        MismatchError: the bank belongs to another LLM, or to another template.
         InteractionsError: rows are malformed, or none belongs to a user of the bank.
     """
     for name, value in (("offset_share", offset_share), ("spread", spread)):
         if not 0 < value < math.inf:
             raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 leaves the source as it is")
     lm.spec.require_same(bank.model, "the teacher")
+    if bank.provenance.template not in (None, lm.template.text):
+        raise MismatchError(
+            f"the bank's prompts were trained in {bank.provenance.template!r}, the teacher would be asked with "
+            f"{lm.template.text!r}; load it with the bank's template"
+        )
     rows = of_users(check_interactions(interactions, lm.task), bank.user_ids)
     if not len(rows):
         raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
