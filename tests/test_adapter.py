@@ -241,6 +241,14 @@ def test_migrate_matches_forward_and_keeps_history(bank: PromptBank) -> None:
     assert [step["made_by"] for step in migrated.provenance.history] == ["given"]
 
 
+def test_an_adapter_in_bfloat16_leaves_a_float32_head(bank: PromptBank) -> None:
+    adapter = PumaAdapter(PumaConfig([bank.model], ModelSpec("target", 32))).eval().bfloat16()
+    migrated = adapter.migrate(bank)
+    assert migrated.head is not None and torch.isfinite(migrated.head(torch.zeros(2, 5))).all()
+    assert {weight.dtype for weight in migrated.head.parameters()} == {torch.float32}
+    assert adapter.head is not None and next(adapter.head.parameters()).dtype == torch.bfloat16  # left as it was
+
+
 def test_migrate_joins_several_banks_by_user(caplog: pytest.LogCaptureFixture) -> None:
     other = ModelSpec("other", 8)
     adapter = make_adapter(sources=[SOURCE, other])

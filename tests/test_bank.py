@@ -57,6 +57,11 @@ def test_look_up_does_not_read_other_rows(bank: PromptBank) -> None:
     assert "secret-name" not in str(caught.value)
 
 
+def test_any_word_is_an_id() -> None:
+    ids = ["None", "null", "nan"]
+    assert PromptBank.from_arrays(ids, np.zeros((3, 1, 4)), ModelSpec("m", 4)).user_ids == ids
+
+
 def test_select_remove_update(bank: PromptBank) -> None:
     chosen = bank.select(["user-5", "user-2"])
     assert chosen.user_ids == ["user-5", "user-2"]

@@ -38,12 +38,18 @@ class PromptBank:
         head: the rating head trained along with the prompts, if any.
 
     Raises:
-        BankError: a column is missing or of another type, ids are empty or repeated, or values are not finite.
+        BankError: a column is missing or of another type, ids are empty or repeated, values are not finite, or the head
+            is another task's.
     """
 
     def __init__(self, dataset: datasets.Dataset, provenance: Provenance, head: RatingHead | None = None) -> None:
         self.provenance = provenance
         self.head = head
+        if head is not None and head.answers != provenance.answers:
+            raise BankError(
+                f"the head takes {head.answers} answers, the bank's task has {provenance.answers}; give the bank "
+                "the task the head was trained for"
+            )
         self.dataset = _checked_dataset(dataset, self.shape)
         self._check_ids()
         self._check_values()
@@ -272,7 +278,7 @@ class PromptBank:
     # Checks
 
     def _check_ids(self) -> None:
-        empty = [row for row, user in enumerate(self.user_ids) if not user or user == "None"]
+        empty = [row for row, user in enumerate(self.dataset.data.column("user_id").to_pylist()) if not user]
         if empty:
             raise BankError(f"{len(empty)} user ids are empty (the first in row {empty[0]}); give every user an id")
         if len(self._row_of) != len(self):

@@ -91,7 +91,7 @@ def migrated_bank(
     }
     head = None
     if adapter.head is not None:
-        head = copy.deepcopy(adapter.head).cpu().eval().requires_grad_(False)
+        head = copy.deepcopy(adapter.head).float().cpu().eval().requires_grad_(False)
     return PromptBank.from_arrays(
         users,
         prompts,
