@@ -85,7 +85,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         item_statistics=True,
         seed=settings.seed,
     )
-    say(f"{DATA}: {len(rows['train'])} training, {len(rows['validation'])} held-out rows of {settings.users} users")
+    present = len(set(rows["train"]["user_id"]))
+    say(f"{DATA}: {len(rows['train'])} training, {len(rows['validation'])} held-out rows of {present} users")
 
     source_lm = _load(SOURCE_MODEL, settings, say)
     trainer = PromptTrainer(
@@ -239,7 +240,7 @@ def _report(
             "adapter": adapter["samples_until_best_epoch"],
             "retraining": retraining["rows"] * retraining["best_epoch"],
         },
-        "users": {"total": settings.users, "selected": chosen},
+        "users": {"total": retraining["users"], "selected": chosen},
         "rows": {name: len(part) for name, part in rows.items()},
         "unseen": {
             "users": after["users"],
