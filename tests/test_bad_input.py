@@ -34,7 +34,8 @@ from puma_hub import (
 )
 from puma_hub import errors as e
 from puma_hub.data import check_interactions, load_interactions
-from puma_hub.scorer import PRESETS
+from puma_hub.scorer import PRESETS, RatingHead
+from puma_hub.training import with_source_predictions
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 
 SIZE = 32
@@ -168,6 +169,26 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
         "outside the task's values.*9.0",
     ),
     "ratings for a click task": (lambda p: check_interactions(p.rows, ClickTask()), e.InteractionsError, r"\(0, 1\)"),
+    "histories are not lists": (
+        lambda p: load_interactions(p.csv(history="Toy Story; Heat")),
+        e.InteractionsError,
+        "lists of titles, found string; csv has no lists",
+    ),
+    "a timestamp is missing": (
+        lambda p: load_interactions(p.csv(timestamp=[1, None] * 48)),
+        e.InteractionsError,
+        "'timestamp' is empty in 48 of 96 rows",
+    ),
+    "timestamps without an order": (
+        lambda p: load_interactions(p.csv(timestamp="12/31/2019")),
+        e.InteractionsError,
+        "such as 2024-12-31 23:59:00, found '12/31/2019'",
+    ),
+    "timestamps of another type": (
+        lambda p: check_interactions(p.rows.remove_columns("timestamp").add_column("timestamp", [True] * 96)),
+        e.InteractionsError,
+        "must hold numbers or times",
+    ),
     "no rows": (lambda p: check_interactions(p.rows.select([])), e.InteractionsError, "empty"),
     "not a dataset": (lambda p: check_interactions([{"user_id": "a"}]), e.InteractionsError, "got list"),  # type: ignore[arg-type]
     "held-out share": (lambda p: load_interactions(p.csv(), held_out=1.0), e.ConfigurationError, "between 0 and 1"),
@@ -181,6 +202,13 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     "two slots": (lambda p: PromptTemplate("<user> and <user>"), e.TemplateError, "stands 2 times"),
     "no slot": (lambda p: PromptTemplate("rate <item>"), e.TemplateError, "no <user> slot"),
     "unknown preset": (lambda p: PromptTemplate.of("netflix"), e.ConfigurationError, ", ".join(PRESETS)),
+    "a template shows a history that is not there": (
+        lambda p: PromptTrainer(
+            PersonalizedLM(make_model("llama"), make_tokenizer(), template="<history> <item> <user>"), p.rows
+        ),
+        e.TemplateError,
+        "no column 'history'",
+    ),
     "text too long": (
         lambda p: p.lm.logits(torch.zeros(1, 1, SIZE), [{"item_text": "long " * 400}]),
         e.TemplateError,
@@ -235,6 +263,11 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
         lambda p: PromptBank.from_arrays(p.ids, with_value(p.prompts, np.inf), p.bank.model),
         e.BankError,
         "row 2 holds NaN or infinite",
+    ),
+    "a head for other answers": (
+        lambda p: PromptBank.from_arrays(p.ids, p.prompts, p.bank.model, head=RatingHead(10)),
+        e.BankError,
+        "takes 10 answers, the bank's task has 5",
     ),
     "no prompt column": (lambda p: PromptBank(plain({"user_id": ["a"]}), provenance()), e.BankError, "prompt missing"),
     "variable lists": (
@@ -321,6 +354,22 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
         e.MismatchError,
         "the same task",
     ),
+    "init of another task": (
+        lambda p: AdapterTrainer(
+            p.lm,
+            p.own_bank(),
+            p.rows,
+            init=PumaAdapter(p.config(sources=[p.lm.spec], target=p.lm.spec, task=ClickTask())),
+        ),
+        e.MismatchError,
+        "init was made for ClickTask",
+    ),
+    "a teacher asked with another template": (
+        lambda p: with_source_predictions(p.lm, p.own_bank(template="<user> rates <item>:"), p.rows),
+        e.MismatchError,
+        "load it with the bank's template",
+    ),
+    "a rate that blows up": (lambda p: p.fit(learning_rate=1e30).train(), e.ConfigurationError, "lower learning rate"),
     "no epochs": (lambda p: p.fit(num_train_epochs=0), e.ConfigurationError, "num_train_epochs"),
     "negative rate": (lambda p: p.fit(learning_rate=-1.0), e.ConfigurationError, "learning_rate"),
     "unknown method": (lambda p: p.fit(prompt_method="free"), e.ConfigurationError, "shared, independent"),

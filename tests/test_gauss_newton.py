@@ -58,7 +58,9 @@ def test_a_step_is_ridge_regression_on_every_weight(
     make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, task: str, length: int
 ) -> None:
     """Against sklearn on the explicit gradients of all weights, which autograd takes one row at a time."""
-    lm = make_lm("llama", seed=1, **({"task": ClickTask(), "template": "click"} if task == "click" else {}))
+    lm = make_lm(
+        "llama", seed=1, **({"task": ClickTask(), "template": "<item>, for <user>:"} if task == "click" else {})
+    )
     bank = make_bank(length=length)
     row_of = {user: number for number, user in enumerate(bank.user_ids)}
     known = [number for number, user in enumerate(interactions["user_id"]) if user in row_of][:40]
@@ -225,6 +227,18 @@ def test_epochs_that_make_it_worse_are_not_kept(taught: Teach) -> None:
     assert worse.report["best_epoch"] == 0 and len(worse.report["validation_losses"]) == 2
     alone = AdapterTrainer(lm, bank, rows, replace(args, num_train_epochs=0)).train()
     assert all(torch.equal(value, alone.state_dict()[name]) for name, value in kept.state_dict().items())
+
+
+def test_any_schedule_goes_with_no_epoch(taught: Teach) -> None:
+    lm, bank, rows = taught
+    settings = replace(QUIET, num_train_epochs=0, lr_scheduler_type="polynomial")
+    assert AdapterTrainer(lm, bank, rows, settings).train().base.isfinite().all()
+
+
+def test_an_adapter_without_a_head(taught: Teach) -> None:
+    lm, bank, rows = taught
+    adapter = AdapterTrainer(lm, bank, rows, QUIET, config=PumaConfig(rating_head=False)).train()
+    assert adapter.head is None and not adapter.config.rating_head and adapter.migrate(bank).head is None
 
 
 def test_nothing_to_train_is_an_error(taught: Teach) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, overload
@@ -120,12 +121,11 @@ class PersonalizedLM:
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
         """
-        where = (
-            torch.device(device) if device is not None else torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        )
+        if device is None:  # each process of torchrun or accelerate its own
+            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
         model, tokenizer = load_causal_lm(model_id_or_dir, dtype=dtype, revision=revision, token=token)
         return cls(
-            model.to(where),  # type: ignore[arg-type]
+            model.to(torch.device(device)),  # type: ignore[arg-type]
             tokenizer,
             template=template,
             task=task,

@@ -118,7 +118,7 @@ class AdapterTrainer:
         init: an adapter to begin from, such as :func:`puma_hub.warm_start`'s.
 
     Raises:
-        MismatchError: banks, config, template or task do not belong together.
+        MismatchError: banks, config, init or task do not belong together.
         SelectionError: no chosen user has rows.
     """
 
@@ -199,11 +199,17 @@ class AdapterTrainer:
             if base.target is not None:
                 base.target.require_same(facts["target"], "target of the adapter's config")
             facts |= {"architecture": base.architecture, "hidden_size": base.hidden_size, "dropout": base.dropout}
+            facts["rating_head"] = base.rating_head and task.has_head
         if any(bank.provenance.task not in (None, task) for bank in self.banks):
             raise MismatchError("the bank was made for another task than the target's scorer; give both the same task")
         torch.manual_seed(self.args.seed)
         adapter = PumaAdapter(PumaConfig(**facts))
         if init is not None:
+            if init.config.scored_task != task:
+                raise MismatchError(
+                    f"init was made for {init.config.scored_task}, the target's scorer is for {task}; give both the "
+                    "same task"
+                )
             if init.config.prompt_length != facts["prompt_length"] or len(init.config.sources) != len(self.banks):
                 raise MismatchError(
                     f"init takes {len(init.config.sources)} sources of prompt length {init.config.prompt_length}, the "

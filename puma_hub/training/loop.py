@@ -9,6 +9,7 @@ the step, so a resumed run equals an uninterrupted one.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,15 +86,17 @@ class Loop:
         self.begin = begin
         assert args.num_train_epochs is not None and args.per_device_train_batch_size  # filled by the trainer
         self.epochs = args.num_train_epochs
-        self.accelerator = Accelerator(
-            cpu=next(module.parameters()).device.type == "cpu", step_scheduler_with_optimizer=False
-        )
+        # Several processes on CPU have to say so; one process may train on any device after any other.
+        processes = int(os.environ.get("WORLD_SIZE", 1))
+        cpu = next(module.parameters()).device.type == "cpu" and (processes > 1 or not torch.cuda.is_available())
+        self.accelerator = Accelerator(cpu=cpu, step_scheduler_with_optimizer=False)
         self.batch = args.per_device_train_batch_size * self.accelerator.num_processes
         self.identity = f"{identity}-{self.batch}"  # other numbers of processes make other steps
         self.steps = math.ceil(rows.training / self.batch)
         self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)
         try:
-            self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, self.epochs * self.steps)
+            total = max(1, self.epochs * self.steps)
+            self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, total)
         except (ValueError, TypeError) as error:
             raise ConfigurationError(f"lr_scheduler_type {args.lr_scheduler_type!r} cannot be used: {error}") from error
         if not hasattr(self.scheduler, "lr_lambdas"):
@@ -117,7 +120,8 @@ class Loop:
                 self.state.begun = True
                 self._judge(0)
                 self._save()
-            model, optimizer = self.accelerator.prepare(self.module, self.optimizer)
+            # The module stays where its LLM is.
+            model, optimizer = self.accelerator.prepare(self.module, self.optimizer, device_placement=[False, False])
             with self._bar(self.label, "step", total=self.epochs * self.steps, initial=self.state.step) as bar:
                 while self.state.epoch < self.epochs:
                     self._epoch(model, optimizer, bar)
@@ -143,6 +147,12 @@ class Loop:
             with self._timed("training"):
                 torch.manual_seed(self.args.seed * 1_000_003 + state.step)  # dropout
                 loss = model(rows)
+                mean_loss = float(loss.detach())
+                if not math.isfinite(mean_loss):
+                    raise ConfigurationError(
+                        f"the loss is {mean_loss} at step {state.step + 1}; use a lower learning rate, or float32 in "
+                        "place of float16"
+                    )
                 self.accelerator.backward(loss)
                 if clipped := self.module.clipped_parameters():
                     self.accelerator.clip_grad_norm_(clipped, self.args.max_grad_norm)
@@ -151,7 +161,7 @@ class Loop:
                 optimizer.zero_grad()
             state.step += 1
             state.rows["training"] += len(rows) * self.accelerator.num_processes
-            state.epoch_loss += float(loss.detach()) / self.steps
+            state.epoch_loss += mean_loss / self.steps
             bar.update()
             if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:
                 self._save()
