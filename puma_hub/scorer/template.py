@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class PromptTemplate:
         # One pass, so that slot-like text inside an item is left as it is.
         return tuple(_SLOT.sub(lambda m: values[m.group()], part) for part in (before, after))  # type: ignore[return-value]
 
-    def columns(self, present: Iterable[str]) -> list[str]:
+    def columns(self, present: Collection[str]) -> list[str]:
         """Those of the columns ``present`` that :meth:`render` reads.
 
         Raises:
