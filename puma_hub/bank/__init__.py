@@ -2,5 +2,6 @@
 
 from puma_hub.bank.bank import PromptBank
 from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.statistics import BankStatistics
 
-__all__ = ["PromptBank", "Provenance"]
+__all__ = ["BankStatistics", "PromptBank", "Provenance"]

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.statistics import BankStatistics
 from puma_hub.bank.storage import read_bank, write_bank
 from puma_hub.bank.users import require_distinct, require_known, user_list
 from puma_hub.data.rows import flat, take_rows
@@ -66,6 +67,8 @@ class PromptBank:
     ) -> PromptBank:
         """Build a bank from ids and an array ``(N, l, d)`` of any float dtype.
 
+        Statistics are those of these prompts, unless ``statistics`` gives the ones of the training they are a part of.
+
         Raises:
             BankError: as for the class, or lengths and shapes disagree.
         """
@@ -78,6 +81,8 @@ class PromptBank:
         ids = user_list(user_ids)
         if len(ids) != len(array):
             raise BankError(f"{len(ids)} user ids for {len(array)} prompts; give one id for each prompt")
+        if "statistics" not in provenance and np.isfinite(array).all():
+            provenance["statistics"] = BankStatistics.of_prompts(array.astype(np.float32, copy=False))
         return cls(_to_dataset(ids, array), Provenance(spec, array.shape[1], **provenance), head)
 
     # What it holds

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from puma_hub._version import __version__, too_new
+from puma_hub.bank.statistics import BankStatistics
 from puma_hub.errors import BankError, ConfigurationError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
@@ -20,6 +21,7 @@ class Provenance:
 
     ``made_by`` is ``"given"``, ``"trained"`` or ``"migrated"``; ``details`` holds facts about the making (no
     user data); ``history`` the earlier steps, oldest first, each as a dict with a ``made_by`` of its own.
+    ``statistics`` are of all prompts that were made together, also where a bank holds a part of them.
     """
 
     model: ModelSpec
@@ -29,6 +31,7 @@ class Provenance:
     made_by: str = "given"
     details: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
+    statistics: BankStatistics | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -42,6 +45,13 @@ class Provenance:
             set_(self, "task", task_from_dict(self.task))
         if not isinstance(self.prompt_length, int) or self.prompt_length < 1:
             raise ConfigurationError(f"prompt_length must be a whole number >= 1, got {self.prompt_length!r}")
+        if isinstance(self.statistics, Mapping):
+            set_(self, "statistics", BankStatistics.from_dict(self.statistics))
+        if self.statistics is not None and self.statistics.mean.shape != (self.prompt_length, self.model.hidden_size):
+            raise BankError(
+                f"the statistics are of prompts {self.statistics.mean.shape}, the bank's are "
+                f"{(self.prompt_length, self.model.hidden_size)}; give those of this bank's training"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -54,6 +64,7 @@ class Provenance:
             "made_by": self.made_by,
             "details": dict(self.details),
             "history": [dict(step) for step in self.history],
+            "statistics": self.statistics.to_dict() if self.statistics else None,
         }
 
     @classmethod

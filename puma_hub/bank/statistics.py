@@ -1,0 +1,110 @@
+"""What the prompts of one training share: their mean, and how far users lie from it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from puma_hub.errors import BankError
+
+LEAST_USERS = 30
+"""With fewer users, a mean of their prompts is too much their own: it is off by a share of what tells users apart."""
+_ROWS_AT_ONCE = 65_536
+
+
+@dataclass(frozen=True, eq=False)
+class BankStatistics:
+    """Mean and spread of all prompts of a training, of which a bank may hold a part.
+
+    Prompts of trainings apart differ in their mean far more than users of one training do, so a user's own is what is
+    left when the training's mean is taken away.
+
+    Args:
+        mean: float32 ``(l, d)``, the mean prompt: what all users share (a trained base, and the mean of the offsets).
+        spread: root mean square of one coordinate of prompt minus mean, over the users.
+        users: how many users these are statistics of.
+
+    Raises:
+        BankError: a value is not finite, or out of range.
+    """
+
+    mean: np.ndarray
+    spread: float
+    users: int
+
+    def __post_init__(self) -> None:
+        mean = np.array(self.mean, dtype=np.float32)
+        mean.setflags(write=False)
+        object.__setattr__(self, "mean", mean)
+        if mean.ndim != 2 or not mean.size or not np.isfinite(mean).all():
+            raise BankError(
+                f"a bank's mean prompt must be finite and of shape (length, hidden size), got {mean.shape}; make the "
+                "bank again"
+            )
+        if not math.isfinite(self.spread) or self.spread < 0 or self.users < 1:
+            raise BankError(
+                f"statistics of a bank need a finite spread and at least 1 user, got {self.spread!r} and "
+                f"{self.users!r}; make the bank again"
+            )
+
+    @classmethod
+    def of_prompts(cls, prompts: np.ndarray) -> BankStatistics | None:
+        """The statistics of prompts ``(N, l, d)``; None for fewer than two, of which nothing is shared."""
+        if len(prompts) < 2:
+            return None
+        mean = prompts.mean(axis=0, dtype=np.float64).astype(np.float32)
+        squares = 0.0
+        for start in range(0, len(prompts), _ROWS_AT_ONCE):
+            squares += float(np.square(prompts[start : start + _ROWS_AT_ONCE] - mean, dtype=np.float64).sum())
+        return cls(mean, math.sqrt(squares / prompts.size), len(prompts))
+
+    @cached_property
+    def base_id(self) -> str:
+        """Names the training: a hash of the mean prompt, 16 hexadecimal digits."""
+        return hashlib.sha256(self.mean.astype("<f4").tobytes()).hexdigest()[:16]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BankStatistics):
+            return NotImplemented
+        ours, theirs = (self.base_id, self.spread, self.users), (other.base_id, other.spread, other.users)
+        return ours == theirs and self.mean.shape == other.mean.shape
+
+    def __hash__(self) -> int:
+        return hash((self.base_id, self.spread, self.users))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON can hold it; the mean as base64 of little-endian float32, so that no bit is lost."""
+        return {
+            "base_id": self.base_id,
+            "mean": base64.b64encode(self.mean.astype("<f4").tobytes()).decode("ascii"),
+            "shape": list(self.mean.shape),
+            "spread": self.spread,
+            "users": self.users,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> BankStatistics:
+        """Rebuild from :meth:`to_dict`.
+
+        Raises:
+            BankError: a part is missing or malformed.
+        """
+        try:
+            length, size = (int(number) for number in data["shape"])
+            mean = np.frombuffer(base64.b64decode(data["mean"], validate=True), "<f4").reshape(length, size)
+            return cls(mean, float(data["spread"]), int(data["users"]))
+        except BankError:
+            raise
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
+            raise BankError(
+                f"the statistics in a bank's provenance are malformed ({type(error).__name__}: {error}); restore the "
+                "file or make the bank again"
+            ) from error
