@@ -179,7 +179,7 @@ def test_as_a_plain_data_set(hub: HubServer, login: Callable[..., None]) -> None
     hub.empty_cache()
     rows = datasets.load_dataset(NAME, split="train")
     assert rows.features == full_bank().dataset.features and rows["user_id"][:] == sorted(full_bank(30).user_ids)
-    assert same(PromptBank(rows, full_bank().provenance), full_bank(30))
+    assert same(PromptBank(rows, full_bank(30).provenance), full_bank(30))
     streamed = next(iter(datasets.load_dataset(NAME, split="train", streaming=True)))
     assert streamed["user_id"] == "user-0"
 
