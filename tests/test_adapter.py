@@ -25,6 +25,12 @@ def make_adapter(architecture: str = "seed", seed: int = 0, **options: object) -
     return PumaAdapter(PumaConfig(architecture=architecture, **fields)).eval()  # type: ignore[arg-type]
 
 
+def standardize(adapter: PumaAdapter, prompts: torch.Tensor, output_scale: float) -> None:
+    """By mean and spread of prompts ``(N, l, d)``, each source apart."""
+    parts = (prompts - prompts.mean(0)).split([spec.hidden_size for spec in adapter.config.sources], dim=-1)
+    adapter.standardize(prompts.mean(0), [float(part.square().mean().sqrt()) for part in parts], output_scale)
+
+
 def norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * weight + bias
 
@@ -68,7 +74,7 @@ def test_forward_by_hand(architecture: str, length: int) -> None:
     with torch.no_grad():
         adapter.base.normal_()
     prompts = torch.randn(7, length, 32)
-    adapter.standardize(prompts * 3 + 1, output_scale=2.5)
+    standardize(adapter, prompts * 3 + 1, 2.5)
     result = adapter(prompts).target_prompts
     assert result.shape == (7, length, 24)
     assert np.abs(result.detach().numpy() - by_hand(adapter, prompts.double().numpy())).max() < 1e-4
@@ -87,7 +93,7 @@ def test_several_sources_are_scaled_one_by_one() -> None:
     adapter = make_adapter(sources=[SOURCE, ModelSpec("other", 8)])
     prompts = torch.randn(50, 1, 40)
     prompts[..., 32:] *= 100
-    adapter.standardize(prompts, 1.0)
+    standardize(adapter, prompts, 1.0)
     offsets = prompts - prompts.mean(0)
     expected = [offsets[..., :32].square().mean().sqrt(), offsets[..., 32:].square().mean().sqrt()]
     assert torch.allclose(adapter.input_scale[[0, 39]], torch.stack(expected))
@@ -97,7 +103,7 @@ def test_standardize_keeps_the_linear_map_of_offsets() -> None:
     adapter = make_adapter("linear")
     prompts = torch.randn(20, 1, 32) * 4
     before = adapter(prompts).target_prompts
-    adapter.standardize(prompts, 7.0)
+    standardize(adapter, prompts, 7.0)
     after = adapter(prompts).target_prompts
     assert torch.allclose(before[1:] - before[:1], after[1:] - after[:1], atol=1e-4)
 
@@ -105,7 +111,7 @@ def test_standardize_keeps_the_linear_map_of_offsets() -> None:
 @pytest.mark.parametrize("architecture", ["seed", "paper", "linear"])
 def test_round_trip_and_auto_classes(tmp_path: Path, architecture: str) -> None:
     adapter = make_adapter(architecture)
-    adapter.standardize(torch.randn(9, 1, 32), 2.0)
+    standardize(adapter, torch.randn(9, 1, 32), 2.0)
     adapter.save_pretrained(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     prompts = torch.randn(3, 1, 32)

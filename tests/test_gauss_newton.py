@@ -46,7 +46,7 @@ def _fresh(lm: PersonalizedLM, bank: PromptBank, length: int, architecture: str 
         PumaConfig([bank.model], lm.spec, prompt_length=length, task=lm.task, architecture=architecture)
     )
     adapter.network.start_linear()
-    adapter.standardize(torch.from_numpy(bank.prompts.copy()), lm.embedding_rms)
+    adapter.standardize(torch.from_numpy(bank.statistics.mean.copy()), [bank.statistics.spread], lm.embedding_rms)
     with torch.no_grad():
         adapter.base.copy_(lm.word_prompt(length) / lm.embedding_rms)
     return adapter.eval()

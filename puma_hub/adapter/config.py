@@ -8,6 +8,7 @@ from typing import Any
 from transformers import PretrainedConfig
 
 from puma_hub._version import __version__, too_new
+from puma_hub.adapter.trained_on import TrainedOn
 from puma_hub.errors import ConfigurationError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.tasks import RatingTask, Task, task_from_dict
@@ -31,6 +32,7 @@ class PumaConfig(PretrainedConfig):
         task: the task it was trained with, as a dict or a task.
         template: the template text it was trained with.
         rating_head: whether a trained rating head travels with it; true for tasks that have one.
+        trained_on: the source banks it was trained on, in numbers; None while it is not trained.
 
     Raises:
         ConfigurationError: a field has a value that cannot be used.
@@ -49,6 +51,7 @@ class PumaConfig(PretrainedConfig):
         task: Task | Mapping[str, Any] | None = None,
         template: PromptTemplate | str | None = None,
         rating_head: bool | None = None,
+        trained_on: TrainedOn | Mapping[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         puma_hub_version: str | None = None,
         **kwargs: Any,
@@ -76,6 +79,7 @@ class PumaConfig(PretrainedConfig):
         parsed: Task = task_from_dict(task) if isinstance(task, Mapping) else task or RatingTask()
         self.task = parsed.to_dict()
         self.template = PromptTemplate.of(template).text if template is not None else None
+        self.trained_on = TrainedOn.of(trained_on)
         self.rating_head = parsed.has_head if rating_head is None else bool(rating_head)
         self.format_version = FORMAT_VERSION
         super().__init__(**kwargs)
@@ -105,5 +109,6 @@ class PumaConfig(PretrainedConfig):
         data = super().to_dict()
         data["puma_hub_version"] = __version__  # of what writes this format
         data["sources"] = [ModelSpec.of(spec).to_dict() for spec in self.sources]
+        data["trained_on"] = trained.to_dict() if (trained := TrainedOn.of(self.trained_on)) else None
         data["target"] = self.target.to_dict() if self.target is not None else None
         return data

@@ -42,9 +42,11 @@ class PumaAdapterOutput(ModelOutput):
 class PumaAdapter(PreTrainedModel):
     """Maps soft prompts ``(B, l, sum of source sizes)`` to ``(B, l, d_target)``.
 
-    ``target = output_scale * (base + network((source - input_mean) / input_scale))``: the network sees
-    standardised offsets from the source bank's mean, and what all users share lies in ``base``. Mean and scales
-    are fixed before training; untouched, they are 0 and 1 and the map is the plain network plus ``base``.
+    ``target = output_scale * (base + network((source - mean) / input_scale))``: the network sees standardised
+    offsets from the mean of the bank that the prompts belong to, and what all users share lies in ``base``. For the
+    bank the adapter was trained on the mean is ``input_mean``; a bank of another training has its own (see
+    :func:`puma_hub.migrate`). Mean and scales are fixed before training; untouched, they are 0 and 1 and the map is
+    the plain network plus ``base``. ``output_mean`` is the mean of the target bank.
     """
 
     config_class = PumaConfig
@@ -55,6 +57,7 @@ class PumaAdapter(PreTrainedModel):
     input_mean: torch.Tensor
     input_scale: torch.Tensor
     output_scale: torch.Tensor
+    output_mean: torch.Tensor
 
     def __init__(self, config: PumaConfig) -> None:
         target = config.require_pair()
@@ -66,6 +69,7 @@ class PumaAdapter(PreTrainedModel):
         self.register_buffer("input_mean", torch.zeros(config.prompt_length, size_in))
         self.register_buffer("input_scale", torch.ones(size_in))
         self.register_buffer("output_scale", torch.ones(()))
+        self.register_buffer("output_mean", torch.zeros(config.prompt_length, size_out))
         self.head = RatingHead(len(config.scored_task.answers)) if config.rating_head else None
         self.post_init()
 
@@ -75,62 +79,73 @@ class PumaAdapter(PreTrainedModel):
             module.reset_parameters()
 
     def forward(
-        self, source_prompts: torch.Tensor, return_dict: bool = True
+        self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None, return_dict: bool = True
     ) -> PumaAdapterOutput | tuple[torch.Tensor]:
         """Map prompts.
 
         Args:
             source_prompts: ``(B, l, sum of source sizes)``; for several sources concatenated in their order.
+            source_mean: ``(l, sum of source sizes)``, the mean prompt of the bank they belong to; that of the bank the
+                adapter was trained on by default.
 
         Raises:
-            MismatchError: the prompts have another length or size.
+            MismatchError: the prompts or the mean have another length or size.
         """
-        prompts = self.output_scale * (self.base + self.offsets(source_prompts))
+        prompts = self.output_scale * (self.base + self.offsets(source_prompts, source_mean))
         return PumaAdapterOutput(target_prompts=prompts) if return_dict else (prompts,)
 
-    def offsets(self, source_prompts: torch.Tensor) -> torch.Tensor:
+    def offsets(self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None) -> torch.Tensor:
         """What is the user's own in the target prompts, ``(B, l, d_target)`` in units of ``output_scale``.
 
         Raises:
-            MismatchError: the prompts have another length or size.
+            MismatchError: the prompts or the mean have another length or size.
         """
-        return self.network(self.standardized(source_prompts))
+        return self.network(self.standardized(source_prompts, source_mean))
 
-    def standardized(self, source_prompts: torch.Tensor) -> torch.Tensor:
+    def standardized(self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None) -> torch.Tensor:
         """What the network sees of source prompts, ``(B, l, sum of source sizes)``.
 
         Raises:
-            MismatchError: the prompts have another length or size.
+            MismatchError: the prompts or the mean have another length or size.
         """
         expected = (self.config.prompt_length, self.config.source_size)
         if source_prompts.ndim != 3 or tuple(source_prompts.shape[1:]) != expected:
             raise MismatchError(
                 f"this adapter takes prompts (users, {expected[0]}, {expected[1]}), got {tuple(source_prompts.shape)}"
             )
-        return (source_prompts.to(self.base.dtype) - self.input_mean) / self.input_scale
+        mean = self.input_mean if source_mean is None else source_mean.to(self.input_mean)
+        if tuple(mean.shape) != expected:
+            raise MismatchError(f"the mean prompt must be {expected} for this adapter, got {tuple(mean.shape)}")
+        return (source_prompts.to(self.base.dtype) - mean) / self.input_scale
 
     @torch.no_grad()
-    def standardize(self, source_prompts: torch.Tensor, output_scale: float) -> None:
-        """Fix the input mean and scale from prompts ``(N, l, sum of sizes)`` and the scale of the output.
+    def standardize(self, source_mean: torch.Tensor, spreads: Sequence[float], output_scale: float) -> None:
+        """Fix input mean, input scale and output scale of an adapter that is not trained yet.
 
-        Each source is divided by one number, the RMS of its offsets, so that directions in which users differ
-        little stay small. ``output_scale`` is the target's RMS of input embeddings. The linear residual, where
-        there is one, is rescaled so that the map stays what it was, up to the base.
+        Each source is divided by one number, its spread, so that directions in which users differ little stay small.
+        The linear residual, where there is one, is rescaled so that the map of offsets stays what it was; a network
+        that bends already would be another one.
+
+        Args:
+            source_mean: ``(l, sum of source sizes)``, the mean prompt of the source bank.
+            spreads: of each source, the root mean square of one coordinate of a prompt minus the mean.
+            output_scale: the target's root mean square of input embeddings.
         """
-        prompts = source_prompts.to(self.input_mean.device, torch.float32)
-        offsets = prompts - prompts.mean(0)
-        rms = [
-            part.square().mean().sqrt().clamp(min=1e-8).expand(part.shape[-1])
-            for part in offsets.split([spec.hidden_size for spec in self.config.sources], dim=-1)
-        ]
-        scale = torch.cat(rms)
+        sizes = [spec.hidden_size for spec in self.config.sources]
+        parts = [torch.full((size,), max(float(spread), 1e-8)) for size, spread in zip(sizes, spreads)]
+        scale = torch.cat(parts).to(self.input_scale)
         residual: Any = getattr(self.network, "residual", None)
         if residual is not None:
             residual.weight.mul_((scale / self.input_scale)[None] * (self.output_scale / output_scale))
         self.base.mul_(self.output_scale / output_scale)
-        self.input_mean.copy_(prompts.mean(0))
         self.input_scale.copy_(scale)
         self.output_scale.fill_(output_scale)
+        self.recenter(source_mean)
+
+    @torch.no_grad()
+    def recenter(self, source_mean: torch.Tensor) -> None:
+        """Take prompts of a bank with another mean ``(l, sum of source sizes)``; the map of offsets stays the same."""
+        self.input_mean.copy_(source_mean)
 
     def migrate(self, bank: PromptBank | Sequence[PromptBank], **options: Any) -> PromptBank:
         """Migrate a bank, or one bank for each source; see :func:`puma_hub.migrate`."""

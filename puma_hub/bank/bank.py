@@ -96,6 +96,11 @@ class PromptBank:
     def model(self) -> ModelSpec:
         return self.provenance.model
 
+    @property
+    def statistics(self) -> BankStatistics | None:
+        """Mean and spread of the training these prompts come from; None where they are not known."""
+        return self.provenance.statistics
+
     @cached_property
     def user_ids(self) -> list[str]:
         return [str(user) for user in self.dataset.data.column("user_id").to_pylist()]

@@ -66,6 +66,11 @@ class BankStatistics:
             squares += float(np.square(prompts[start : start + _ROWS_AT_ONCE] - mean, dtype=np.float64).sum())
         return cls(mean, math.sqrt(squares / prompts.size), len(prompts))
 
+    @classmethod
+    def alone(cls, prompts: np.ndarray) -> BankStatistics:
+        """As :meth:`of_prompts`; of a single prompt, it is the mean and nothing is its user's own."""
+        return cls.of_prompts(prompts) or cls(prompts[0], 0.0, 1)
+
     @cached_property
     def base_id(self) -> str:
         """Names the training: a hash of the mean prompt, 16 hexadecimal digits."""

@@ -89,7 +89,7 @@ def _adapter(target_size: int, scale: float) -> tuple[PumaAdapter, torch.optim.O
         PumaConfig(sources=[ModelSpec("source", SOURCE_SIZE)], target=ModelSpec("target", target_size))
     )
     prompts = torch.randn(1024, 1, SOURCE_SIZE)
-    adapter.standardize(prompts, scale)
+    adapter.standardize(prompts.mean(0), [float(prompts.std())], scale)
     return adapter.train(), torch.optim.AdamW(adapter.parameters(), lr=1e-4), prompts
 
 

@@ -183,7 +183,8 @@ def random_bank(lm: PersonalizedLM, source: PromptBank, adapter: PumaAdapter, se
     """Prompts of an untrained adapter, with the trained head: what the head does alone."""
     torch.manual_seed(seed)
     untrained = PumaAdapter(PumaConfig(**{**_shape(adapter), "target": lm.spec}))
-    untrained.standardize(torch.from_numpy(source.prompts.copy()), lm.embedding_rms)
+    trained = adapter.config.trained_on
+    untrained.standardize(adapter.input_mean, [bank.spread for bank in trained.sources], lm.embedding_rms)
     if untrained.head is not None and adapter.head is not None:
         untrained.head.load_state_dict(adapter.head.state_dict())
     return migrate(untrained.eval(), source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
@@ -20,11 +20,18 @@ class Loadable(Protocol):
 
 
 def chain(
-    bank: PromptBank | Sequence[PromptBank], adapters: Iterable[PumaAdapter | Loadable], *, batch_size: int = 4096
+    bank: PromptBank | Sequence[PromptBank],
+    adapters: Iterable[PumaAdapter | Loadable],
+    *,
+    batch_size: int = 4096,
+    mean: Any = None,
 ) -> PromptBank:
     """Migrate a bank through several adapters, or along a route of :func:`puma_hub.find_route`.
 
     All links are checked before the first prompt is moved. The result's history lists every bank on the way.
+
+    Args:
+        mean: of ``bank``, see :func:`puma_hub.migrate`; what an adapter gives has a mean that the adapter knows.
 
     Raises:
         ConfigurationError: there is no adapter.
@@ -35,7 +42,7 @@ def chain(
         raise ConfigurationError("a chain needs at least one adapter; none was given")
     check_banks(steps[0], [bank] if isinstance(bank, PromptBank) else list(bank))
     check_links(steps)
-    current = migrate(steps[0], bank, batch_size=batch_size)
+    current = migrate(steps[0], bank, batch_size=batch_size, mean=mean)
     for step in steps[1:]:
         current = migrate(step, current, batch_size=batch_size)
     return current

@@ -5,20 +5,18 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-import torch
 
 from puma_hub.adapter import PumaAdapter
-from puma_hub.bank import PromptBank
+from puma_hub.adapter.mapping import map_prompts
+from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
-from puma_hub.errors import BankError, ConfigurationError, MismatchError
+from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.migration.means import joined_mean
 
 logger = logging.getLogger(__name__)
-
-# Matrix products of few rows take other paths, which end in other last bits; with this many, a prompt becomes the
-# same bits alone and among others.
-_LEAST_ROWS = 32
 
 
 def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
@@ -36,61 +34,77 @@ def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
             )
 
 
-@torch.no_grad()
-def map_prompts(adapter: PumaAdapter, prompts: np.ndarray, batch_size: int) -> np.ndarray:
-    """Map source prompts ``(N, l, d_source)`` to float32 ``(N, l, d_target)`` on the adapter's device.
-
-    On a CPU a prompt's bits do not depend on the prompts beside it, nor on the batch size.
-
-    Raises:
-        BankError: the result is not finite.
-    """
-    was_training = adapter.training
-    adapter.eval()
-    target = adapter.config.require_pair()
-    result = np.empty((len(prompts), adapter.config.prompt_length, target.hidden_size), dtype=np.float32)
-    for start in range(0, len(prompts), batch_size):
-        part = torch.from_numpy(np.array(prompts[start : start + batch_size])).to(adapter.device)
-        padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - len(part)), *part.shape[1:])])
-        result[start : start + len(part)] = adapter(padded).target_prompts[: len(part)].float().cpu().numpy()
-    adapter.train(was_training)
-    if not np.isfinite(result).all():
-        raise BankError("the adapter gave NaN or infinite prompts; it is damaged or these prompts are not its source's")
-    return result
-
-
-def migrate(adapter: PumaAdapter, bank: PromptBank | Sequence[PromptBank], *, batch_size: int = 4096) -> PromptBank:
+def migrate(
+    adapter: PumaAdapter, bank: PromptBank | Sequence[PromptBank], *, batch_size: int = 4096, mean: Any = None
+) -> PromptBank:
     """Migrate the prompts of a bank, or of one bank for each source, to the adapter's target LLM.
 
-    For several sources the banks are joined on ``user_id`` in the adapter's source order; users missing from
-    one bank are left out, counted in the log and in the provenance.
+    Prompts are counted from the mean of their own training, which the bank's provenance records: a bank that was
+    trained apart from the adapter's source bank has another base, and the same meaning of what is a user's own. All
+    migrated prompts stand on the adapter's target base, for which its rating head was trained; the result carries that
+    head, whichever bank came in. For several sources the banks are joined on ``user_id`` in the adapter's source order;
+    users missing from one bank are left out, counted in the log and in the provenance.
+
+    Args:
+        mean: where the provenance does not tell: a bank of the same training, its mean prompt ``(l, d)``, or
+            ``"adapter"`` for prompts that were trained together with the adapter's source bank. For several sources a
+            list of these.
 
     Raises:
-        MismatchError: a bank is of another LLM or prompt length.
-        BankError: banks share no user, or the result is not finite.
+        MismatchError: a bank is of another LLM or prompt length, or prompts lie absurdly far from their mean.
+        BankError: banks share no user, the mean of a bank is not known, or the result is not finite.
     """
     if batch_size < 1:
         raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
     banks = [bank] if isinstance(bank, PromptBank) else list(bank)
     check_banks(adapter, banks)
+    center = joined_mean(adapter, banks, mean)
     users, prompts, missing = join_banks(banks)
     if missing:
         logger.warning("%d users are missing from at least one bank and were left out", missing)
-    return migrated_bank(adapter, banks, users, map_prompts(adapter, prompts, batch_size), missing)
+    migrated, distances = map_prompts(adapter, prompts, batch_size, center)
+    say_distances(adapter, distances)
+    return migrated_bank(adapter, banks, users, migrated, missing)
+
+
+def say_distances(adapter: PumaAdapter, distances: np.ndarray) -> None:
+    """Tell in the log of prompts that are farther from their mean than any the adapter was trained on."""
+    trained = adapter.config.trained_on
+    if trained is None:
+        return
+    far = int((distances > trained.farthest * (1 + 1e-4)).sum())
+    if far:
+        logger.warning(
+            "%d of %d prompts lie farther from their mean (up to %.2f spreads) than any of the adapter's source bank "
+            "(%.2f); see how these users do before you rely on them",
+            far,
+            len(distances),
+            float(distances.max()),
+            trained.farthest,
+        )
 
 
 def migrated_bank(
     adapter: PumaAdapter, banks: Sequence[PromptBank], users: list[str], prompts: np.ndarray, missing: int
 ) -> PromptBank:
     """The target bank of migrated ``prompts``, with what is known of its making."""
-    config = adapter.config
+    config, trained = adapter.config, adapter.config.trained_on
     history = [step for bank in banks for step in (*bank.provenance.history, bank.provenance.as_step())]
-    details = {
+    details: dict[str, Any] = {
         "adapter": {"sources": [spec.model_id for spec in config.sources], "architecture": config.architecture},
         "users_left_out": missing,
     }
+    known: dict[str, Any] = {}
+    if trained is not None:
+        ours = [bank.base_id for bank in trained.sources]
+        theirs = [bank.statistics.base_id if bank.statistics else None for bank in banks]
+        details["own_source_bank"] = ours == theirs
+        # Of the adapter's target bank, whose base these prompts have: a few users of another bank move no mean.
+        mean = adapter.output_mean.detach().cpu().float().numpy()
+        known["statistics"] = BankStatistics(mean, trained.target_spread, trained.target_users)
     head = None
     if adapter.head is not None:
+        details["head"] = "the adapter's"
         head = copy.deepcopy(adapter.head).float().cpu().eval().requires_grad_(False)
     return PromptBank.from_arrays(
         users,
@@ -102,4 +116,5 @@ def migrated_bank(
         made_by="migrated",
         details=details,
         history=tuple(history),
+        **known,
     )

@@ -17,8 +17,9 @@ class PromptMigrationPipeline(BatchPipeline):
     """Maps prompts of an adapter's source LLM to its target LLM, as :meth:`puma_hub.PumaAdapter.migrate` does.
 
     A bank gives a bank, and so does a data set with a bank's columns. An array or tensor ``(l, d)`` or
-    ``(N, l, d)`` gives a float32 array of like shape, a list of them a list. With one ``batch_size``, 4096 by default,
-    the same prompts become the same bits whichever way they are given.
+    ``(N, l, d)`` gives a float32 array of like shape, a list of them a list; an array says nothing of its training, so
+    ``mean`` has to. With one ``batch_size``, 4096 by default, the same prompts become the same bits whichever way they
+    are given.
 
     Args:
         model: repository or folder of an adapter, or a :class:`~puma_hub.PumaAdapter`.
@@ -46,46 +47,63 @@ class PromptMigrationPipeline(BatchPipeline):
             )
         super().__init__(model=adapter.eval(), device=device, **kwargs)
 
-    def __call__(self, inputs: Any, *, batch_size: int | None = None, **options: Any) -> Any:
+    def __call__(self, inputs: Any, *, batch_size: int | None = None, mean: Any = None, **options: Any) -> Any:
         """Migrate.
 
         Args:
             inputs: a bank, a data set with a bank's columns, or for several sources a list with one of them for each
                 source, in the adapter's order; an array, a list, data set or generator of arrays.
             batch_size: prompts at a time.
+            mean: see :func:`puma_hub.migrate`; arrays need it, for a bank its provenance tells.
 
         Returns:
             A :class:`~puma_hub.PromptBank` for banks and data sets; arrays, float32, for arrays.
 
         Raises:
-            MismatchError: prompts or a bank are of another LLM, size or length.
-            BankError: prompts are malformed, or the result is not finite.
+            MismatchError: prompts or a bank are of another LLM, size or length, or absurdly far from their mean.
+            BankError: prompts are malformed, their mean is not known, or the result is not finite.
         """
         import datasets
 
-        from puma_hub.bank import PromptBank, Provenance
+        from puma_hub.bank import BankStatistics, PromptBank, Provenance
 
         size = self.size_of(batch_size)
         given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not given or not all(isinstance(part, (PromptBank, datasets.Dataset)) for part in given):
-            return super().__call__(inputs, batch_size=size, rows=size, **options)
+            return super().__call__(inputs, batch_size=size, rows=size, mean=self._mean(mean), **options)
         config: Any = self.model.config
         banks = []
         for number, part in enumerate(given):
             if isinstance(part, datasets.Dataset):  # says nothing of its LLM
                 spec = config.sources[min(number, len(config.sources) - 1)]
                 part = PromptBank(part, Provenance(spec, config.prompt_length))
+                part = part.with_provenance(statistics=BankStatistics.of_prompts(part.prompts))
             banks.append(part)
-        return self.model.migrate(banks, batch_size=size)
+        return self.model.migrate(banks, batch_size=size, mean=mean)
+
+    def _mean(self, mean: Any) -> np.ndarray | None:
+        """The mean prompt ``(l, sum of sizes)`` of arrays; None where the adapter was not standardised.
+
+        Raises:
+            ConfigurationError: none was given.
+        """
+        from puma_hub.migration.means import WAYS, given_means
+
+        adapter: Any = self.model
+        if mean is None:
+            if adapter.config.trained_on is None:
+                return None
+            raise ConfigurationError(f"an array does not tell of which training its prompts are; {WAYS}")
+        return given_means(adapter, mean)
 
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, (np.ndarray, torch.Tensor))
 
     def _sanitize_parameters(
-        self, rows: int | None = None, **options: Any
+        self, rows: int | None = None, mean: np.ndarray | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         refuse_unknown("prompt-migration", options)
-        return {}, {} if rows is None else {"rows": rows}, {}
+        return {}, {} if rows is None else {"rows": rows, "mean": mean}, {}
 
     def preprocess(self, inputs: Any) -> np.ndarray:
         """Float32 ``(l, d)`` or ``(N, l, d)``."""
@@ -100,13 +118,15 @@ class PromptMigrationPipeline(BatchPipeline):
             )
         return array
 
-    def _forward(self, arrays: list[np.ndarray], rows: int) -> list[np.ndarray]:
+    def _forward(self, arrays: list[np.ndarray], rows: int, mean: np.ndarray | None) -> list[np.ndarray]:
         """Map the prompts of all arrays, ``rows`` at a time."""
-        from puma_hub.migration.migrate import map_prompts
+        from puma_hub.adapter.mapping import map_prompts
+        from puma_hub.migration.migrate import say_distances
 
         adapter: Any = self.model
         stacked = [array if array.ndim == 3 else array[None] for array in arrays]
-        mapped = map_prompts(adapter, np.concatenate(stacked), rows)
+        mapped, distances = map_prompts(adapter, np.concatenate(stacked), rows, mean)
+        say_distances(adapter, distances)
         parts = np.split(mapped, np.cumsum([len(part) for part in stacked])[:-1])
         return [part if array.ndim == 3 else part[0] for array, part in zip(arrays, parts)]
 

@@ -8,12 +8,15 @@ from functools import partial
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate.utils import reduce
 from torch import nn
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
-from puma_hub.bank import PromptBank
+from puma_hub.adapter.mapping import map_prompts
+from puma_hub.adapter.trained_on import SourceBank, TrainedOn
+from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions, of_users
 from puma_hub.errors import ConfigurationError, MismatchError, SelectionError
@@ -27,6 +30,7 @@ from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
 from puma_hub.training.teacher import TEACHER_COLUMNS, source_predictions
 
+_PROMPTS_AT_ONCE = 4096
 _MEMORY = 0.9  # of the running sum of residuals from step to step: it looks back some ten steps
 
 
@@ -151,6 +155,7 @@ class AdapterTrainer:
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
         self._users, prompts, _ = join_banks(self.banks)
         self._prompts = torch.from_numpy(prompts.copy())
+        self._statistics = [bank.statistics or BankStatistics.alone(bank.prompts) for bank in self.banks]
         self.adapter = self._start(config, init)
         row_of = {user: row for row, user in enumerate(self._users)}
         chosen = list(dict.fromkeys(users)) if users is not None else self._users
@@ -219,8 +224,12 @@ class AdapterTrainer:
         else:
             network: Any = adapter.network
             network.start_linear()
-        adapter.standardize(self._prompts, self.lm.embedding_rms)
+        mean = torch.from_numpy(np.concatenate([part.mean for part in self._statistics], axis=-1))
         untrained = init is None or not bool(init.base.any())  # a warm start knows offsets only
+        if untrained:
+            adapter.standardize(mean, [part.spread for part in self._statistics], self.lm.embedding_rms)
+        else:
+            adapter.recenter(mean)
         if untrained:
             with torch.no_grad():
                 adapter.base.copy_(self.lm.word_prompt(facts["prompt_length"]) / self.lm.embedding_rms)
@@ -252,7 +261,18 @@ class AdapterTrainer:
             module.level(self.adapter.head)
         self.report = self._report(state)
         loop.write_report(self.report)
-        return self.adapter.cpu().eval()
+        adapter = self.adapter.cpu().eval()
+        self._record(adapter)
+        return adapter
+
+    @torch.no_grad()
+    def _record(self, adapter: PumaAdapter) -> None:
+        """Leave in the adapter what is known of its source banks, and of the target bank that it makes of them."""
+        migrated, distances = map_prompts(adapter, self._prompts.numpy(), _PROMPTS_AT_ONCE)
+        target = BankStatistics.alone(migrated)
+        adapter.output_mean.copy_(torch.from_numpy(np.array(target.mean)))
+        sources = tuple(SourceBank(part.base_id, part.spread, part.users) for part in self._statistics)
+        adapter.config.trained_on = TrainedOn(sources, float(distances.max()), target.spread, target.users)
 
     def _identity(self) -> str:
         teacher = [part for part in (self._train.predictions, self._train.probabilities) if part is not None]

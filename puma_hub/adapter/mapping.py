@@ -1,0 +1,70 @@
+"""Arrays of prompts through an adapter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from puma_hub.errors import BankError, MismatchError
+
+if TYPE_CHECKING:
+    from puma_hub.adapter.model import PumaAdapter
+
+# Matrix products of few rows take other paths, which end in other last bits; with this many, a prompt becomes the
+# same bits alone and among others.
+_LEAST_ROWS = 32
+ABSURD = 10.0
+"""Prompts so many times farther from their mean than any of the source bank's users are refused."""
+
+
+@torch.no_grad()
+def map_prompts(
+    adapter: PumaAdapter, prompts: np.ndarray, batch_size: int, mean: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Map source prompts ``(N, l, d_source)`` on the adapter's device.
+
+    On a CPU a prompt's bits do not depend on the prompts beside it, nor on the batch size.
+
+    Args:
+        mean: ``(l, d_source)``, the mean prompt of the bank they belong to; the adapter's own by default.
+
+    Returns:
+        Target prompts, float32 ``(N, l, d_target)``, and distances ``(N,)``: the root mean square of each standardised
+        prompt, about 1 where the prompts are like those of the source bank.
+
+    Raises:
+        MismatchError: a prompt lies absurdly far from the mean.
+        BankError: the result is not finite.
+    """
+    was_training = adapter.training
+    adapter.eval()
+    target = adapter.config.require_pair()
+    result = np.empty((len(prompts), adapter.config.prompt_length, target.hidden_size), dtype=np.float32)
+    distances = np.empty(len(prompts))
+    center = None if mean is None else torch.from_numpy(np.array(mean)).to(adapter.device)
+    for start in range(0, len(prompts), batch_size):
+        part = torch.from_numpy(np.array(prompts[start : start + batch_size])).to(adapter.device)
+        end = start + len(part)
+        distances[start:end] = adapter.standardized(part, center).double().square().mean((1, 2)).sqrt().cpu().numpy()
+        padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - len(part)), *part.shape[1:])])
+        result[start:end] = adapter(padded, center).target_prompts[: len(part)].float().cpu().numpy()
+    adapter.train(was_training)
+    _require_near(adapter, distances)
+    if not np.isfinite(result).all():
+        raise BankError("the adapter gave NaN or infinite prompts; it is damaged or these prompts are not its source's")
+    return result, distances
+
+
+def _require_near(adapter: PumaAdapter, distances: np.ndarray) -> None:
+    trained = adapter.config.trained_on
+    if trained is None or not len(distances):
+        return
+    far = distances > ABSURD * max(trained.farthest, 1.0)
+    if far.any():
+        raise MismatchError(
+            f"{int(far.sum())} of {len(distances)} prompts lie up to {float(distances.max()):.3g} spreads from the mean "
+            f"prompt, none of the users the adapter was trained on lies farther than {trained.farthest:.3g}: these "
+            "prompts are of another LLM, in another scale, or the mean is not theirs"
+        )

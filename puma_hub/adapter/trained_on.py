@@ -1,0 +1,67 @@
+"""Whose prompts an adapter was trained on, in numbers: by these, other banks' prompts are known to be like them or not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from puma_hub.errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class SourceBank:
+    """One source bank: the id of its base, and spread and number of users of its statistics."""
+
+    base_id: str
+    spread: float
+    users: int
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The source banks of an adapter, in its order, and the target bank that it makes of them.
+
+    ``farthest``: of all users of these banks, the largest root mean square of a standardised prompt; 1 is usual.
+    ``target_spread``: root mean square of one coordinate of the migrated prompts minus their mean.
+
+    Raises:
+        ConfigurationError: a value is out of range.
+    """
+
+    sources: tuple[SourceBank, ...]
+    farthest: float
+    target_spread: float
+    target_users: int
+
+    def __post_init__(self) -> None:
+        numbers = [self.farthest, self.target_spread, *(bank.spread for bank in self.sources)]
+        counts = [self.target_users, *(bank.users for bank in self.sources)]
+        if not self.sources or not all(math.isfinite(n) and n >= 0 for n in numbers) or min(counts) < 1:
+            raise ConfigurationError(f"an adapter cannot have been trained on {self}; train or download it again")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"sources": [asdict(bank) for bank in self.sources]}
+
+    @classmethod
+    def of(cls, data: TrainedOn | Mapping[str, Any] | None) -> TrainedOn | None:
+        """Rebuild from :meth:`to_dict`; None, for an adapter that was not trained, stays None.
+
+        Raises:
+            ConfigurationError: a part is missing or malformed.
+        """
+        if data is None or isinstance(data, TrainedOn):
+            return data
+        try:
+            banks = tuple(
+                SourceBank(str(bank["base_id"]), float(bank["spread"]), int(bank["users"])) for bank in data["sources"]
+            )
+            return cls(banks, *(float(data[name]) for name in ("farthest", "target_spread")), int(data["target_users"]))
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            if isinstance(error, ConfigurationError):
+                raise
+            raise ConfigurationError(
+                f"trained_on of the adapter's config is malformed ({type(error).__name__}: {error}); train or download "
+                "the adapter again"
+            ) from error

@@ -1,0 +1,130 @@
+"""The mean prompt that a bank's prompts are counted from when they are migrated.
+
+Trainings apart end in different bases: their means lie much farther apart than the users of one training do. A user's
+own is the distance from the mean of the training, so each bank is standardised by its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from puma_hub.adapter import PumaAdapter
+from puma_hub.bank import PromptBank
+from puma_hub.bank.statistics import LEAST_USERS
+from puma_hub.errors import BankError, ConfigurationError, MismatchError
+
+logger = logging.getLogger(__name__)
+
+Mean: TypeAlias = "PromptBank | np.ndarray | Literal['adapter']"
+"""A bank of the same training, its mean prompt ``(l, d)``, or ``"adapter"``: that of the adapter's source bank."""
+
+WAYS = (
+    "give mean=: a bank of the same training, its mean prompt (length, hidden size), or 'adapter' if these prompts were "
+    "trained together with the adapter's source bank"
+)
+
+
+def mean_of_source(adapter: PumaAdapter, number: int) -> np.ndarray:
+    """The mean prompt ``(l, d)`` of the bank that source ``number`` of the adapter was trained on."""
+    sizes = [spec.hidden_size for spec in adapter.config.sources]
+    start = sum(sizes[:number])
+    part = adapter.input_mean[:, start : start + sizes[number]]
+    return np.array(part.detach().cpu().float().numpy())
+
+
+def given_mean(adapter: PumaAdapter, number: int, mean: Mean) -> np.ndarray:
+    """The mean prompt ``(l, d)`` that the caller names for source ``number``.
+
+    Raises:
+        ConfigurationError: it is none of the ways to name one.
+        MismatchError: it is of another shape, or a bank of another LLM.
+        BankError: it is not finite, or the bank's statistics are not known.
+    """
+    if isinstance(mean, str):
+        if mean != "adapter":
+            raise ConfigurationError(f"mean={mean!r} names no mean; {WAYS}")
+        return mean_of_source(adapter, number)
+    spec = adapter.config.sources[number]
+    if isinstance(mean, PromptBank):
+        spec.require_same(mean.model, "the bank given as mean=")
+        if mean.statistics is None:
+            raise BankError(f"the bank given as mean= has {len(mean)} user(s) and no statistics; {WAYS}")
+        array = mean.statistics.mean
+    else:
+        try:
+            array = np.asarray(mean, dtype=np.float32)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"mean= cannot be {type(mean).__name__}; {WAYS}") from error
+    expected = (adapter.config.prompt_length, spec.hidden_size)
+    if array.shape != expected:
+        raise MismatchError(f"the mean prompt must be {expected} for {spec.model_id}, got {array.shape}; {WAYS}")
+    if not np.isfinite(array).all():
+        raise BankError(f"the mean prompt holds NaN or infinite values; {WAYS}")
+    return array
+
+
+def mean_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> np.ndarray:
+    """The mean prompt ``(l, d)`` of the training that a bank comes from, by the bank's provenance.
+
+    Raises:
+        BankError: it is not known, or of too few users.
+    """
+    trained, known = adapter.config.trained_on, bank.statistics
+    if trained is None:  # nothing was standardised
+        return mean_of_source(adapter, number)
+    source = trained.sources[number]
+    if known is None or (known.users < LEAST_USERS and known.base_id != source.base_id):
+        found = f"{known.users} user(s)" if known is not None else "none"
+        raise BankError(
+            f"the mean of this bank's training is needed, over {LEAST_USERS} users or more, and its provenance has "
+            f"that of {found}: trainings apart differ in their mean; {WAYS}"
+        )
+    if known.base_id != source.base_id:
+        away = float(np.sqrt(np.mean(np.square(known.mean - mean_of_source(adapter, number), dtype=np.float64))))
+        logger.info(
+            "bank %d is of another training than the adapter's source bank (their means lie %.1f spreads apart); it is "
+            "standardised by its own mean",
+            number + 1,
+            away / max(source.spread, 1e-12),
+        )
+    return known.mean
+
+
+def given_means(adapter: PumaAdapter, mean: Any) -> np.ndarray:
+    """The mean prompts that the caller names, ``(l, sum of source sizes)``, in the adapter's source order.
+
+    Raises:
+        ConfigurationError: there is not one for each source.
+        MismatchError, BankError: see :func:`given_mean`.
+    """
+    given = _one_each(mean, len(adapter.config.sources))
+    return np.concatenate([given_mean(adapter, number, one) for number, one in enumerate(given)], axis=-1)
+
+
+def joined_mean(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = None) -> np.ndarray:
+    """The mean prompts of all banks, ``(l, sum of source sizes)``, in the adapter's source order.
+
+    Args:
+        mean: of one bank, or a list of one for each bank; where it is None the bank's provenance tells.
+
+    Raises:
+        ConfigurationError: there is not one for each bank.
+        MismatchError, BankError: see :func:`given_mean` and :func:`mean_of_bank`.
+    """
+    parts = [
+        mean_of_bank(adapter, number, bank) if one is None else given_mean(adapter, number, one)
+        for number, (bank, one) in enumerate(zip(banks, _one_each(mean, len(banks))))
+    ]
+    return np.concatenate(parts, axis=-1)
+
+
+def _one_each(mean: Any, sources: int) -> list[Any]:
+    for_all = mean is None or isinstance(mean, str)
+    given = list(mean) if isinstance(mean, (list, tuple)) else [mean] * (sources if for_all else 1)
+    if len(given) != sources:
+        raise ConfigurationError(f"{len(given)} mean(s) for {sources} source(s); give a list with one for each")
+    return given
