@@ -64,7 +64,7 @@ def _require_near(adapter: PumaAdapter, distances: np.ndarray) -> None:
     far = distances > ABSURD * max(trained.farthest, 1.0)
     if far.any():
         raise MismatchError(
-            f"{int(far.sum())} of {len(distances)} prompts lie up to {float(distances.max()):.3g} spreads from the mean "
-            f"prompt, none of the users the adapter was trained on lies farther than {trained.farthest:.3g}: these "
-            "prompts are of another LLM, in another scale, or the mean is not theirs"
+            f"{int(far.sum())} of {len(distances)} prompts lie up to {float(distances.max()):.3g} spreads from the "
+            f"mean, no user of the adapter's source bank lies farther than {trained.farthest:.3g}: they are of another "
+            "LLM, in another scale, or the mean is not theirs; check bank and mean="
         )

@@ -1,4 +1,4 @@
-"""Whose prompts an adapter was trained on, in numbers: by these, other banks' prompts are known to be like them or not."""
+"""The banks an adapter was trained on, in numbers: they tell how like these another bank's prompts are."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ class TrainedOn:
             banks = tuple(
                 SourceBank(str(bank["base_id"]), float(bank["spread"]), int(bank["users"])) for bank in data["sources"]
             )
-            return cls(banks, *(float(data[name]) for name in ("farthest", "target_spread")), int(data["target_users"]))
+            farthest, spread = float(data["farthest"]), float(data["target_spread"])
+            return cls(banks, farthest, spread, int(data["target_users"]))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, ConfigurationError):
                 raise

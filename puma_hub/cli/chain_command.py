@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from puma_hub.cli import common
 from puma_hub.cli.common import whole_number
 from puma_hub.cli.output import Result, say
 
@@ -23,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps.add_argument("--to", metavar="ID", help="target LLM: take the cheapest published route to it")
     parser.add_argument("--namespace", metavar="NAME", help="with --to: adapters of this user or organisation alone")
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    common.add_mean(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -44,7 +46,7 @@ def run(args: argparse.Namespace) -> Result:
         steps = route.load()
     else:
         steps = [PumaAdapter.from_pretrained(name) for name in args.adapter]
-    migrated = chain(banks, steps, batch_size=args.batch_size)
+    migrated = chain(banks, steps, batch_size=args.batch_size, mean=common.means_of(args.mean))
     migrated.save_to_disk(args.out)
     report |= {"users": len(migrated), "steps": len(steps)}
     return Result(f"{migrated} after {len(steps)} step(s), in {args.out}", report)

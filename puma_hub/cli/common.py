@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import datasets
 
+    from puma_hub.bank import PromptBank
     from puma_hub.identity import ModelSpec
     from puma_hub.scorer import PersonalizedLM, Task
     from puma_hub.training import PumaTrainingArguments
@@ -91,6 +92,25 @@ def model_of(text: str) -> str | ModelSpec:
     from puma_hub.bank import PromptBank
 
     return PromptBank.load_from_disk(text).model
+
+
+def add_mean(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--mean",
+        action="append",
+        metavar="ID",
+        help="for a bank that does not tell its training's mean: a bank of the same training, or the word adapter for "
+        "prompts trained together with the adapter's source bank; one for each source",
+    )
+
+
+def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
+    """What ``--mean`` names: banks, or the word ``adapter``."""
+    if names is None:
+        return None
+    from puma_hub.bank import PromptBank
+
+    return [name if name == "adapter" else PromptBank.from_pretrained(name) for name in names]
 
 
 def task_of(args: argparse.Namespace) -> Task:

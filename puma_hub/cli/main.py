@@ -15,6 +15,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("select", "select", "choose the users an adapter trains on"),
     ("train", "train", "train an adapter to another language model"),
     ("migrate", "migrate", "migrate a bank with an adapter"),
+    ("calibrate", "calibrate", "set level and slope of a bank's rating head by a few labelled rows"),
     ("chain", "chain", "migrate a bank through several adapters"),
     ("evaluate", "evaluate", "score held-out rows with a bank, beside the baselines"),
     ("compare", "compare", "compare a source bank with a migrated one, with the controls"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from puma_hub.cli import common
 from puma_hub.cli.common import whole_number
 from puma_hub.cli.output import Result
 
@@ -20,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or Hub id of the source bank; one for each source",
     )
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    common.add_mean(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -33,12 +35,20 @@ def run(args: argparse.Namespace) -> Result:
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     start = time.monotonic()
-    migrated = migrate(adapter, banks, batch_size=args.batch_size)
+    migrated = migrate(adapter, banks, batch_size=args.batch_size, mean=common.means_of(args.mean))
     seconds = time.monotonic() - start
     migrated.save_to_disk(args.out)
     report = {
         "users": len(migrated),
         "users_left_out": migrated.provenance.details["users_left_out"],
+        "own_source_bank": migrated.provenance.details.get("own_source_bank"),
         "seconds": seconds,
     }
-    return Result(f"{migrated} in {args.out}", report)
+    told = ""
+    if report["own_source_bank"] is False:
+        told = (
+            "\nthe bank was trained apart from the adapter's own source bank and was standardised by its own mean; the "
+            "rating head is the adapter's: puma-hub calibrate sets its level and slope by a few rated rows, and "
+            "puma-hub compare tells how these users do"
+        )
+    return Result(f"{migrated} in {args.out}{told}", report)

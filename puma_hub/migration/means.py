@@ -23,8 +23,8 @@ Mean: TypeAlias = "PromptBank | np.ndarray | Literal['adapter']"
 """A bank of the same training, its mean prompt ``(l, d)``, or ``"adapter"``: that of the adapter's source bank."""
 
 WAYS = (
-    "give mean=: a bank of the same training, its mean prompt (length, hidden size), or 'adapter' if these prompts were "
-    "trained together with the adapter's source bank"
+    "give mean=: a bank of the same training, its mean prompt (length, hidden size), or 'adapter' for prompts that "
+    "were trained together with the adapter's source bank"
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,10 +30,12 @@ class RatingHead(nn.Module):
         """Map float32 logits ``(B, answers)`` to ratings ``(B,)``."""
         return self.mlp(logits - logits.mean(-1, keepdim=True)).squeeze(-1)
 
-    def lower(self, by: float) -> None:
-        """Make every prediction smaller by ``by``."""
+    def rescale(self, level: float, slope: float = 1.0) -> None:
+        """Make every prediction ``p`` into ``level + slope * p``."""
+        last: Any = self.mlp[-1]
         with torch.no_grad():
-            self.mlp[-1].bias.sub_(by)  # type: ignore[operator]
+            last.weight.mul_(slope)
+            last.bias.mul_(slope).add_(level)
 
     def start_at(self, rating: float) -> RatingHead:
         """Let an untrained head predict ``rating``, the mean label, before its first step."""

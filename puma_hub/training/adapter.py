@@ -105,7 +105,7 @@ class AdapterModule(nn.Module):
         """
         total, rows = self.residuals.tolist()
         if rows:
-            head.lower(total / rows)
+            head.rescale(-total / rows)
 
 
 class AdapterTrainer:

@@ -1,0 +1,36 @@
+"""``puma-hub calibrate``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from puma_hub.cli import common
+from puma_hub.cli.output import Result
+
+EXAMPLE = "puma-hub calibrate --model gemma-3-270m --bank target-bank --interactions new-ratings.csv --out calibrated"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    common.add_model(parser)
+    parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
+    common.add_interactions(parser)
+    parser.add_argument("--out", required=True, metavar="DIR", help="the bank with the calibrated head")
+
+
+def run(args: argparse.Namespace) -> Result:
+    import datasets
+
+    from puma_hub.bank import PromptBank
+    from puma_hub.evaluation import calibrate
+
+    bank = PromptBank.from_pretrained(args.bank)
+    rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # all are labelled rows to learn from
+    lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
+    calibrated, found = calibrate(lm, bank, rows)
+    calibrated.save_to_disk(args.out)
+    text = (
+        f"rating = {found.level:.3f} + {found.slope:.3f} * prediction, by {found.rows} rows (RMSE on them "
+        f"{found.rmse_before:.4f} before, {found.rmse_after:.4f} after); {calibrated} in {args.out}"
+    )
+    return Result(text, asdict(found))

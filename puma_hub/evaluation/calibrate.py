@@ -1,0 +1,85 @@
+"""Level and slope of a bank's rating head, set by a few labelled rows."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import datasets
+import numpy as np
+
+from puma_hub.bank import PromptBank
+from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.evaluation.evaluate import HeldOut
+from puma_hub.scorer import PersonalizedLM
+
+# Standard deviations of the prior around the head as it is: of the level, in standard deviations of the labels, and of
+# the slope. With few rows little is changed, and with many the prior says nothing.
+_LEVEL_SCALE, _SLOPE_SCALE = 0.5, 0.3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``rating = level + slope * prediction``, of ``rows`` rows; RMSE on these rows before and after."""
+
+    level: float
+    slope: float
+    rows: int
+    rmse_before: float
+    rmse_after: float
+
+
+def level_and_slope(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The most likely level and slope for predictions and labels ``(N,)``, near 0 and 1 where there are few rows.
+
+    Bayesian linear regression with known noise, the variance of what the predictions lack (Bishop, Pattern Recognition
+    and Machine Learning, section 3.3).
+    """
+    center = float(predictions.mean())
+    lacking = labels - predictions
+    noise = max(float(np.mean(np.square(lacking))), 1e-12)
+    design = np.stack([np.ones(len(labels)), predictions - center], axis=1)
+    prior = np.array([_LEVEL_SCALE * max(float(labels.std()), 0.1), _SLOPE_SCALE]) ** -2.0
+    shift, tilt = np.linalg.solve(design.T @ design / noise + np.diag(prior), design.T @ lacking / noise)
+    return float(shift - tilt * center), float(1.0 + tilt)
+
+
+def calibrate(
+    lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
+) -> tuple[PromptBank, Calibration]:
+    """Set level and slope of a bank's rating head by labelled rows of its users; prompts stay as they are.
+
+    A migrated bank carries the adapter's head, which was trained on other users: they may rate higher or lower, or
+    spread their ratings more. Give rows that the source prompts were not trained on, a few hundred over many users do:
+    on rows they were trained on, prompts predict better than they will.
+
+    Args:
+        lm: the scorer of the bank's LLM.
+
+    Returns:
+        The bank with the new head, and what was set.
+
+    Raises:
+        ConfigurationError: the bank has no head, as for clicks.
+        MismatchError: the bank belongs to another LLM, template or task.
+        InteractionsError: rows are malformed, or none belongs to a user of the bank.
+    """
+    if bank.head is None or not lm.task.has_head:
+        raise ConfigurationError(
+            f"there is no rating head to calibrate (task {lm.task.name}); only ratings are predicted by one"
+        )
+    held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size)
+    predictions, labels = held_out.own, held_out.labels
+    level, slope = level_and_slope(predictions, labels)
+    if not slope > 0:
+        raise MismatchError(
+            f"the labels of {len(labels)} rows fall where the predictions rise (slope {slope:.2f}); check that bank, "
+            "template and rows belong together, or give more rows"
+        )
+    head = copy.deepcopy(bank.head).cpu().eval().requires_grad_(False)
+    head.rescale(level, slope)
+    errors = [float(np.sqrt(np.mean(np.square(p - labels)))) for p in (predictions, level + slope * predictions)]
+    found = Calibration(level, slope, len(labels), *errors)
+    told = {"level": level, "slope": slope, "rows": len(labels)}
+    details = {**bank.provenance.details, "calibrated": told}
+    return PromptBank(bank.dataset, replace(bank.provenance, details=details), head), found
