@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import load_file
 from sklearn.linear_model import LinearRegression
 from transformers import pipeline
 
@@ -91,12 +92,24 @@ def test_statistics_are_those_of_numpy_and_travel(tmp_path: Path) -> None:
     assert single.statistics is None
 
 
-def test_a_training_records_its_statistics(make_lm: Callable[..., PersonalizedLM]) -> None:
-    bank = PromptTrainer(
-        make_lm(), make_interactions(), PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
-    ).train()
-    assert bank.statistics is not None and bank.statistics.users == 8
-    assert np.allclose(bank.statistics.mean, bank.prompts.mean(0), atol=1e-6)
+@pytest.mark.parametrize(("users", "of_base"), [(8, True), (LEAST_USERS, False)])
+def test_a_training_records_its_statistics(
+    make_lm: Callable[..., PersonalizedLM], tmp_path: Path, users: int, of_base: bool
+) -> None:
+    arguments = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True, output_dir=str(tmp_path))
+    lm = make_lm()
+    bank = PromptTrainer(lm, make_interactions(users, 4), arguments).train()
+    known = bank.statistics
+    assert known is not None and known.users == users and known.is_base is of_base and known.is_reliable
+    base = load_file(tmp_path / "training_state.safetensors")["best.base"] * np.float32(lm.embedding_rms)
+    mean = bank.prompts.mean(0)
+    assert np.allclose(known.mean, base if of_base else mean, atol=1e-6)
+    assert known.spread == pytest.approx(float(np.sqrt(np.square(bank.prompts - known.mean).mean())), rel=1e-5)
+    # Few users, but their training's base is known: nothing more is needed to migrate them.
+    if of_base:
+        torch.manual_seed(0)
+        adapter = make_trained(make_training(1, bank.model))
+        assert len(migrate(adapter, bank.select(["user-1"]))) == 1
 
 
 json_values = st.recursive(

@@ -31,6 +31,7 @@ class BankStatistics:
         mean: float32 ``(l, d)``, the mean prompt: what all users share (a trained base, and the mean of the offsets).
         spread: root mean square of one coordinate of prompt minus mean, over the users.
         users: how many users these are statistics of.
+        is_base: the mean is the trained base itself, which does not depend on who the users are.
 
     Raises:
         BankError: a value is not finite, or out of range.
@@ -39,6 +40,7 @@ class BankStatistics:
     mean: np.ndarray
     spread: float
     users: int
+    is_base: bool = False
 
     def __post_init__(self) -> None:
         mean = np.array(self.mean, dtype=np.float32)
@@ -61,10 +63,22 @@ class BankStatistics:
         if len(prompts) < 2:
             return None
         mean = prompts.mean(axis=0, dtype=np.float64).astype(np.float32)
-        squares = 0.0
-        for start in range(0, len(prompts), _ROWS_AT_ONCE):
-            squares += float(np.square(prompts[start : start + _ROWS_AT_ONCE] - mean, dtype=np.float64).sum())
-        return cls(mean, math.sqrt(squares / prompts.size), len(prompts))
+        return cls(mean, _spread(prompts, mean), len(prompts))
+
+    @classmethod
+    def of_training(cls, prompts: np.ndarray, base: np.ndarray | None) -> BankStatistics | None:
+        """The statistics of a training's prompts ``(N, l, d)`` and base ``(l, d)``, None where it has none.
+
+        The mean of many users is the base, but for noise; of few users it is not, and the base stands for it.
+        """
+        if base is None or len(prompts) >= LEAST_USERS:
+            return cls.of_prompts(prompts)
+        return cls(base, _spread(prompts, base), len(prompts), is_base=True)
+
+    @property
+    def is_reliable(self) -> bool:
+        """Whether the mean holds next to nothing of what is a single user's own."""
+        return self.is_base or self.users >= LEAST_USERS
 
     @classmethod
     def alone(cls, prompts: np.ndarray) -> BankStatistics:
@@ -93,6 +107,7 @@ class BankStatistics:
             "shape": list(self.mean.shape),
             "spread": self.spread,
             "users": self.users,
+            "is_base": self.is_base,
         }
 
     @classmethod
@@ -105,7 +120,7 @@ class BankStatistics:
         try:
             length, size = (int(number) for number in data["shape"])
             mean = np.frombuffer(base64.b64decode(data["mean"], validate=True), "<f4").reshape(length, size)
-            return cls(mean, float(data["spread"]), int(data["users"]))
+            return cls(mean, float(data["spread"]), int(data["users"]), bool(data.get("is_base")))
         except BankError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
@@ -113,3 +128,10 @@ class BankStatistics:
                 f"the statistics in a bank's provenance are malformed ({type(error).__name__}: {error}); restore the "
                 "file or make the bank again"
             ) from error
+
+
+def _spread(prompts: np.ndarray, mean: np.ndarray) -> float:
+    squares = 0.0
+    for start in range(0, len(prompts), _ROWS_AT_ONCE):
+        squares += float(np.square(prompts[start : start + _ROWS_AT_ONCE] - mean, dtype=np.float64).sum())
+    return math.sqrt(squares / prompts.size)

@@ -77,7 +77,7 @@ def mean_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> np.ndar
     if trained is None:  # nothing was standardised
         return mean_of_source(adapter, number)
     source = trained.sources[number]
-    if known is None or (known.users < LEAST_USERS and known.base_id != source.base_id):
+    if known is None or (not known.is_reliable and known.base_id != source.base_id):
         found = f"{known.users} user(s)" if known is not None else "none"
         raise BankError(
             f"the mean of this bank's training is needed, over {LEAST_USERS} users or more, and its provenance has "

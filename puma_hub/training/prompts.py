@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from puma_hub.bank import PromptBank
+from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.data import check_interactions
 from puma_hub.scorer import PersonalizedLM, RatingHead
 from puma_hub.scorer.batches import predict_rows
@@ -153,6 +153,7 @@ class PromptTrainer:
         loop.write_report(self.report)
         with torch.no_grad():
             prompts = module.user_prompts(module.prompts).cpu().numpy()
+            base = None if module.base is None else (module.scale * module.base).cpu().numpy()
         details = {key: self.report[key] for key in ("method", "prompt_method", "best_epoch", "users", "rows", "seed")}
         bank = PromptBank.from_arrays(
             self.users,
@@ -163,6 +164,7 @@ class PromptTrainer:
             task=self.lm.task,
             made_by="trained",
             details=details,
+            statistics=BankStatistics.of_training(prompts, base),
         )
         return bank
 
