@@ -1,0 +1,159 @@
+"""Adapters on banks they were not trained on: every adapter with every bank, users and seeds apart.
+
+Banks and adapters are kept in ``--out``, so that the same command goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+
+from puma_hub import (
+    AdapterTrainer,
+    PersonalizedLM,
+    PromptBank,
+    PromptTrainer,
+    PumaAdapter,
+    PumaTrainingArguments,
+    select_users,
+)
+from puma_hub.data import chronological_split, most_recent, of_users, rows_by_user
+from puma_hub.data.movielens import read_movielens
+from puma_hub.data.statistics import with_item_statistics
+from puma_hub.demo.fetch import fetch
+from puma_hub.demo.run import compute_dtype
+from puma_hub.evaluation import rating_baselines
+from puma_hub.evaluation.compare import controls_of
+from puma_hub.evaluation.evaluate import HeldOut
+from puma_hub.training import with_source_predictions
+
+SHARE, RECENT_ROWS = 0.18, 18  # as in the demo
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one source bank is trained; each on users of its own."""
+
+    name: str
+    told: str
+    arguments: dict[str, Any]
+    has_adapter: bool = True
+
+
+TRAININGS = (
+    Training("1", "defaults, seed 1", {"seed": 1}),
+    Training("2", "defaults, seed 2", {"seed": 2}),
+    Training("3", "seed 3, penalty 0.15 in place of 0.05", {"seed": 3, "offset_penalty": 0.15}),
+    Training("4", "seed 4, independent prompts", {"seed": 4, "prompt_method": "independent"}, False),
+)
+
+
+def split_users(users: int) -> dict[str, datasets.DatasetDict]:
+    """Interactions of each training's own users; the last training gets those who are left, as many at most."""
+    everybody = read_movielens(fetch("movielens-100k"))
+    names = sorted(rows_by_user(everybody))
+    order = np.random.default_rng(0).permutation(len(names))
+    parts = {}
+    for number, training in enumerate(TRAININGS):
+        chosen = [names[row] for row in order[number * users : (number + 1) * users]]
+        rows = chronological_split(most_recent(of_users(everybody, chosen), 40))
+        parts[training.name] = with_item_statistics(rows)
+    return parts
+
+
+def load(name: str, model_id: str, dtype: str) -> PersonalizedLM:
+    return PersonalizedLM.from_pretrained(str(fetch(name)), dtype=compute_dtype(dtype), model_id=model_id)
+
+
+def train_bank(lm: PersonalizedLM, training: Training, rows: datasets.DatasetDict, out: Path) -> PromptBank:
+    folder = out / f"bank-{training.name}"
+    if not folder.is_dir():
+        arguments = PumaTrainingArguments(output_dir=str(out / f"work-bank-{training.name}"), **training.arguments)
+        PromptTrainer(lm, rows["train"], arguments).train().save_pretrained(folder)
+    return PromptBank.from_pretrained(folder)
+
+
+def asked(lm: PersonalizedLM, bank: PromptBank, rows: datasets.DatasetDict) -> datasets.Dataset:
+    """The rows an adapter learns from, with what the source LLM predicts for them."""
+    chosen = select_users(bank, rows["train"], budget=int(len(bank) * SHARE))
+    return with_source_predictions(lm, bank, most_recent(of_users(rows["train"], chosen), RECENT_ROWS))
+
+
+def train_adapter(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset, name: str, out: Path) -> PumaAdapter:
+    folder = out / f"adapter-{name}"
+    if not folder.is_dir():
+        arguments = PumaTrainingArguments(validation_share=0.0, output_dir=str(out / f"work-adapter-{name}"))
+        AdapterTrainer(lm, bank, rows, arguments).train().save_pretrained(folder)
+    adapter: PumaAdapter = PumaAdapter.from_pretrained(folder)
+    return adapter
+
+
+def line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def show(found: dict[str, Any]) -> list[str]:
+    return [f"{found[name]:.4f}" for name in ("own", "mean", "shuffled")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--users", type=int, default=270, help="of each training (the fourth gets those who are left)")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--out", default="other-banks")
+    args = parser.parse_args()
+    out = Path(args.out)
+    parts = split_users(args.users)
+
+    source_lm = load("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", args.dtype)
+    banks, taught, before = {}, {}, {}
+    print(line(["bank", "users", "trained with", "own", "mean", "shuffled", "user mean", "user + item bias"]))
+    print("|---" * 8 + "|")
+    for training in TRAININGS:
+        name, rows = training.name, parts[training.name]
+        banks[name] = bank = train_bank(source_lm, training, rows, out)
+        held_out = HeldOut.build(source_lm, bank, rows["validation"])
+        before[name] = controls_of(held_out)
+        plain = rating_baselines(rows["train"], held_out.rows)
+        errors = [float(np.sqrt(np.mean(np.square(plain[key] - held_out.labels)))) for key in ("user_mean", "user_item_bias")]
+        cells = [name, str(len(bank)), training.told, *show(before[name]), *(f"{error:.4f}" for error in errors)]
+        print(line(cells), flush=True)
+        if training.has_adapter:
+            taught[name] = asked(source_lm, bank, rows)
+    del source_lm, held_out
+
+    target_lm = load("gemma-3-270m", "google/gemma-3-270m", args.dtype)
+    print("\n" + line(["adapter of bank", "on bank", "own", "mean", "shuffled", "retention", "of the diagonal's", "by the adapter's mean: own", "retention"]))
+    print("|---" * 9 + "|")
+    adapters = {name: train_adapter(target_lm, banks[name], rows, name, out) for name, rows in taught.items()}
+    diagonal: dict[str, float] = {}
+    for bank_name, bank in banks.items():
+        if bank_name in adapters:
+            found = judge(target_lm, adapters[bank_name], bank, parts[bank_name], None)
+            diagonal[bank_name] = found["gain"] / before[bank_name]["gain"]
+    for name, adapter in adapters.items():
+        for bank_name, bank in banks.items():
+            gain = before[bank_name]["gain"]
+            found = judge(target_lm, adapter, bank, parts[bank_name], None)
+            plain = judge(target_lm, adapter, bank, parts[bank_name], "adapter")
+            of_diagonal = f"{found['gain'] / gain / diagonal[bank_name]:.2f}" if bank_name in diagonal else ""
+            retained = [f"{side['gain'] / gain:.2f}" for side in (found, plain)]
+            print(line([name, bank_name, *show(found), retained[0], of_diagonal, f"{plain['own']:.4f}", retained[1]]), flush=True)
+
+
+def judge(
+    lm: PersonalizedLM, adapter: PumaAdapter, bank: PromptBank, rows: datasets.DatasetDict, mean: str | None
+) -> dict[str, Any]:
+    """Own, mean and shuffled prompts on the target LLM; of the bank that it was trained on, users it never saw too."""
+    return controls_of(HeldOut.build(lm, adapter.migrate(bank, mean=mean), rows["validation"]))
+
+
+if __name__ == "__main__":
+    torch.manual_seed(0)
+    main()
