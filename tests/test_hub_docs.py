@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig, pair_repo_id
+from puma_hub import (
+    AdapterTrainer,
+    ModelSpec,
+    PersonalizedLM,
+    PromptBank,
+    PromptTrainer,
+    PumaAdapter,
+    PumaConfig,
+    PumaTrainingArguments,
+    pair_repo_id,
+)
 from puma_hub.cli.main import main
 from tests.conftest import CHAT_TEMPLATE, make_bank, make_interactions, make_model, make_tokenizer
 from tests.hub_server import HubServer
@@ -24,7 +34,7 @@ SOURCE, TARGET = "HuggingFaceTB/SmolLM2-135M-Instruct", "google/gemma-3-270m"
 def snippets(page: str, name: str) -> list[tuple[str, str]]:
     """Language and text of the blocks that are marked to be run."""
     text = (DOCS / page).read_text(encoding="utf-8")
-    found = re.findall(r"<!-- run: (\w+) -->\n```(\w+)\n(.*?)```", text, re.S)
+    found = re.findall(r"<!-- run: ([\w-]+) -->\n```(\w+)\n(.*?)```", text, re.S)
     assert found and len(found) == len(re.findall(r"^```(?:bash|python)", text, re.M)), "every block is run"
     return [(language, code) for marked, language, code in found if marked == name]
 
@@ -111,3 +121,19 @@ def test_pipelines_as_somebody_else(hub: HubServer, login: Callable[..., None], 
     assert "PromptBank(9 users, prompts 1 x 32, model 'google/gemma-3-270m')\n(1, 32) True" in printed
     assert "'distribution': {'1': 0." in printed and "rows, 2 of unknown users" in printed
     assert printed.count("'role': 'assistant'") == 2
+
+
+def test_an_adapter_on_a_bank_trained_apart(hub: HubServer, place: Path) -> None:
+    rows = make_interactions(users=40, rows=6)
+    rows.to_csv("ratings.csv", index=False)
+    rows.to_csv("new-ratings.csv", index=False)
+    source, target = (PersonalizedLM.from_pretrained(name) for name in (SOURCE, TARGET))
+    arguments = {"num_train_epochs": 1, "disable_tqdm": True}
+    banks = [PromptTrainer(source, rows, PumaTrainingArguments(seed=seed, **arguments)).train() for seed in (1, 2)]
+    AdapterTrainer(target, banks[0], rows, PumaTrainingArguments(**arguments)).train().save_pretrained(
+        place / "migrator" / "adapter"
+    )
+    banks[1].save_to_disk(place / "source" / "bank")
+    printed = run("other_banks.md", "other-banks")
+    assert '"own_source_bank": false' in printed and "True" in printed
+    assert PromptBank.load_from_disk(place / "calibrated-bank").provenance.details["calibrated"]["rows"] == 240

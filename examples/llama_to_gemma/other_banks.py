@@ -121,7 +121,9 @@ def main() -> None:
         held_out = HeldOut.build(source_lm, bank, rows["validation"])
         before[name] = controls_of(held_out)
         plain = rating_baselines(rows["train"], held_out.rows)
-        errors = [float(np.sqrt(np.mean(np.square(plain[key] - held_out.labels)))) for key in ("user_mean", "user_item_bias")]
+        errors = [
+            float(np.sqrt(np.mean(np.square(plain[key] - held_out.labels)))) for key in ("user_mean", "user_item_bias")
+        ]
         cells = [name, str(len(bank)), training.told, *show(before[name]), *(f"{error:.4f}" for error in errors)]
         print(line(cells), flush=True)
         if training.has_adapter:
@@ -129,7 +131,22 @@ def main() -> None:
     del source_lm, held_out
 
     target_lm = load("gemma-3-270m", "google/gemma-3-270m", args.dtype)
-    print("\n" + line(["adapter of bank", "on bank", "own", "mean", "shuffled", "retention", "of the diagonal's", "by the adapter's mean: own", "retention"]))
+    print(
+        "\n"
+        + line(
+            [
+                "adapter of bank",
+                "on bank",
+                "own",
+                "mean",
+                "shuffled",
+                "retention",
+                "of the diagonal's",
+                "by the adapter's mean: own",
+                "retention",
+            ]
+        )
+    )
     print("|---" * 9 + "|")
     adapters = {name: train_adapter(target_lm, banks[name], rows, name, out) for name, rows in taught.items()}
     diagonal: dict[str, float] = {}
@@ -144,7 +161,10 @@ def main() -> None:
             plain = judge(target_lm, adapter, bank, parts[bank_name], "adapter")
             of_diagonal = f"{found['gain'] / gain / diagonal[bank_name]:.2f}" if bank_name in diagonal else ""
             retained = [f"{side['gain'] / gain:.2f}" for side in (found, plain)]
-            print(line([name, bank_name, *show(found), retained[0], of_diagonal, f"{plain['own']:.4f}", retained[1]]), flush=True)
+            print(
+                line([name, bank_name, *show(found), retained[0], of_diagonal, f"{plain['own']:.4f}", retained[1]]),
+                flush=True,
+            )
 
 
 def judge(

@@ -97,12 +97,17 @@ def mean_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> np.ndar
 def given_means(adapter: PumaAdapter, mean: Any) -> np.ndarray:
     """The mean prompts that the caller names, ``(l, sum of source sizes)``, in the adapter's source order.
 
+    An adapter that was not trained takes prompts as they are, whatever their mean.
+
     Raises:
         ConfigurationError: there is not one for each source.
         MismatchError, BankError: see :func:`given_mean`.
     """
     given = _one_each(mean, len(adapter.config.sources))
-    return np.concatenate([given_mean(adapter, number, one) for number, one in enumerate(given)], axis=-1)
+    means = [given_mean(adapter, number, one) for number, one in enumerate(given)]
+    if adapter.config.trained_on is None:
+        means = [mean_of_source(adapter, number) for number in range(len(means))]
+    return np.concatenate(means, axis=-1)
 
 
 def joined_mean(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = None) -> np.ndarray:
@@ -115,11 +120,12 @@ def joined_mean(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = N
         ConfigurationError: there is not one for each bank.
         MismatchError, BankError: see :func:`given_mean` and :func:`mean_of_bank`.
     """
-    parts = [
-        mean_of_bank(adapter, number, bank) if one is None else given_mean(adapter, number, one)
-        for number, (bank, one) in enumerate(zip(banks, _one_each(mean, len(banks))))
+    given = _one_each(mean, len(banks))
+    named = [
+        mean_of_bank(adapter, number, bank) if one is None else one
+        for number, (bank, one) in enumerate(zip(banks, given))
     ]
-    return np.concatenate(parts, axis=-1)
+    return given_means(adapter, named)
 
 
 def _one_each(mean: Any, sources: int) -> list[Any]:
