@@ -151,7 +151,7 @@ GOOD = {"user_id": ["a", "b"], "item_id": ["x", "y"], "item_text": ["X", "Y"], "
     [
         ({"user_id": None}, "user_id missing"),
         ({"label": None}, "label missing"),
-        ({"label": ["good", "bad"]}, "label a number"),
+        ({"label": ["good", "bad"]}, "'label' must hold numbers: 2 of 2"),
         ({"label": [1.0, 9.0]}, "outside the task"),
         ({"label": [1.0, float("nan")]}, "NaN or infinite|empty"),
         ({"user_id": ["a", ""]}, "'user_id' is empty in 1 of 2"),
@@ -169,9 +169,9 @@ def test_bad_rows(tmp_path: Path, change: dict[str, object], message: str) -> No
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no interactions at"):
         load_interactions(tmp_path / "absent.csv")
-    (tmp_path / "rows.txt").write_text("a")
+    (tmp_path / "rows.xlsx").write_text("a")
     with pytest.raises(StorageError, match="unknown ending"):
-        load_interactions(tmp_path / "rows.txt")
+        load_interactions(tmp_path / "rows.xlsx")
     (tmp_path / "rows.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(InteractionsError, match="cannot read"):
         load_interactions(tmp_path / "rows.parquet")

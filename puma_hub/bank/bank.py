@@ -17,6 +17,7 @@ from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.bank.storage import read_bank, write_bank
 from puma_hub.bank.users import require_distinct, require_known, user_list
+from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import flat, take_rows
 from puma_hub.errors import BankError, UnknownUserError
 from puma_hub.identity import ModelSpec
@@ -184,7 +185,9 @@ class PromptBank:
             )
         kept = [row for row, user in enumerate(self.user_ids) if user not in other]
         table = pa.concat_tables([take_rows(self.dataset, kept).data.table, other.dataset.data.table])
-        return PromptBank(datasets.Dataset(table, info=self.dataset.info), self.provenance, self.head)
+        trained = TrainedRows.of_all(bank.provenance.trained_rows for bank in (self, other))
+        provenance = replace(self.provenance, trained_rows=trained)
+        return PromptBank(datasets.Dataset(table, info=self.dataset.info), provenance, self.head)
 
     def with_provenance(self, **changes: Any) -> PromptBank:
         """The same prompts with other facts about them."""

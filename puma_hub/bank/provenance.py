@@ -8,6 +8,7 @@ from typing import Any
 
 from puma_hub._version import __version__, too_new
 from puma_hub.bank.statistics import BankStatistics
+from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
@@ -22,6 +23,7 @@ class Provenance:
     ``made_by`` is ``"given"``, ``"trained"`` or ``"migrated"``; ``details`` holds facts about the making (no
     user data); ``history`` the earlier steps, oldest first, each as a dict with a ``made_by`` of its own.
     ``statistics`` are of all prompts that were made together, also where a bank holds a part of them.
+    ``trained_rows`` is a sample of hashes of the interactions the prompts were trained on, if they are known.
     """
 
     model: ModelSpec
@@ -32,6 +34,7 @@ class Provenance:
     details: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     statistics: BankStatistics | None = None
+    trained_rows: TrainedRows | None = None
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -41,6 +44,8 @@ class Provenance:
             set_(self, "template", self.template.text)
         elif self.template is not None:
             set_(self, "template", PromptTemplate.of(self.template).text)
+        if isinstance(self.trained_rows, Mapping):
+            set_(self, "trained_rows", TrainedRows.from_dict(self.trained_rows))
         if isinstance(self.task, Mapping):
             set_(self, "task", task_from_dict(self.task))
         if not isinstance(self.prompt_length, int) or self.prompt_length < 1:
@@ -65,6 +70,7 @@ class Provenance:
             "details": dict(self.details),
             "history": [dict(step) for step in self.history],
             "statistics": self.statistics.to_dict() if self.statistics else None,
+            "trained_rows": self.trained_rows.to_dict() if self.trained_rows else None,
         }
 
     @classmethod

@@ -53,8 +53,22 @@ def add_interactions(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--users", type=whole_number, help="draw this many users")
     parser.add_argument("--rows-per-user", type=whole_number, help="keep the most recent rows of each user")
+    parser.add_argument(
+        "--held-out", type=float, default=0.2, metavar="SHARE", help="of each user's rows, the last (default: 0.2)"
+    )
+    parser.add_argument("--separator", help="of csv: , ; | :: or \\t (default: as in the first line)")
+    parser.add_argument("--encoding", help="of csv and json, such as cp1252 (default: utf-8)")
+    parser.add_argument(
+        "--columns", metavar="A,B,...", help="names of the columns, of csv without a first line of names"
+    )
     parser.add_argument("--item-statistics", action="store_true", help="add its mean label to each item's text")
     parser.add_argument("--data-seed", type=int, default=42, help="of the drawn users (default: 42)")
+
+
+def add_allow_training_rows(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--allow-training-rows", action="store_true", help="also where the bank was trained on the held-out rows"
+    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -145,7 +159,11 @@ def load_rows(args: argparse.Namespace) -> datasets.DatasetDict:
         users=args.users,
         rows_per_user=args.rows_per_user,
         item_statistics=args.item_statistics,
+        held_out=args.held_out,
         seed=args.data_seed,
+        separator=args.separator.replace("\\t", "\t") if args.separator else None,
+        encoding=args.encoding,
+        columns=args.columns.split(",") if args.columns else None,
     )
 
 

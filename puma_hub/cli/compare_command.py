@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="ID", help="the source LLM")
     parser.add_argument("--source-bank", required=True, metavar="ID", help="the bank before, likewise")
     common.add_interactions(parser)
+    common.add_allow_training_rows(parser)
     parser.add_argument("--seed", type=int, default=42, help="of the shuffled control (default: 42)")
     parser.add_argument("--show-users", action="store_true", help="keep the ids of users who got worse in the report")
 
@@ -31,7 +32,9 @@ def run(args: argparse.Namespace) -> Result:
     source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
     target_lm = common.load_lm(args.model, args, args.template or after.provenance.template)
     rows = common.load_rows(args)["validation"]
-    report = compare_banks(source_lm, before, target_lm, after, rows, seed=args.seed)
+    report = compare_banks(
+        source_lm, before, target_lm, after, rows, seed=args.seed, allow_training_rows=args.allow_training_rows
+    )
     if not args.show_users:
         del report["worse_user_ids"]  # ids are personal
     names = ("own", "mean", "shuffled", "gain")

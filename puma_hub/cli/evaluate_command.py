@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     common.add_interactions(parser)
+    common.add_allow_training_rows(parser)
     parser.add_argument("--controls", action="store_true", help="also one mean prompt for all, and shuffled prompts")
 
 
@@ -26,7 +27,9 @@ def run(args: argparse.Namespace) -> Result:
     bank = PromptBank.from_pretrained(args.bank)
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
     splits = common.load_rows(args)
-    held_out = HeldOut.build(lm, bank, splits["validation"])
+    held_out = HeldOut.build(
+        lm, bank, splits["validation"], train=splits["train"], allow_training_rows=args.allow_training_rows
+    )
     report = evaluate_rows(held_out, splits["train"])
     rows = {"own prompts": report["metrics"], **report.get("baselines", {})}
     if args.controls:

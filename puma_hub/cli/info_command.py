@@ -58,7 +58,9 @@ def _on_the_hub(name: str) -> dict[str, Any]:
 
 
 def _bank(users: int, rating_head: bool, provenance: Provenance) -> dict[str, Any]:
-    return {"kind": "bank", "users": users, "rating_head": rating_head, **provenance.to_dict()}
+    facts = provenance.to_dict()
+    facts["trained_rows"] = provenance.trained_rows.rows if provenance.trained_rows else None
+    return {"kind": "bank", "users": users, "rating_head": rating_head, **facts}
 
 
 def _adapter(adapter: PumaAdapter) -> dict[str, Any]:

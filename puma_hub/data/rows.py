@@ -1,23 +1,122 @@
-"""Rows of a dataset as a table of its own."""
+"""Rows and columns of a dataset, read from its Arrow table: whatever its format, and without Python over rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
 
+from puma_hub.errors import InteractionsError
+
+# Arrow's text and lists have 32-bit offsets: what is taken at once has to stay well below 2 GiB.
+_BYTES_AT_ONCE = 256 * 2**20
+_RECORDS_AT_ONCE = 10_000
+
+
+def require_dataset(rows: object) -> datasets.Dataset:
+    """``rows``, if they are a ``datasets.Dataset``.
+
+    Raises:
+        InteractionsError: they are a DatasetDict, an IterableDataset or something else.
+    """
+    if isinstance(rows, datasets.Dataset):
+        return rows
+    advice = "make one with datasets.Dataset.from_pandas, from_dict or from_list"
+    if isinstance(rows, (datasets.DatasetDict, datasets.IterableDatasetDict, dict)):
+        advice = f"give one split of {', '.join(map(str, rows)) or 'it (it has none)'}, such as rows['train']"
+    elif isinstance(rows, datasets.IterableDataset):
+        advice = "a stream can be read once only: load it without streaming=True"
+    raise InteractionsError(f"interactions must be a datasets.Dataset, got {type(rows).__name__}; {advice}")
+
+
+def from_table(table: pa.Table, info: datasets.DatasetInfo | None = None) -> datasets.Dataset:
+    """A dataset of the table, without the usual hash of all its bytes as its name in caches."""
+    return datasets.Dataset(table, info=info, fingerprint=secrets.token_hex(8))
+
+
+def column(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    """The column as Arrow holds it, in the dataset's order."""
+    dataset = require_dataset(rows)
+    if dataset._indices is None:
+        return dataset.data.table.column(name)
+    return _taken(dataset.data.table.select([name]), _order(dataset)).column(0)
+
+
+def texts(rows: datasets.Dataset, name: str) -> list[str]:
+    """A column of text as a list."""
+    return column(rows, name).to_pylist()
+
+
+def numbers(rows: datasets.Dataset, name: str) -> np.ndarray:
+    """A column of numbers as float64 ``(N,)``; missing values are NaN."""
+    return np.asarray(column(rows, name).to_numpy(), dtype=np.float64)
+
+
+def records(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
+    """The rows one by one as plain Python values."""
+    for batch in flat(rows).data.table.to_batches(max_chunksize=_RECORDS_AT_ONCE):
+        yield from batch.to_pylist()
+
+
+def codes(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
+    """A column of text without nulls as numbers ``(N,)`` of its distinct values, in the order they come in."""
+    encoded = values.dictionary_encode().unify_dictionaries()
+    if not encoded.num_chunks:
+        return np.zeros(0, np.int64), []
+    numbers = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
+    return numbers.astype(np.int64), encoded.chunk(0).dictionary.to_pylist()
+
 
 def take_rows(dataset: datasets.Dataset, numbers: Sequence[int] | np.ndarray) -> datasets.Dataset:
     """The rows ``numbers``, in that order, copied into memory; unlike ``select``, with no index behind them."""
-    table = flat(dataset).data.table.take(pa.array(numbers, pa.int64()))
-    return datasets.Dataset(table, info=dataset.info)
+    plain = flat(dataset)
+    return from_table(_taken(plain.data.table, np.asarray(numbers, dtype=np.int64)), plain.info)
 
 
 def flat(dataset: datasets.Dataset) -> datasets.Dataset:
-    """The dataset with the index of a ``select``, ``sort`` or ``shuffle`` applied to its table."""
-    if dataset._indices is None:
-        return dataset
-    table = dataset.data.table.take(dataset._indices.column(0))
-    return datasets.Dataset(table, info=dataset.info)
+    """The dataset without a format, the index of a ``select``, ``sort`` or ``shuffle`` applied to its table."""
+    if require_dataset(dataset)._indices is None:
+        return dataset if dataset.format["type"] is None else from_table(dataset.data, dataset.info)
+    return from_table(_taken(dataset.data.table, _order(dataset)), dataset.info)
+
+
+def _order(dataset: datasets.Dataset) -> np.ndarray:
+    return dataset._indices.column(0).to_numpy().astype(np.int64)
+
+
+def _taken(table: pa.Table, numbers: np.ndarray) -> pa.Table:
+    size = table.nbytes
+    if size <= _BYTES_AT_ONCE:
+        return table.combine_chunks().take(pa.array(numbers))
+    parts = -(-size * max(1, len(numbers)) // (max(1, len(table)) * _BYTES_AT_ONCE))
+    pieces = _pieces(table)
+    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
+    taken = [_from_pieces(pieces, starts, part) for part in np.array_split(numbers, parts)]
+    return pa.concat_tables(taken)
+
+
+def _pieces(table: pa.Table) -> list[pa.Table]:
+    """The table in parts of contiguous rows, each in one chunk."""
+    rows = max(1, len(table) * _BYTES_AT_ONCE // max(1, table.nbytes))
+    return [table.slice(start, rows).combine_chunks() for start in range(0, max(1, len(table)), rows)]
+
+
+def _from_pieces(pieces: list[pa.Table], starts: np.ndarray, numbers: np.ndarray) -> pa.Table:
+    """The rows ``numbers`` of the table that is cut into ``pieces`` at ``starts``."""
+    home = np.searchsorted(starts, numbers, side="right") - 1
+    order = np.argsort(home, kind="stable")
+    cuts = np.searchsorted(home[order], np.arange(len(pieces) + 1))
+    found = [
+        piece.take(pa.array(numbers[order[first:last]] - start))
+        for piece, start, first, last in zip(pieces, starts, cuts[:-1], cuts[1:])
+        if last > first
+    ]
+    if not found:
+        return pieces[0].slice(0, 0)
+    back = np.empty(len(order), dtype=np.int64)
+    back[order] = np.arange(len(order))
+    return pa.concat_tables(found).combine_chunks().take(pa.array(back))

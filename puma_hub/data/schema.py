@@ -2,108 +2,151 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from puma_hub.data.rows import flat, take_rows
+from puma_hub.data.rows import codes, column, flat, from_table, require_dataset, take_rows
+from puma_hub.data.times import as_times
+from puma_hub.data.values import as_numbers, as_text, blank, decoded, is_text
 from puma_hub.errors import InteractionsError
-from puma_hub.scorer import Task
+
+if TYPE_CHECKING:
+    from puma_hub.scorer import Task
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "item_text", "label")
-_STRINGS = ("user_id", "item_id", "item_text")
-_TIMES = ("int64", "float64", "timestamp[us]", "timestamp[us, tz=UTC]")
+OPTIONAL_COLUMNS = ("timestamp", "history")
 
 
 def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> datasets.Dataset:
-    """Return ``rows`` with ids and texts as strings, labels as float64 and timestamps as numbers or times.
+    """Return ``rows`` with ids and texts as strings, labels as float64, timestamps as numbers or times.
+
+    The Arrow columns are read, whatever format the dataset has; the result has none.
 
     Raises:
         InteractionsError: a column is missing or empty somewhere, labels are outside the task's values, timestamps have
             no order or histories are not lists.
     """
-    if not isinstance(rows, datasets.Dataset):
-        raise InteractionsError(f"interactions must be a datasets.Dataset, got {type(rows).__name__}")
-    rows = flat(rows)
-    missing = [name for name in REQUIRED_COLUMNS if name not in rows.column_names]
-    if missing:
-        raise InteractionsError(
-            f"interactions need the columns {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} missing, "
-            f"found {', '.join(rows.column_names)}: rename your columns"
-        )
-    if not len(rows):
+    dataset = require_dataset(rows)
+    require_columns(dataset.column_names)
+    if not len(dataset):
         raise InteractionsError("interactions are empty; give at least one row")
-    nested = [name for name in REQUIRED_COLUMNS if not isinstance(rows.features[name], datasets.Value)]
-    if nested:
-        raise InteractionsError(f"columns {', '.join(nested)} must hold single values, found nested ones")
-    features = rows.features.copy()
-    features.update({name: datasets.Value("string") for name in _STRINGS}, label=datasets.Value("float64"))
-    if features != rows.features:
+    dataset = flat(dataset)
+    table = dataset.data.table
+    features = dataset.features.copy()
+    for name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
+        if name in table.column_names:
+            found = _named_classes(table.column(name), features[name], name)
+            changed = _checked(found, name, task)
+            if changed is not table.column(name):
+                table = table.set_column(table.column_names.index(name), name, changed)
+                features[name] = datasets.Features.from_arrow_schema(pa.schema([(name, changed.type)]))[name]
+    if table is dataset.data.table:
+        return dataset
+    info = dataset.info.copy()
+    info.features = features
+    return from_table(table.replace_schema_metadata(None), info)
+
+
+def require_columns(found: Iterable[str]) -> None:
+    """Raise InteractionsError unless all columns are among ``found``; the message tells names that are nearly right."""
+    names = list(found)
+    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    if not missing:
+        return
+    plain = {plain_column_name(name): name for name in names}
+    near = [f"{plain[plain_column_name(name)]!r} is {name}" for name in missing if plain_column_name(name) in plain]
+    advice = f"rename: {', '.join(near)}" if near else "rename your columns"
+    raise InteractionsError(
+        f"interactions need the columns {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} missing, "
+        f"found {', '.join(names) or 'none'}: {advice}"
+    )
+
+
+def plain_column_name(name: str) -> str:
+    """The name without blanks, signs and case: what two spellings of one name have in common."""
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
+def _named_classes(values: pa.ChunkedArray, feature: object, name: str) -> pa.ChunkedArray:
+    """A column of class numbers as the names of the classes."""
+    if not isinstance(feature, datasets.ClassLabel):
+        return values
+    names = pa.array(feature.names, pa.string())
+    if name == "label":
         try:
-            rows = rows.cast(features)
-        except (ValueError, TypeError, NotImplementedError) as error:  # the last one is Arrow's, for casts it lacks
-            reason = str(error).splitlines()[0]
-            raise InteractionsError(f"user_id, item_id and item_text must be text, label a number: {reason}") from error
-    for name in REQUIRED_COLUMNS:
-        column = rows.data.column(name)
-        empty = column.null_count
-        if name in _STRINGS:
-            empty += sum(not value for value in column.to_pylist() if value is not None)
-        if empty:
-            raise InteractionsError(f"column {name!r} is empty in {empty} of {len(rows)} rows; drop or fill them")
-    labels = np.asarray(rows.data.column("label").to_numpy())
-    if not np.isfinite(labels).all():
+            names = names.cast(pa.float64())
+        except pa.ArrowInvalid as error:
+            raise InteractionsError(
+                f"column 'label' is a ClassLabel with the names {', '.join(feature.names[:5])}; make it the numbers "
+                "of the task, for instance rows.cast_column('label', Value('int64')) where the class numbers are "
+                "what you mean"
+            ) from error
+    return pa.chunked_array([names.take(chunk) for chunk in values.chunks], names.type)
+
+
+def _checked(values: pa.ChunkedArray, name: str, task: Task | None) -> pa.ChunkedArray:
+    if name == "timestamp":
+        return as_times(values)
+    if name == "history":
+        _check_history(values.type)
+        return values
+    if name == "label":
+        labels = values if values.type == pa.float64() else as_numbers(values, name)
+        _check_labels(labels, task)
+        return labels
+    text = as_text(values, name, fractions=name == "item_text")
+    empty = blank(text)
+    if empty:
+        raise InteractionsError(f"column {name!r} is empty in {empty} of {len(text)} rows; drop or fill them")
+    return text
+
+
+def _check_labels(labels: pa.ChunkedArray, task: Task | None) -> None:
+    if labels.null_count:
         raise InteractionsError(
-            f"{int((~np.isfinite(labels)).sum())} of {len(labels)} labels are NaN or infinite; drop those rows"
+            f"column 'label' is empty in {labels.null_count} of {len(labels)} rows; drop or fill them"
+        )
+    array = np.asarray(labels.to_numpy())
+    if not np.isfinite(array).all():
+        raise InteractionsError(
+            f"{int((~np.isfinite(array)).sum())} of {len(array)} labels are NaN or infinite; drop those rows"
         )
     if task is not None:
-        task.check_labels(labels)
-    if "history" in rows.column_names:
-        _check_history(rows.data.column("history").type)
-    return _with_times(rows) if "timestamp" in rows.column_names else rows
+        task.check_labels(array)
 
 
 def _check_history(found: pa.DataType) -> None:
-    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list, pa.types.is_null)
+    if pa.types.is_null(found):
+        return
+    lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     if not any(is_kind(found) for is_kind in lists):
         raise InteractionsError(
             f"column 'history' must hold lists of titles, found {found}; csv has no lists, use parquet or json"
         )
-
-
-def _with_times(rows: datasets.Dataset) -> datasets.Dataset:
-    """Rows whose timestamps can be ordered: text is read as numbers, or as times of ISO 8601."""
-    column = rows.data.column("timestamp")
-    kind, text = column.type, datasets.Value("string")
-    empty = column.null_count + sum(value != value or value == "" for value in column.to_pylist())
-    if empty:
-        raise InteractionsError(
-            f"column 'timestamp' is empty in {empty} of {len(rows)} rows; fill them, or leave the column out"
-        )
-    if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_temporal(kind):
-        return rows
-    if rows.features["timestamp"] in (text, datasets.Value("large_string")):
-        for number_or_time in _TIMES:
-            try:
-                return rows.cast_column("timestamp", datasets.Value(number_or_time))
-            except ValueError:  # Arrow's errors of parsing
-                continue
-    raise InteractionsError(
-        f"column 'timestamp' must hold numbers or times such as 2024-12-31 23:59:00, found {column[0].as_py()!r}"
-    )
+    inner = found.value_type
+    if not (is_text(inner) or pa.types.is_null(inner) or pa.types.is_dictionary(inner)):
+        raise InteractionsError(f"column 'history' must hold lists of titles, found lists of {inner}; give titles")
 
 
 def rows_by_user(rows: datasets.Dataset) -> Mapping[str, np.ndarray]:
-    """Row numbers of each user, in the dataset's order."""
-    users = np.asarray(list(rows["user_id"]), dtype=object)
-    order = np.argsort(users, kind="stable")
-    cuts = np.flatnonzero(users[order][1:] != users[order][:-1]) + 1
-    return {str(users[part[0]]): part for part in np.split(order, cuts) if len(part)}
+    """Row numbers of each user, in the dataset's order; users in the order they come in."""
+    numbers, names = codes(_user_column(rows))
+    order = np.argsort(numbers, kind="stable")
+    cuts = np.cumsum(np.bincount(numbers, minlength=len(names)))[:-1]
+    return dict(zip(names, np.split(order, cuts))) if names else {}
 
 
-def of_users(rows: datasets.Dataset, user_ids: list[str]) -> datasets.Dataset:
+def of_users(rows: datasets.Dataset, user_ids: Iterable[str]) -> datasets.Dataset:
     """The rows of ``user_ids``, in the dataset's order."""
-    wanted = set(user_ids)
-    return take_rows(rows, [i for i, user in enumerate(rows["user_id"]) if user in wanted])
+    wanted = pc.is_in(_user_column(rows), pa.array(list(user_ids), pa.string()))
+    return take_rows(rows, np.flatnonzero(np.asarray(wanted)))
+
+
+def _user_column(rows: datasets.Dataset) -> pa.ChunkedArray:
+    return as_text(decoded(column(rows, "user_id")), "user_id")

@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
 
-from puma_hub.data.rows import take_rows
-from puma_hub.data.schema import of_users, rows_by_user
+from puma_hub.data.held_out import with_description
+from puma_hub.data.rows import codes, column, take_rows
+from puma_hub.data.schema import of_users
+from puma_hub.data.times import as_times, order_key
+from puma_hub.data.values import as_text
 from puma_hub.errors import ConfigurationError
 
 
-def _in_time(rows: datasets.Dataset) -> list[np.ndarray]:
-    """Row numbers by user, oldest first; users in the order of their ids, ties in the dataset's order."""
-    times = np.asarray(rows["timestamp"]) if "timestamp" in rows.column_names else np.zeros(len(rows))
-    by_user = rows_by_user(rows)
-    return [by_user[user][np.argsort(times[by_user[user]], kind="stable")] for user in sorted(by_user)]
+@dataclass(frozen=True)
+class TimeOrder:
+    """Rows user by user, users in the order of their ids, a user's rows from the oldest on.
+
+    ``rows (N,)``: row numbers in that order. ``position (N,)``: the place among the user's rows, from 0, of each of
+    ``rows``; ``count (N,)``: how many rows that user has. Ties, and rows without a timestamp, keep their order.
+    """
+
+    rows: np.ndarray
+    position: np.ndarray
+    count: np.ndarray
+
+    @classmethod
+    def of(cls, rows: datasets.Dataset) -> TimeOrder:
+        user_of, names = codes(as_text(column(rows, "user_id"), "user_id"))
+        rank = np.empty(len(names), dtype=np.int64)
+        rank[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
+        user_of = rank[user_of]
+        keys = [user_of]
+        if "timestamp" in rows.column_names and len(rows):
+            keys.insert(0, order_key(as_times(column(rows, "timestamp"))))
+        order = np.lexsort(keys)
+        counts = np.bincount(user_of, minlength=len(names))
+        starts = np.cumsum(counts) - counts
+        sorted_users = user_of[order]
+        return cls(order, np.arange(len(order)) - starts[sorted_users], counts[sorted_users])
+
+    def first_part(self, share: float) -> np.ndarray:
+        """Mask ``(N,)`` of the first ``share`` of each user's rows, rounded down, but at least one."""
+        return self.position < np.maximum(1, np.floor(self.count * share + 1e-9))
 
 
 def chronological_split(rows: datasets.Dataset, held_out: float = 0.2) -> datasets.DatasetDict:
@@ -27,13 +55,12 @@ def chronological_split(rows: datasets.Dataset, held_out: float = 0.2) -> datase
     """
     if not 0.0 < held_out < 1.0:
         raise ConfigurationError(f"held_out must lie between 0 and 1, got {held_out}")
-    train, validation = [], []
-    for numbers in _in_time(rows):
-        cut = max(1, math.floor(len(numbers) * (1.0 - held_out) + 1e-9))
-        train.append(numbers[:cut])
-        validation.append(numbers[cut:])
-    parts = {"train": np.concatenate(train), "validation": np.concatenate(validation)}
-    return datasets.DatasetDict({name: take_rows(rows, numbers) for name, numbers in parts.items()})
+    order = TimeOrder.of(rows)
+    kept = order.first_part(1.0 - held_out)
+    rows = with_description(rows, f"the last {held_out:g} of each user's rows held out")
+    return datasets.DatasetDict(
+        {"train": take_rows(rows, order.rows[kept]), "validation": take_rows(rows, order.rows[~kept])}
+    )
 
 
 def most_recent(rows: datasets.Dataset, limit: int) -> datasets.Dataset:
@@ -42,14 +69,17 @@ def most_recent(rows: datasets.Dataset, limit: int) -> datasets.Dataset:
         raise ConfigurationError(f"rows per user must be at least 1, got {limit}")
     if not len(rows):
         return rows
-    return take_rows(rows, np.concatenate([numbers[-limit:] for numbers in _in_time(rows)]))
+    order = TimeOrder.of(rows)
+    chosen = order.rows[order.position >= order.count - limit]
+    return take_rows(with_description(rows, f"the {limit} most recent rows of each user"), chosen)
 
 
 def sample_users(rows: datasets.Dataset, users: int, seed: int) -> datasets.Dataset:
     """Keep all rows of ``users`` users drawn at random; all users when there are fewer."""
     if users < 1:
         raise ConfigurationError(f"the number of users must be at least 1, got {users}")
-    names = sorted(rows_by_user(rows))
+    names = sorted(codes(as_text(column(rows, "user_id"), "user_id"))[1])
     if users >= len(names):
         return rows
+    rows = with_description(rows, f"{users} users drawn with seed {seed}")
     return of_users(rows, np.random.default_rng(seed).choice(names, users, replace=False).tolist())

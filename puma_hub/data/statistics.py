@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from puma_hub.data.rows import codes, column, flat, from_table, numbers
 
 _PRIOR_ROWS = 5  # an item's mean is shrunk as if it had this many rows of the overall mean
 _STEP = 0.2  # of the shown mean: the fewer different texts, the fewer prefixes an LLM has to compute
@@ -17,33 +21,39 @@ def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     such rows show the overall mean. The words are those of the rating template, so an LLM that continues a pattern
     reads the number before any training.
     """
-    train = splits["train"]
-    labels = np.asarray(train["label"], dtype=np.float64)
+    labels = numbers(splits["train"], "label")
+    item_of, items = codes(column(splits["train"], "item_id"))
     overall = float(labels.mean())
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for item, label in zip(train["item_id"], labels):
-        sums[item] = sums.get(item, 0.0) + float(label)
-        counts[item] = counts.get(item, 0) + 1
+    # One more place, for items without training rows.
+    sums = np.bincount(item_of, labels, minlength=len(items) + 1)
+    counts = np.bincount(item_of, minlength=len(items) + 1)
+    known = pa.array(items, pa.string())
 
-    def text(plain: str, total: float, count: int) -> str:
+    def texts(name: str, rows: datasets.Dataset) -> pa.ChunkedArray:
+        place = pc.index_in(column(rows, "item_id"), known)
+        items = np.asarray(pc.fill_null(place, len(known)), dtype=np.int64)
+        total, count = sums[items], counts[items]
+        if name == "train":
+            total, count = total - labels, count - 1
         mean = (total + _PRIOR_ROWS * overall) / (count + _PRIOR_ROWS)
-        return f"{plain}\nRating by all users: {round(mean / _STEP) * _STEP:.1f}"
+        return _with_line(column(rows, "item_text"), np.rint(mean / _STEP).astype(np.int64))
 
-    def texts(rows: datasets.Dataset, own: np.ndarray | None) -> list[str]:
-        items, plain = rows["item_id"], rows["item_text"]
-        totals = [sums.get(item, 0.0) for item in items]
-        numbers = [counts.get(item, 0) for item in items]
-        if own is not None:
-            totals = [total - float(label) for total, label in zip(totals, own)]
-            numbers = [number - 1 for number in numbers]
-        return [text(*parts) for parts in zip(plain, totals, numbers)]
-
-    return datasets.DatasetDict(
-        {name: _replaced(rows, texts(rows, labels if name == "train" else None)) for name, rows in splits.items()}
-    )
+    return datasets.DatasetDict({name: _replaced(rows, texts(name, rows)) for name, rows in splits.items()})
 
 
-def _replaced(rows: datasets.Dataset, texts: list[str]) -> datasets.Dataset:
-    columns = rows.column_names
-    return rows.remove_columns("item_text").add_column("item_text", texts).select_columns(columns)
+def _with_line(plain: pa.ChunkedArray, steps: np.ndarray) -> pa.ChunkedArray:
+    shown, which = np.unique(steps, return_inverse=True)
+    lines = pa.array([f"\nRating by all users: {step * _STEP:.1f}" for step in shown.tolist()], pa.string())
+    chunks, start = [], 0
+    for chunk in plain.chunks:
+        line = lines.take(pa.array(which[start : start + len(chunk)]))
+        chunks.append(pc.binary_join_element_wise(chunk, line, ""))
+        start += len(chunk)
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _replaced(rows: datasets.Dataset, texts: pa.ChunkedArray) -> datasets.Dataset:
+    plain = flat(rows)
+    table = plain.data.table
+    table = table.set_column(table.column_names.index("item_text"), "item_text", texts)
+    return from_table(table, plain.info)

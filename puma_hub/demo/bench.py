@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.data import load_interactions
+from puma_hub.data.rows import column, numbers
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
 from puma_hub.identity import ModelSpec
@@ -102,7 +103,7 @@ def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 def _ours(lm: PersonalizedLM, rows: datasets.Dataset, batch_size: int) -> Callable[[int], None]:
     adapter, optimizer, prompts = _adapter(lm.hidden_size, lm.embedding_rms)
     encoded = lm.encode(rows.select_columns(["item_text"]))
-    labels = torch.tensor(rows["label"], dtype=torch.float32)
+    labels = torch.from_numpy(numbers(rows, "label")).float()
     wanted = [i % len(encoded) for i in range(batch_size * 8)]
     lm.fill_cache(encoded.take(wanted))
 
@@ -121,7 +122,7 @@ def _straightforward(
     embed: Any = model.get_input_embeddings()
     adapter, optimizer, prompts = _adapter(embed.weight.shape[1], scale)
     template = PromptTemplate.of("paper/amazon")
-    texts = [template.render({"item_text": text}) for text in rows["item_text"]]
+    texts = [template.render({"item_text": text}) for text in column(rows, "item_text").to_pylist()]
 
     def step(number: int) -> None:
         numbers = [(number * STRAIGHTFORWARD_BATCH + i) % len(texts) for i in range(STRAIGHTFORWARD_BATCH)]

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
-from puma_hub.data import load_interactions, most_recent, of_users
+from puma_hub.data import load_interactions, most_recent, of_users, rows_by_user
+from puma_hub.data.rows import numbers, texts
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
 from puma_hub.errors import ConfigurationError
@@ -85,7 +85,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         item_statistics=True,
         seed=settings.seed,
     )
-    present = len(set(rows["train"]["user_id"]))
+    present = len(rows_by_user(rows["train"]))
     say(f"{DATA}: {len(rows['train'])} training, {len(rows['validation'])} held-out rows of {present} users")
 
     source_lm = _load(SOURCE_MODEL, settings, say)
@@ -98,8 +98,8 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     held_out = HeldOut.build(source_lm, source, rows["validation"])
     results = {"source": evaluate_rows(held_out, rows["train"])}
     answers = with_source_predictions(source_lm, source, rows["validation"])
-    predictions, labels = (np.asarray(answers[name][:], dtype=np.float64) for name in (PREDICTION, "label"))
-    results["teacher"] = {"metrics": scores(source_lm.task, predictions, labels, answers["user_id"][:])}
+    predictions, labels = (numbers(answers, name) for name in (PREDICTION, "label"))
+    results["teacher"] = {"metrics": scores(source_lm.task, predictions, labels, texts(answers, "user_id"))}
 
     began = time.monotonic()
     budget = max(1, int(len(source) * settings.share))

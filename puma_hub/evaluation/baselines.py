@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from scipy import sparse
 from sklearn.linear_model import Ridge
+
+from puma_hub.data.rows import codes, column, numbers
 
 _BIAS_PENALTY = 5.0
 
@@ -17,10 +20,10 @@ def rating_baselines(train: datasets.Dataset, rows: datasets.Dataset) -> dict[st
         ``global_mean``; ``user_mean``, the global mean for users without training rows; and ``user_item_bias``,
         mean + user bias + item bias by ridge regression on both (Koren, Bell and Volinsky, 2009, eq. 3).
     """
-    labels = np.asarray(train["label"], dtype=np.float64)
+    labels = numbers(train, "label")
     mean = float(labels.mean())
-    users, user_of = _codes(train["user_id"], rows["user_id"])
-    items, item_of = _codes(train["item_id"], rows["item_id"])
+    users, user_of = _codes(train, rows, "user_id")
+    items, item_of = _codes(train, rows, "item_id")
     counts = np.bincount(users, minlength=user_of.max(initial=-1) + 1)
     sums = np.bincount(users, labels, minlength=len(counts))
     size = max(len(counts), int(users.max()) + 1)
@@ -39,9 +42,10 @@ def rating_baselines(train: datasets.Dataset, rows: datasets.Dataset) -> dict[st
     }
 
 
-def _codes(first: list[str], second: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    numbers = {name: code for code, name in enumerate(dict.fromkeys([*first, *second]))}
-    return np.array([numbers[name] for name in first]), np.array([numbers[name] for name in second], dtype=np.int64)
+def _codes(first: datasets.Dataset, second: datasets.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of both as numbers of its distinct values."""
+    both = pa.chunked_array([*column(first, name).chunks, *column(second, name).chunks])
+    return np.split(codes(both)[0], [len(first)])  # type: ignore[return-value]
 
 
 def _one_hot(first: np.ndarray, second: np.ndarray, columns: int) -> sparse.csr_matrix:

@@ -24,6 +24,7 @@ def controls(
     interactions: datasets.Dataset,
     users: Sequence[str] | None = None,
     seed: int = 42,
+    allow_training_rows: bool = False,
 ) -> dict[str, Any]:
     """Own prompts against one mean prompt for all and against prompts shuffled among users.
 
@@ -31,12 +32,14 @@ def controls(
         interactions: held-out rows.
         users: whose rows count, for instance those an adapter never saw; all users of the bank by default. The
             mean prompt is the whole bank's; prompts are shuffled among these users.
+        allow_training_rows: also where the bank was trained on these rows.
 
     Returns:
         The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
         (positive is better for either direction of the metric).
     """
-    return controls_of(HeldOut.build(lm, bank, interactions, users=users), users, seed)
+    held_out = HeldOut.build(lm, bank, interactions, users=users, allow_training_rows=allow_training_rows)
+    return controls_of(held_out, users, seed)
 
 
 def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> dict[str, Any]:
@@ -74,12 +77,14 @@ def compare_banks(
     *,
     users: Sequence[str] | None = None,
     seed: int = 42,
+    allow_training_rows: bool = False,
 ) -> dict[str, Any]:
     """Compare a source bank with a migrated (or retrained) target bank on the same held-out rows.
 
     Args:
         interactions: held-out rows.
         users: whose rows count; the users of both banks by default.
+        allow_training_rows: compare even though a bank was trained on these rows.
 
     Returns:
         ``source`` and ``target``: the :func:`controls` of each. ``retention``: the target's personal gain over the
@@ -94,7 +99,8 @@ def compare_banks(
     if not common:
         raise MismatchError("the two banks share no user; compare banks of the same users")
     sides = [
-        HeldOut.build(lm, bank, interactions, users=common) for lm, bank in ((source_lm, source), (target_lm, target))
+        HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows)
+        for lm, bank in ((source_lm, source), (target_lm, target))
     ]
     before, after = (controls_of(side, common, seed) for side in sides)
     errors = [_errors_by_user(side) for side in sides]

@@ -14,6 +14,8 @@ import torch
 
 from puma_hub.bank import PromptBank
 from puma_hub.data import check_interactions, of_users
+from puma_hub.data.held_out import refuse_trained_rows
+from puma_hub.data.rows import numbers, texts
 from puma_hub.errors import InteractionsError, MismatchError
 from puma_hub.evaluation.baselines import rating_baselines
 from puma_hub.evaluation.scores import auc, mae, rmse, user_auc
@@ -39,6 +41,7 @@ class HeldOut:
     rows: datasets.Dataset
     left_out: int
     batch_size: int
+    trained_on: int = 0
 
     @classmethod
     def build(
@@ -49,32 +52,42 @@ class HeldOut:
         head: RatingHead | None = None,
         batch_size: int = 256,
         users: Sequence[str] | None = None,
+        *,
+        train: datasets.Dataset | None = None,
+        allow_training_rows: bool = False,
     ) -> HeldOut:
         """Keep the rows of ``users``, by default all of the bank's, and count the others.
 
-        ``head`` is the bank's own by default.
+        ``head`` is the bank's own by default. ``train`` are the training rows of the same split, which tell repeated
+        rows from rows the bank was trained on.
 
         Raises:
             MismatchError: the bank belongs to another LLM.
-            InteractionsError: no row is left.
+            InteractionsError: no row is left, or the bank was trained on them and ``allow_training_rows`` is false.
         """
         lm.spec.require_same(bank.model, "evaluation")
         if bank.provenance.task not in (None, lm.task):
             raise MismatchError("the bank was made for another task than the scorer; give both the same task")
+        if isinstance(rows, datasets.Dataset) and not len(rows):
+            raise InteractionsError("no row is held out; a user needs at least two rows, of which the last is held out")
         rows = check_interactions(rows, lm.task)
         kept = of_users(rows, bank.user_ids if users is None else list(users))
         if not len(kept):
             raise InteractionsError(f"none of the {len(rows)} rows belongs to a user of the bank; check the user ids")
-        return cls(lm, bank, head if head is not None else bank.head, kept, len(rows) - len(kept), batch_size)
+        known = check_interactions(train) if train is not None and len(train) else None
+        trained_on = refuse_trained_rows(kept, bank.provenance.trained_rows, known, allow_training_rows)
+        return cls(
+            lm, bank, head if head is not None else bank.head, kept, len(rows) - len(kept), batch_size, trained_on
+        )
 
     @cached_property
     def users(self) -> list[str]:
         """The user of each row."""
-        return list(self.rows["user_id"])
+        return texts(self.rows, "user_id")
 
     @cached_property
     def labels(self) -> np.ndarray:
-        return np.asarray(self.rows["label"], dtype=np.float64)
+        return numbers(self.rows, "label")
 
     @cached_property
     def own(self) -> np.ndarray:
@@ -115,25 +128,38 @@ def evaluate_bank(
     head: RatingHead | None = None,
     *,
     batch_size: int = 256,
+    allow_training_rows: bool = False,
 ) -> dict[str, Any]:
     """Score held-out rows with the users' own prompts.
 
     Args:
         interactions: held-out rows, or the splits ``train`` and ``validation``; the baselines need ``train``.
         head: the rating head; the bank's own by default.
+        allow_training_rows: evaluate even though the bank was trained on these rows; their errors are then too small.
 
     Returns:
-        A report with the task's metrics, the number of rows and users, rows of users without a prompt, and for
-        ratings, where ``train`` is given, the non-LLM baselines on the same rows.
+        A report with the task's metrics, the number of rows and users, rows of users without a prompt, rows the bank
+        was trained on (``rows_trained_on``, estimated beyond 1,024 training rows), and for ratings, where ``train`` is
+        given, the non-LLM baselines on the same rows.
 
     Raises:
         MismatchError: the bank belongs to another LLM or task.
-        InteractionsError: rows are malformed, or none belongs to a user of the bank.
+        InteractionsError: rows are malformed, none belongs to a user of the bank, or the bank was trained on them.
     """
     splits = {"validation": interactions} if isinstance(interactions, datasets.Dataset) else interactions
     if "validation" not in splits:
         raise InteractionsError(f"evaluation needs the split validation, found {', '.join(splits) or 'none'}")
-    return evaluate_rows(HeldOut.build(lm, bank, splits["validation"], head, batch_size), splits.get("train"))
+    train = splits.get("train")
+    held_out = HeldOut.build(
+        lm,
+        bank,
+        splits["validation"],
+        head,
+        batch_size,
+        train=train,
+        allow_training_rows=allow_training_rows,
+    )
+    return evaluate_rows(held_out, train)
 
 
 def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> dict[str, Any]:
@@ -146,6 +172,7 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
         "rows": len(labels),
         "users": len(set(users)),
         "rows_without_prompt": held_out.left_out,
+        "rows_trained_on": held_out.trained_on,
         "seconds": time.monotonic() - start,
     }
     if task.name == "rating" and train is not None:

@@ -13,6 +13,7 @@ from puma_hub.adapter import PumaAdapter
 from puma_hub.adapter.mapping import map_prompts
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
+from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.migration.means import joined_mean
 
@@ -116,5 +117,6 @@ def migrated_bank(
         made_by="migrated",
         details=details,
         history=tuple(history),
+        trained_rows=TrainedRows.of_all(bank.provenance.trained_rows for bank in banks),
         **known,
     )

@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, overload
 
+import datasets
 import torch
 from torch import nn
 from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from puma_hub.data.rows import records
 from puma_hub.errors import BankError, MismatchError, UnsupportedModelError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import attention
@@ -192,7 +194,7 @@ class PersonalizedLM:
 
     def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
         """Tokenise rows once, for many calls of :meth:`logits`, and choose the cache policy for them."""
-        encoded = self._encoder.encode(rows, prompt_length)
+        encoded = self._encoder.encode(records(rows) if isinstance(rows, datasets.Dataset) else rows, prompt_length)
         if self._policy != "off":
             self._cache.plan(encoded, self.device)
         return encoded

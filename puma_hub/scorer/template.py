@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from puma_hub.errors import ConfigurationError, TemplateError
+from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError
 
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
 _KNOWN_SLOTS = ("<user>", "<item>", "<history>")
-_HISTORY_TITLES = 5  # paper, data section: five clicked titles a row
+_HISTORY_TITLES = 5  # paper, data section: five clicked titles a row, here the newest
 
 # Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
 # in "rating", the space before the answer: most tokenizers make it a token of its own, and digits come next.
@@ -73,12 +73,15 @@ class PromptTemplate:
         return cls(template)
 
     def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the text before and after the user's slot for one row of interactions."""
-        history = row.get("history") or []
-        values = {
-            "<item>": str(row.get("item_text", "")),
-            "<history>": "; ".join(str(title) for title in history[:_HISTORY_TITLES]),
-        }
+        """Return the text before and after the user's slot for one row of interactions.
+
+        A ``history`` lists titles, the oldest first; the last five are shown in that order, the newest at the end.
+
+        Raises:
+            InteractionsError: the history is not a list of titles.
+        """
+        item = row.get("item_text")
+        values = {"<item>": "" if item is None else str(item), "<history>": "; ".join(_newest(row.get("history")))}
         before, after = self.text.split("<user>")
         # One pass, so that slot-like text inside an item is left as it is.
         return tuple(_SLOT.sub(lambda m: values[m.group()], part) for part in (before, after))  # type: ignore[return-value]
@@ -95,3 +98,18 @@ class PromptTemplate:
                 f"template {self.text!r} shows <history>, rows have no column 'history'; add it or change the template"
             )
         return names
+
+
+def _newest(history: Any) -> list[str]:
+    """The last titles of a list; missing and empty ones are left out."""
+    if history is None:
+        return []
+    if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable):
+        raise InteractionsError(
+            f"history must be a list of titles, the oldest first, got {type(history).__name__}; split it into titles"
+        )
+    titles = [title for title in history if title is not None and title == title and title != ""]
+    others = sorted({type(title).__name__ for title in titles if not isinstance(title, str)})
+    if others:
+        raise InteractionsError(f"history must hold titles as text, got {', '.join(others)}; give the titles")
+    return titles[-_HISTORY_TITLES:]

@@ -9,6 +9,7 @@ import numpy as np
 
 from puma_hub.bank import PromptBank
 from puma_hub.data import check_interactions, rows_by_user
+from puma_hub.data.rows import numbers
 from puma_hub.errors import SelectionError
 from puma_hub.selection.strata import PAPER, SEED, StratifiedPreset, cluster, stratified
 
@@ -16,7 +17,7 @@ from puma_hub.selection.strata import PAPER, SEED, StratifiedPreset, cluster, st
 def label_variance(bank: PromptBank, interactions: datasets.Dataset) -> np.ndarray:
     """Variance of each user's labels ``(N,)`` in the bank's order; 0 for users with one row or none."""
     rows = check_interactions(interactions)
-    labels = np.asarray(rows["label"], dtype=np.float64)
+    labels = numbers(rows, "label")
     by_user = rows_by_user(rows)
     if not any(user in by_user for user in bank.user_ids):
         raise SelectionError("none of the bank's users has rows in the interactions; check the user ids")

@@ -19,6 +19,7 @@ from puma_hub.adapter.trained_on import SourceBank, TrainedOn
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions, of_users
+from puma_hub.data.rows import codes, column
 from puma_hub.errors import ConfigurationError, MismatchError, SelectionError
 from puma_hub.scorer import PersonalizedLM, RatingHead
 from puma_hub.training.args import ADAPTER_DEFAULTS, PumaTrainingArguments
@@ -165,7 +166,7 @@ class AdapterTrainer:
                 f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank"
             )
         rows = of_users(checked, chosen)
-        present = sorted(set(rows["user_id"]))
+        present = sorted(codes(column(rows, "user_id"))[1])
         if not present:
             raise SelectionError(
                 f"none of the {len(chosen)} chosen users has training rows; choose users of the interactions"

@@ -10,7 +10,9 @@ import datasets
 import numpy as np
 import torch
 
-from puma_hub.data import check_interactions, rows_by_user
+from puma_hub.data import check_interactions
+from puma_hub.data.rows import codes, column, numbers
+from puma_hub.data.split import TimeOrder
 from puma_hub.scorer import EncodedRows, PersonalizedLM
 
 
@@ -37,8 +39,9 @@ class EncodedInteractions:
         """Check and tokenise ``interactions``, whose users all have a row in ``row_of``."""
         interactions = check_interactions(interactions, lm.task)
         rows = lm.encode(interactions.select_columns(lm.template.columns(interactions.column_names)), prompt_length)
-        labels = torch.tensor(interactions["label"], dtype=torch.float32)
-        users = torch.tensor([row_of[user] for user in interactions["user_id"]])
+        labels = torch.from_numpy(numbers(interactions, "label").astype(np.float32))
+        user_of, names = codes(column(interactions, "user_id"))
+        users = torch.from_numpy(np.array([row_of[name] for name in names], dtype=np.int64)[user_of])
         return cls(rows, labels, users)
 
     def targets(self, teacher_weight: float) -> torch.Tensor:
@@ -55,14 +58,10 @@ class EncodedInteractions:
 
 
 def last_of_each_user(interactions: datasets.Dataset, share: float) -> tuple[list[int], list[int]]:
-    """Row numbers to train on and to validate on: the last ``share`` of each user's rows, at least one kept."""
-    train: list[int] = []
-    validation: list[int] = []
-    for numbers in rows_by_user(interactions).values():
-        cut = max(1, len(numbers) - math.floor(len(numbers) * share + 1e-9))
-        train += numbers[:cut].tolist()
-        validation += numbers[cut:].tolist()
-    return sorted(train), sorted(validation)
+    """Row numbers to train on and to validate on: the last ``share`` in time of each user's rows, one at least kept."""
+    order = TimeOrder.of(interactions)
+    kept = order.position < np.maximum(1, order.count - np.floor(order.count * share + 1e-9))
+    return np.sort(order.rows[kept]).tolist(), np.sort(order.rows[~kept]).tolist()
 
 
 def some_users(users: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:

@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.data import check_interactions
+from puma_hub.data.held_out import TrainedRows
+from puma_hub.data.rows import codes, column
 from puma_hub.scorer import PersonalizedLM, RatingHead
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.training.args import PROMPT_DEFAULTS, PumaTrainingArguments
@@ -128,13 +130,14 @@ class PromptTrainer:
         self.args.require_training()
         self.lm = lm
         rows = check_interactions(interactions, lm.task)
-        self.users = sorted(set(rows["user_id"]))
+        self.users = sorted(codes(column(rows, "user_id"))[1])
         row_of = {user: row for row, user in enumerate(self.users)}
         encoded = EncodedInteractions.build(lm, rows, row_of, self.args.prompt_length)
         train, validation = last_of_each_user(rows, self.args.validation_share)
         self._train = encoded.take(torch.tensor(train))
         self._validation = encoded.take(torch.tensor(validation, dtype=torch.long))
         self._encoded = encoded
+        self._trained_rows = TrainedRows.of(rows)
         self.report: dict[str, Any] = {}
 
     def train(self) -> PromptBank:
@@ -165,6 +168,7 @@ class PromptTrainer:
             made_by="trained",
             details=details,
             statistics=BankStatistics.of_training(prompts, base),
+            trained_rows=self._trained_rows,
         )
         return bank
 

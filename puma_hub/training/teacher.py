@@ -10,6 +10,7 @@ import torch
 
 from puma_hub.bank import PromptBank
 from puma_hub.data import check_interactions, of_users
+from puma_hub.data.rows import column, numbers
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
@@ -89,8 +90,8 @@ def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tens
             f"rows have {present[0]} but not the other of {PREDICTION} and {PROBABILITIES}; make both with "
             "with_source_predictions, or remove it"
         )
-    predictions = np.asarray(rows[PREDICTION][:], dtype=np.float32)
-    lists = rows[PROBABILITIES][:]
+    predictions = numbers(rows, PREDICTION).astype(np.float32)
+    lists = column(rows, PROBABILITIES).to_pylist()
     sizes = {len(values) for values in lists}
     if sizes != {answers}:
         raise InteractionsError(

@@ -1,0 +1,122 @@
+"""Data files: which kind they are, and their content without compression."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pyarrow as pa
+
+from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
+
+_KINDS = {
+    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt", ".dat"), "csv"),
+    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
+    **dict.fromkeys((".parquet", ".pq"), "parquet"),
+}
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+_MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+_MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError)  # pyarrow's errors of compressed files are OSErrors
+
+
+def plain_name(path: Path) -> Path:
+    """The path without the ending of a compressed file: ``rows.csv`` of ``rows.csv.gz``."""
+    return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
+
+
+def kind_of(path: Path) -> str | None:
+    """``csv``, ``json`` or ``parquet`` by the file's ending in any case; None for another."""
+    return _KINDS.get(plain_name(path).suffix.lower())
+
+
+def require_kind(path: Path) -> str:
+    kind = kind_of(path)
+    if kind is None:
+        raise StorageError(
+            f"{path} has an unknown ending; use {', '.join(_KINDS)}, each also with {', '.join(COMPRESSED)}"
+        )
+    return kind
+
+
+@contextmanager
+def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+    """The file's content, decompressed by what its first bytes are, whatever its ending.
+
+    Raises:
+        StorageError: the file cannot be read.
+        InteractionsError: it is cut short or damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(8)
+    except OSError as error:
+        raise StorageError(f"cannot read {path}: {error.strerror or error}") from error
+    if not start:
+        raise InteractionsError(f"{path} is empty; give a file with rows")
+    if start[:2] == b"PK":
+        raise InteractionsError(f"{path} is a zip archive or a spreadsheet; unpack it, or save the sheet as csv")
+    packing = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
+    openers: dict[str | None, Callable[[Path], Any]] = {
+        None: lambda path: path.open("rb"),
+        "gzip": gzip.open,
+        "bz2": bz2.open,
+        "xz": lzma.open,
+        "zstd": lambda path: io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))),
+    }
+    with openers[packing](path) as opened:
+        try:
+            yield opened
+        except _UNREADABLE as error:
+            if packing is None or isinstance(error, (InteractionsError, StorageError)):
+                raise
+            raise InteractionsError(f"{path} is cut short or damaged: {error}; copy it again") from error
+
+
+def encoding_of(path: Path, named: str | None) -> str:
+    """The named encoding, or the one of the file's byte order mark, else UTF-8."""
+    if named is not None:
+        try:
+            "".encode(named)
+        except LookupError as error:
+            raise ConfigurationError(f"there is no encoding {named!r}; use utf-8, utf-16 or cp1252") from error
+        return "utf-8-sig" if named.lower().replace("_", "-") in ("utf-8", "utf8") else named
+    with open_bytes(path) as file:
+        start = file.read(4)
+    return next((name for mark, name in _MARKS.items() if start.startswith(mark)), "utf-8-sig")
+
+
+@contextmanager
+def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
+    """The file's text with its line ends as they are.
+
+    Raises:
+        InteractionsError: the text is not in ``encoding``; the message gives the line.
+    """
+    with open_bytes(path) as file, io.TextIOWrapper(file, encoding=encoding, newline="") as text:
+        try:
+            yield text
+        except UnicodeError as error:
+            raise InteractionsError(
+                f"{path} is not text in {encoding.removesuffix('-sig')}{_where(path, encoding)}; name its encoding, "
+                "such as encoding='cp1252' or 'utf-16' (--encoding)"
+            ) from error
+
+
+def _where(path: Path, encoding: str) -> str:
+    """The first line that cannot be decoded, of encodings in which a line ends with the byte of a newline."""
+    if encoding.startswith(("utf-16", "utf-32")):
+        return ""
+    with open_bytes(path) as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode(encoding)
+            except UnicodeError:
+                return f" (line {number})"
+    return ""

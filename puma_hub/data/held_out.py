@@ -1,0 +1,197 @@
+"""Which rows are held out, and a sample of the rows a bank was trained on, by which they are told apart later."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from puma_hub.data.rows import codes, column, numbers
+from puma_hub.data.times import as_times, order_key
+from puma_hub.data.values import as_text
+from puma_hub.errors import BankError, InteractionsError
+
+_MARK = "Interactions: "  # at the start of a description, so that no other's is taken for ours
+_SIZE = 1024
+_TOLERATED = 0.01  # share of held-out rows that may be in a training set by chance: repeated rows
+_KEY = b"puma_hub row"  # the same everywhere, so that samples of two banks can be joined
+
+
+def with_description(rows: datasets.Dataset, step: str) -> datasets.Dataset:
+    """``rows`` whose dataset information says one more step of how they were chosen."""
+    info = rows.info.copy()
+    before = description(rows)
+    info.description = f"{_MARK}{before}; {step}" if before else _MARK + step
+    result = rows.with_format(None)
+    result._info = info
+    return result
+
+
+def description(rows: datasets.Dataset) -> str | None:
+    """How ``rows`` were chosen, as far as :mod:`puma_hub.data` chose them."""
+    text = rows.info.description or ""
+    return text.removeprefix(_MARK) if text.startswith(_MARK) else None
+
+
+def row_hashes(rows: datasets.Dataset) -> np.ndarray:
+    """uint64 ``(N,)`` of user, item, label and timestamp of checked rows; an item's text may differ between splits."""
+    mixed = np.zeros(len(rows), dtype=np.uint64)
+    for name in ("user_id", "item_id"):
+        which, values = codes(as_text(column(rows, name), name))
+        distinct = np.array([_hash(value) for value in values], dtype=np.uint64)
+        mixed = _mix(mixed ^ distinct[which]) if values else mixed
+    mixed = _mix(mixed ^ _bits(numbers(rows, "label")))
+    if "timestamp" in rows.column_names:
+        mixed = _mix(mixed ^ _bits(_moments(as_times(column(rows, "timestamp")))))
+    return mixed
+
+
+def among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Mask of the hashes ``values (N,)`` that are among ``others (M,)``."""
+    if not len(others):
+        return np.zeros(len(values), dtype=bool)
+    ordered = np.sort(others)
+    return ordered[np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)] == values
+
+
+def _distinct(hashes: np.ndarray) -> np.ndarray:
+    ordered = np.sort(hashes)
+    return ordered[np.concatenate([[True], ordered[1:] != ordered[:-1]])] if len(ordered) else ordered
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8, key=_KEY).digest(), "little")
+
+
+def _moments(times: pa.ChunkedArray) -> np.ndarray:
+    """Timestamps as the same numbers whatever type a file gave them: times in microseconds."""
+    if pa.types.is_temporal(times.type):
+        zone = getattr(times.type, "tz", None)
+        times = pc.cast(times, pa.timestamp("us", zone), safe=False)
+    return order_key(times)
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    """uint64 of numbers; whole numbers are the same whether they are int64 or float64."""
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64).view(np.uint64)
+    whole = (np.abs(values) < 2.0**53) & (values == np.rint(values))
+    return np.where(whole, np.where(whole, values, 0).astype(np.int64).view(np.uint64), values.view(np.uint64))
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64: every bit of a value changes half of the result's."""
+    values = values + np.uint64(0x9E3779B97F4A7C15)
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRows:
+    """The rows a bank was trained on: how many distinct ones, and the ``hashes`` of a sample of up to 1,024.
+
+    The sample is the rows of the smallest hashes (a bottom-k sketch), so that two can be joined without the rows, and
+    any row that was trained on is in it by the same chance. ``chosen`` says how the rows were chosen, if that is known.
+    """
+
+    rows: int
+    hashes: np.ndarray
+    chosen: str | None = None
+
+    @classmethod
+    def of(cls, rows: datasets.Dataset) -> TrainedRows:
+        """Of checked interactions."""
+        hashes = _distinct(row_hashes(rows))
+        return cls(len(hashes), hashes[:_SIZE], description(rows))
+
+    @classmethod
+    def of_all(cls, parts: Iterable[TrainedRows | None]) -> TrainedRows | None:
+        """The rows of all parts that are known, None if none is."""
+        known = [part for part in parts if part is not None]
+        return reduce(cls.joined, known) if known else None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the sample holds every row."""
+        return len(self.hashes) == self.rows
+
+    def joined(self, other: TrainedRows) -> TrainedRows:
+        """The rows of both; their number is estimated where one of the samples is not whole."""
+        hashes = np.union1d(self.hashes, other.hashes)
+        rows = len(hashes)
+        if not (self.is_whole and other.is_whole):
+            estimate = round((_SIZE - 1) * 2.0**64 / float(hashes[_SIZE - 1]))
+            rows = min(max(estimate, self.rows, other.rows), self.rows + other.rows)
+        return TrainedRows(rows, hashes[:_SIZE], self.chosen if self.chosen == other.chosen else None)
+
+    def found_in(self, hashes: np.ndarray) -> int:
+        """How many of the rows with these hashes ``(M,)`` were trained on; estimated where the sample is not whole."""
+        found = int(among(hashes, self.hashes).sum())
+        return found if self.is_whole else min(len(hashes), round(found * self.rows / len(self.hashes)))
+
+    def to_dict(self) -> dict[str, Any]:
+        packed = base64.b64encode(self.hashes.astype("<u8").tobytes()).decode()
+        return {"rows": self.rows, "chosen": self.chosen, "hashes": packed}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> TrainedRows:
+        """Rebuild from :meth:`to_dict`.
+
+        Raises:
+            BankError: it is damaged.
+        """
+        try:
+            hashes = np.frombuffer(base64.b64decode(data["hashes"], validate=True), "<u8").astype(np.uint64)
+            rows = int(data["rows"])
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise BankError("the bank's record of its training rows is damaged; take another copy of it") from error
+        if len(hashes) != min(rows, _SIZE):
+            raise BankError(
+                f"the bank's record of its training rows is damaged: {len(hashes)} hashes of {rows} rows; take another "
+                "copy of it"
+            )
+        return cls(rows, hashes, data.get("chosen"))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TrainedRows) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash((self.rows, self.chosen))
+
+
+def refuse_trained_rows(
+    rows: datasets.Dataset, trained: TrainedRows | None, train: datasets.Dataset | None = None, allowed: bool = False
+) -> int:
+    """How many of the checked held-out ``rows`` the bank was trained on.
+
+    A row that stands in ``train`` too, the training rows of the same split, is a repeated one: the same user gave the
+    same label to the same item again. Few such rows, up to 1 % or a single one, are counted and no fault.
+
+    Raises:
+        InteractionsError: there are more, and they are not ``allowed``.
+    """
+    if trained is None or not len(trained.hashes):
+        return 0
+    hashes = row_hashes(rows)
+    if train is not None:
+        hashes = hashes[~among(hashes, row_hashes(train))]
+    found = trained.found_in(hashes)
+    if allowed or found <= max(1, _TOLERATED * len(rows)):
+        return found
+    about = "" if trained.is_whole else "about "
+    ways = f" It was trained on: {trained.chosen}." if trained.chosen else ""
+    raise InteractionsError(
+        f"{about}{found} of {len(rows)} held-out rows were trained on, so their error tells nothing of new rows; hold "
+        f"out the same rows as in training (--users, --rows-per-user, --held-out), or pass allow_training_rows=True "
+        f"(--allow-training-rows).{ways}"
+    )
