@@ -128,7 +128,9 @@ def test_named_columns(tmp_path: Path) -> None:
     names = ("user_id", "item_id", "item_text", "label")
     assert read(tmp_path, BODY.replace(",", "::"), "ratings.dat", columns=names) == ROWS
     assert "line 1 has 4 fields" in message(tmp_path, BODY, columns=names[:3])
-    assert "item_text missing" in message(tmp_path, "1::2::5::9\n", columns=("user_id", "item_id", "label", "timestamp"))
+    assert "item_text missing" in message(
+        tmp_path, "1::2::5::9\n", columns=("user_id", "item_id", "label", "timestamp")
+    )
     with pytest.raises(ConfigurationError, match="are of csv files"):
         read(tmp_path, '{"user_id": 1}', "rows.json", separator=";")
 

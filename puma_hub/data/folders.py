@@ -35,7 +35,7 @@ def files_by_split(folder: Path) -> dict[str, list[Path]] | list[Path]:
     Raises:
         InteractionsError: a split or one of its files is missing, or has two names.
     """
-    if not _entries(folder) and (folder / "data").is_dir():
+    if _entries(folder) == [folder / "data"]:
         folder = folder / "data"  # as repositories of data sets are laid out
     found: dict[str, dict[str, list[Path]]] = {}
     parts: list[Path] = []
