@@ -41,7 +41,7 @@ def test_another_split_than_in_training_is_refused(lm: PersonalizedLM, tmp_path:
     for splits in (everything, everything["validation"]):
         with pytest.raises(InteractionsError, match=r"16 of 24 held-out rows were trained on.*--rows-per-user"):
             evaluate_bank(lm, bank, splits)
-    with pytest.raises(InteractionsError, match="the 10 most recent rows of each user; the last 0.2 of each"):
+    with pytest.raises(InteractionsError, match=r"the 10 most recent rows of each user; the last 0.2 of each"):
         compare_banks(lm, bank, lm, bank, everything["validation"])
     report = evaluate_bank(lm, bank, everything, allow_training_rows=True)
     assert report["rows_trained_on"] == 16
