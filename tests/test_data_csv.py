@@ -64,7 +64,8 @@ def test_rows_that_do_not_fit_the_header(tmp_path: Path, body: str, expected: st
         ("1::1193::5::978300760\n1::661::3::978302109\n", "no header: its first line holds 1, 1193, 5, 978300760"),
         (f"{HEADER.replace(',', '~')}\nu~i~t~4\n", "the separator is none of"),
         (f"{HEADER}\nu,i,Café,4\n".encode("cp1252"), "not text in utf-8 (line 2); name its encoding"),
-        (f"{HEADER}\nu,i,t,4\n".encode("utf-16-le"), "single column|missing|not text"),
+        (f"{HEADER}\nu,i,t,4\n".encode("utf-16-le"), "zero bytes in its first line, as text in UTF-16"),
+        (f"sep=;\n{HEADER.replace(',', ';')}\nu;i;t;4\n", "a line for Excel, 'sep='"),
         (f"{HEADER},\nu,i,t,4,oops\n", "column 5 has values and no name"),
         (b"PK\x03\x04....", "zip archive or a spreadsheet"),
         (gzip.compress(f"{HEADER}\n{BODY}".encode() * 99)[:-20], "cut short or damaged"),
@@ -74,7 +75,7 @@ def test_rows_that_do_not_fit_the_header(tmp_path: Path, body: str, expected: st
 )
 def test_files_that_are_told(tmp_path: Path, content: str | bytes, expected: str) -> None:
     found = message(tmp_path, content)
-    assert any(part in found for part in expected.split("|")), found
+    assert expected in found
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|", "::"])

@@ -213,6 +213,17 @@ def test_categoricals_and_index_of_pandas(tmp_path: Path) -> None:
     assert train.to_dict() == GOOD
 
 
+def test_columns_that_no_dataset_can_hold(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = pa.array([b"a" * 16, b"b" * 16], pa.uuid())
+    assert sorted(from_parquet(tmp_path, own=keys).column_names) == sorted(GOOD) and "own are of types" in caplog.text
+    with pytest.raises(InteractionsError, match=r"found values of type extension<arrow.uuid>"):
+        from_parquet(tmp_path, user_id=keys)
+    table = pa.table([pa.array(["a"])] * 2, names=["user_id", "user_id"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    with pytest.raises(InteractionsError, match="user_id more than once"):
+        load_interactions(tmp_path / "rows.parquet")
+
+
 # More than Arrow's 32-bit offsets hold
 
 

@@ -97,8 +97,15 @@ def _check_header(path: Path, header: list[str], first: list[str], separator: st
                 f"{path}, line 1 has {len(first)} fields with the separator {separator!r}, columns has {len(header)}; "
                 "give one name for each field, or the separator (--separator)"
             )
+    elif any("\0" in name for name in first):
+        raise InteractionsError(
+            f"{path} has zero bytes in its first line, as text in UTF-16 has; name its encoding, such as "
+            "encoding='utf-16-le' (--encoding)"
+        )
+    elif first[0].startswith("sep="):
+        raise InteractionsError(f"{path} begins with a line for Excel, {first[0]!r}; take that line out")
     elif len(first) == 1:
-        names = ", ".join(repr(known) for known in SEPARATORS)
+        names = ", ".join(repr(known) for known in (SEPARATORS if separator in SEPARATORS else (separator,)))
         raise InteractionsError(
             f"{path} has the single column {first[0][:40]!r}: the separator is none of {names}; name it with "
             "separator=... (--separator)"

@@ -20,7 +20,7 @@ from puma_hub.data.held_out import among, row_hashes
 from puma_hub.data.json_file import read_json
 from puma_hub.data.movielens import read_movielens
 from puma_hub.data.rows import codes, column, from_table
-from puma_hub.data.schema import check_interactions
+from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions
 from puma_hub.data.split import chronological_split, most_recent, sample_users
 from puma_hub.data.statistics import with_item_statistics
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
@@ -140,7 +140,7 @@ class _Files:
             table = pa.concat_tables(tables, promote_options="permissive") if len(tables) > 1 else tables[0]
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InteractionsError(f"the files of {paths[0].parent} differ in their columns: {error}") from error
-        return from_table(table.drop_columns([name for name in table.column_names if _INDEX.fullmatch(name)]))
+        return from_table(_readable(table, paths[0]))
 
     def _read(self, path: Path) -> pa.Table:
         kind = require_kind(path)
@@ -151,6 +151,27 @@ class _Files:
         if kind == "json":
             return read_json(path, encoding=self._encoding)
         return _parquet(path)
+
+
+def _readable(table: pa.Table, path: Path) -> pa.Table:
+    """The columns that a dataset can hold, without the row numbers of pandas."""
+    names = table.column_names
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise InteractionsError(f"{path} names the columns {', '.join(repeated)} more than once; rename them")
+    unknown = []
+    for field in table.schema:
+        try:
+            datasets.Features.from_arrow_schema(pa.schema([field]))
+        except ValueError as error:
+            if field.name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS:
+                raise InteractionsError(
+                    f"column {field.name!r} must hold text or numbers, found values of type {field.type}; make it text"
+                ) from error
+            unknown.append(field.name)
+    if unknown:
+        logger.warning("%s: the columns %s are of types that datasets lacks and are left out", path, ", ".join(unknown))
+    return table.drop_columns([name for name in names if name in unknown or _INDEX.fullmatch(name)])
 
 
 def _parquet(path: Path) -> pa.Table:
