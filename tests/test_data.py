@@ -179,7 +179,7 @@ def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(InteractionsError, match="cannot read"):
         load_interactions(tmp_path / "rows.jsonl")
     (tmp_path / "empty.csv").write_text("user_id,item_id,item_text,label\n")
-    with pytest.raises(InteractionsError):
+    with pytest.raises(InteractionsError, match="a header and no rows"):
         load_interactions(tmp_path / "empty.csv")
 
 

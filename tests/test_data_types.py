@@ -113,7 +113,7 @@ def test_class_labels() -> None:
 
 def test_labels_outside_the_task_are_counted() -> None:
     rows = datasets.Dataset.from_dict({**GOOD, "label": [0.5, 5.0]})
-    with pytest.raises(InteractionsError, match=r"1 of 2 labels are outside.*: 0\.5"):
+    with pytest.raises(InteractionsError, match=r"1 of 2 labels are outside.*: 0\.5 \(1 row\)"):
         check_interactions(rows, RatingTask())
 
 
@@ -237,6 +237,8 @@ def test_rows_are_taken_in_parts_that_fit(monkeypatch: pytest.MonkeyPatch) -> No
     taken = take_rows(rows, numbers)
     assert taken.to_list() == expected.to_list() == rows.select(numbers).to_list()
     assert column(taken, "item_text").num_chunks > 5
+    pieces = datasets.concatenate_datasets([taken, rows.select(range(50)), rows])
+    assert take_rows(pieces, numbers + 50).to_list() == pieces.select(numbers + 50).to_list()
     assert take_rows(rows, [])[:] == rows.select([])[:]
     assert take_rows(rows, [3]).to_list() == [rows[3]]
 

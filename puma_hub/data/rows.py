@@ -92,31 +92,23 @@ def _taken(table: pa.Table, numbers: np.ndarray) -> pa.Table:
     size = table.nbytes
     if size <= _BYTES_AT_ONCE:
         return table.combine_chunks().take(pa.array(numbers))
-    parts = -(-size * max(1, len(numbers)) // (max(1, len(table)) * _BYTES_AT_ONCE))
-    pieces = _pieces(table)
-    starts = np.cumsum([0, *(len(piece) for piece in pieces)])
-    taken = [_from_pieces(pieces, starts, part) for part in np.array_split(numbers, parts)]
-    return pa.concat_tables(taken)
+    parts = -(-size * len(numbers) // (len(table) * _BYTES_AT_ONCE))
+    batches = table.to_batches()  # as they lie, so that a memory-mapped table is read only where it is asked
+    starts = np.cumsum([0, *(len(batch) for batch in batches)])
+    taken = [_from_batches(batches, starts, part) for part in np.array_split(numbers, max(1, parts)) if len(part)]
+    return pa.concat_tables(taken) if taken else table.slice(0, 0)
 
 
-def _pieces(table: pa.Table) -> list[pa.Table]:
-    """The table in parts of contiguous rows, each in one chunk."""
-    rows = max(1, len(table) * _BYTES_AT_ONCE // max(1, table.nbytes))
-    return [table.slice(start, rows).combine_chunks() for start in range(0, max(1, len(table)), rows)]
-
-
-def _from_pieces(pieces: list[pa.Table], starts: np.ndarray, numbers: np.ndarray) -> pa.Table:
-    """The rows ``numbers`` of the table that is cut into ``pieces`` at ``starts``."""
+def _from_batches(batches: list[pa.RecordBatch], starts: np.ndarray, numbers: np.ndarray) -> pa.Table:
+    """The rows ``numbers`` of the table made of ``batches``, which begin at ``starts``."""
     home = np.searchsorted(starts, numbers, side="right") - 1
     order = np.argsort(home, kind="stable")
-    cuts = np.searchsorted(home[order], np.arange(len(pieces) + 1))
+    cuts = np.searchsorted(home[order], np.arange(len(batches) + 1))
     found = [
-        piece.take(pa.array(numbers[order[first:last]] - start))
-        for piece, start, first, last in zip(pieces, starts, cuts[:-1], cuts[1:])
+        batch.take(pa.array(numbers[order[first:last]] - start))
+        for batch, start, first, last in zip(batches, starts, cuts[:-1], cuts[1:])
         if last > first
     ]
-    if not found:
-        return pieces[0].slice(0, 0)
     back = np.empty(len(order), dtype=np.int64)
     back[order] = np.arange(len(order))
-    return pa.concat_tables(found).combine_chunks().take(pa.array(back))
+    return pa.Table.from_batches(found).combine_chunks().take(pa.array(back))

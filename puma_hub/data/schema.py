@@ -143,8 +143,15 @@ def rows_by_user(rows: datasets.Dataset) -> Mapping[str, np.ndarray]:
 
 
 def of_users(rows: datasets.Dataset, user_ids: Iterable[str]) -> datasets.Dataset:
-    """The rows of ``user_ids``, in the dataset's order."""
-    wanted = pc.is_in(_user_column(rows), pa.array(list(user_ids), pa.string()))
+    """The rows of ``user_ids``, in the dataset's order.
+
+    Raises:
+        InteractionsError: an id is not text.
+    """
+    try:
+        wanted = pc.is_in(_user_column(rows), pa.array(list(user_ids), pa.string()))
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise InteractionsError(f"user ids must be text: {error}; give a list of strings") from error
     return take_rows(rows, np.flatnonzero(np.asarray(wanted)))
 
 

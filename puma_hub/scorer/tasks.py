@@ -45,7 +45,10 @@ class Task(Protocol):
 
 def _reject(labels: np.ndarray, bad: np.ndarray, allowed: str) -> None:
     if bad.any():
-        examples = ", ".join(str(value) for value in sorted({float(v) for v in labels[bad]})[:5])
+        values, counts = np.unique(labels[bad], return_counts=True)
+        examples = ", ".join(
+            f"{value} ({count} row{'s' * (count > 1)})" for value, count in zip(values[:5].tolist(), counts.tolist())
+        )
         raise InteractionsError(
             f"{int(bad.sum())} of {len(labels)} labels are outside the task's values {allowed}: {examples}; "
             "map the labels to these values or give the task its own"
