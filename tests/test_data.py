@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -193,3 +194,28 @@ def test_bad_options(tmp_path: Path, interactions: datasets.Dataset, options: di
 def test_movielens_that_was_not_fetched(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="puma-hub fetch movielens-100k"):
         load_interactions("movielens-100k", folder=tmp_path)
+
+
+def test_split_and_most_recent_against_pandas() -> None:
+    generator = np.random.default_rng(5)
+    count = 500
+    frame = pd.DataFrame(
+        {
+            "user_id": [f"u{n}" for n in generator.zipf(1.5, count) % 40],
+            "item_id": [str(n) for n in range(count)],
+            "item_text": "t",
+            "label": 1.0,
+            "timestamp": generator.integers(0, 50, count),  # with ties, which keep their order
+        }
+    )
+    rows = datasets.Dataset.from_pandas(frame)
+    ordered = frame.sort_values(["user_id", "timestamp"], kind="stable")
+    place = ordered.groupby("user_id").cumcount()
+    size = ordered.groupby("user_id").item_id.transform("size")
+    splits = chronological_split(rows, 0.3)
+    kept = place < np.maximum(1, np.floor(size * 0.7 + 1e-9))
+    assert splits["train"]["item_id"][:] == ordered[kept].item_id.tolist()
+    assert splits["validation"]["item_id"][:] == ordered[~kept].item_id.tolist()
+    assert most_recent(rows, 3)["item_id"][:] == ordered.groupby("user_id").tail(3).item_id.tolist()
+    groups = {user: list(numbers) for user, numbers in frame.groupby("user_id").indices.items()}
+    assert {user: numbers.tolist() for user, numbers in rows_by_user(rows).items()} == groups
