@@ -50,9 +50,9 @@ def test_unknown_preset() -> None:
         PromptTemplate.of("ratings")
 
 
-def test_history_is_cut_to_the_papers_five() -> None:
+def test_history_is_cut_to_the_papers_five_the_newest() -> None:
     before, _ = PromptTemplate("<history> <user>").render({"history": list("abcdefg")})
-    assert before == "a; b; c; d; e "
+    assert before == "c; d; e; f; g "
 
 
 def test_text_too_long(make_lm: Callable[..., PersonalizedLM]) -> None:

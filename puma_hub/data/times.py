@@ -97,8 +97,8 @@ def _of_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
         among = f", the others are {others}" if others else ""
         example = values[first_row(bad) - 1].as_py()
         raise InteractionsError(
-            f"column 'timestamp' must hold {_EXAMPLE}; {int(bad.sum())} of {len(values)} rows hold other text"
-            f"{among}, the first is {example[:40]!r} in row {first_row(bad)}: convert it, for instance with "
+            f"column 'timestamp' must hold {_EXAMPLE}, found {example[:40]!r} in row {first_row(bad)} "
+            f"({int(bad.sum())} of {len(values)} rows hold such text{among}); convert it, for instance with "
             "pandas.to_datetime"
         )
     if zoned.any() and not zoned.all():

@@ -12,7 +12,7 @@ from puma_hub.errors import InteractionsError
 
 _EXACT = 2.0**53  # from here on not every whole number is a float
 _TRUTH = {"true": "1", "false": "0"}
-_NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
+_NUMBER = r"^\s*[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:inf(inity)?))\s*$"
 _COMMA = r"^\s*[+-]?\d+(,\d+)?\s*$"
 _GROUPED = r"^\s*[+-]?\d{1,3}(,\d{3})+\s*$"
 
