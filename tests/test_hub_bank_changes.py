@@ -30,7 +30,7 @@ def test_update_adds_and_replaces(hub: HubServer, login: Callable[..., None], he
     first = old.push_to_hub(NAME, license="cc-by-4.0", max_shard_size="2KB")
     stored(hub).commit({"notes.md": b"kept"}, "notes")
     shards = sum(path.endswith(".parquet") for path in stored(hub).files())
-    new = full_bank(12).remove([f"user-{number}" for number in range(4)])
+    new = full_bank(12, head).remove([f"user-{number}" for number in range(4)])
     commit = update_users(NAME, new)
     loaded = PromptBank.from_pretrained(NAME)
     assert commit.oid == stored(hub).head() and len(loaded) == 12 and same(loaded, old.update(new))
@@ -93,6 +93,8 @@ def test_refusals_change_nothing(hub: HubServer, login: Callable[..., None]) -> 
         update_users(NAME, make_bank(2, size=24))
     with pytest.raises(BankError, match=r"prompts \(3, 32\) and \(1, 32\)"):
         update_users(NAME, make_bank(2))
+    with pytest.raises(MismatchError, match=r"templates differ.*bank=existing"):
+        update_users(NAME, full_bank(2, template="click"))
     with pytest.raises(BankError, match="columns"):
         update_users(NAME, PromptBank(full_bank(2).dataset.remove_columns("age"), full_bank().provenance))
     with pytest.raises(HubNotFoundError):
