@@ -117,7 +117,7 @@ def resumed_cut(p: Place) -> object:
 
 
 def cut_bank(p: Place) -> object:
-    cut(next(p.saved_bank().glob("*.arrow")))
+    cut(next(p.saved_bank().rglob("*.parquet")))
     return PromptBank.load_from_disk(p.folder / "bank")
 
 

@@ -249,8 +249,6 @@ def test_update_aligns_columns(bank: PromptBank) -> None:
     def with_columns(**columns: pa.Array) -> PromptBank:
         table = pa.table({**columns, **bank.dataset.data.table.to_pydict()})
         return PromptBank(datasets.Dataset(table), bank.provenance)
-            datasets.Dataset(pa.table({**columns, **dict(zip(table.column_names, table.columns))})), bank.provenance
-        )
 
     ages, names = pa.array(range(8), pa.int64()), pa.array([f"n{number}" for number in range(8)])
     ours = with_columns(age=ages, name=names)

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from puma_hub.bank.arrays import as_float32
-from puma_hub.bank.columns import to_dataset
+from puma_hub.bank.columns import dataset_of_arrays, to_dataset
 from puma_hub.bank.index import UserIndex
 from puma_hub.bank.merge import aligned, require_same_training
 from puma_hub.bank.provenance import Provenance
@@ -106,7 +106,7 @@ class PromptBank:
             provenance["statistics"] = BankStatistics.of_prompts(array)
         if isinstance(prompts, (list, tuple)) or (isinstance(prompts, np.ndarray) and prompts.dtype != np.float32):
             array.setflags(write=False)  # made here, so nobody else writes into it
-        return cls(to_dataset(ids, array), Provenance(spec, array.shape[1], **provenance), head)
+        return cls(dataset_of_arrays(ids, array), Provenance(spec, array.shape[1], **provenance), head)
 
     # What it holds
 
@@ -231,8 +231,8 @@ class PromptBank:
         require_same_training(self.provenance, self.head, other.provenance, other.head)
         kept = self.stored.take(np.flatnonzero(~self.index.is_in(other.index)))
         table = pa.concat_tables([kept.table, aligned(other.stored, self.stored)])
-        dataset = datasets.Dataset(table, info=datasets.DatasetInfo(features=self.stored.features))
-        return PromptBank(dataset, self.provenance, self.head)
+        rows = TableRows(to_dataset(table, self.stored.features), self.shape, checked=True)
+        return PromptBank.of_rows(rows, self.provenance, self.head)
 
     def with_provenance(self, **changes: Any) -> PromptBank:
         """The same prompts with other facts about them."""

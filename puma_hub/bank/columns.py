@@ -7,10 +7,17 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import pyarrow as pa
+from datasets.fingerprint import generate_random_fingerprint
 
 from puma_hub.errors import BankError
 
 _ROWS_AT_ONCE = 4096
+
+
+def to_dataset(table: pa.Table, features: datasets.Features) -> datasets.Dataset:
+    """The table as a data set, without hashing all of it for a fingerprint, for which datasets would pickle it."""
+    info = datasets.DatasetInfo(features=features)
+    return datasets.Dataset(table, info=info, fingerprint=generate_random_fingerprint())
 
 
 def bank_features(found: datasets.Features, shape: tuple[int, int]) -> datasets.Features:
@@ -110,7 +117,7 @@ def _wrong(name: str, expected: object, found: object, shape: tuple[int, int]) -
     )
 
 
-def to_dataset(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
+def dataset_of_arrays(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
     """A data set of ids and prompts float32 ``(N, l, d)``; it shares the array's memory where that is read-only.
 
     Raises:
@@ -129,6 +136,4 @@ def to_dataset(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
             f"{len(strange)} user ids hold half of a surrogate pair and cannot be written as UTF-8 (the first in row "
             f"{strange[0]}); decode them properly"
         ) from None
-    return datasets.Dataset(
-        pa.table({"user_id": users, "prompt": column}), info=datasets.DatasetInfo(features=features)
-    )
+    return to_dataset(pa.table({"user_id": users, "prompt": column}), features)

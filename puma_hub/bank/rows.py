@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
-from puma_hub.bank.columns import as_bank_table, bank_features, prompt_values, require_finite
+from puma_hub.bank.columns import as_bank_table, bank_features, prompt_values, require_finite, to_dataset
 from puma_hub.data.rows import flat
 
 _PIECE_ROWS = 16_384
@@ -95,9 +95,7 @@ class BankRows(ABC):
         elif table.nbytes <= _ONE_CHUNK_BYTES:
             # Prompts in one chunk are read without a copy, but for a moment there are two of them.
             table = table.combine_chunks()
-        return TableRows(
-            datasets.Dataset(table, info=datasets.DatasetInfo(features=self.features)), self.shape, checked=True
-        )
+        return TableRows(to_dataset(table, self.features), self.shape, checked=True)
 
     def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
         """Ids and prompts of one piece after another."""
@@ -135,8 +133,7 @@ class TableRows(BankRows):
         features = bank_features(dataset.features, shape)
         dataset = flat(dataset)
         if features != dataset.features:
-            table = as_bank_table(dataset.data.table, features)
-            dataset = datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+            dataset = to_dataset(as_bank_table(dataset.data.table, features), features)
         self._dataset = dataset
         # Batches end wherever a column's chunk does, so that they hold the same rows of every column.
         self._batches = self.table.to_batches(max_chunksize=_PIECE_ROWS)
