@@ -24,7 +24,7 @@ def as_float32(values: Any, what: str = "prompts") -> np.ndarray:
             large for float32.
     """
     if np.ma.is_masked(values):
-        raise BankError(f"{what} hold masked entries; fill them first")
+        raise BankError(f"{what} with masked entries; fill them first")
     array = _as_array(values, what)
     if array.dtype == object:
         raise BankError(f"{what} must be an array of numbers, got {type(values).__name__} of objects")
@@ -34,7 +34,7 @@ def as_float32(values: Any, what: str = "prompts") -> np.ndarray:
         result = array.astype(np.float32, copy=False)
         if array.dtype.itemsize > 4 and (np.isinf(result) & np.isfinite(array)).any():
             raise BankError(
-                f"{what} hold numbers up to {np.nanmax(np.abs(array)):.3g}, float32 ends at 3.4e+38; scale them first"
+                f"{what} with numbers up to {np.nanmax(np.abs(array)):.3g}, which float32 cannot hold; scale them first"
             )
     return result
 

@@ -71,6 +71,11 @@ class ShardRows(BankRows):
         BankError: columns cannot be a bank's.
     """
 
+    _files: list[pq.ParquetFile]
+    _lock: threading.Lock
+    _last: tuple[Any, pa.Table]
+    _identities: list[tuple[int, int, int]]
+
     def __init__(self, paths: Sequence[Path], shape: tuple[int, int], where: str) -> None:
         self._paths, self._where = [Path(path) for path in paths], where
         self._open()
@@ -146,7 +151,7 @@ class ShardRows(BankRows):
             raise CheckpointError(f"the files of the bank {self._where} were replaced while it was open; load it again")
 
     def _open(self) -> None:
-        self._last: tuple[Any, pa.Table] = None, pa.table({})
+        self._last = None, pa.table({})
         self._lock = threading.Lock()  # Arrow's reader of a file is not made for several threads
         with self._damaged():
             self._files = [pq.ParquetFile(path, page_checksum_verification=True) for path in self._paths]
