@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -17,6 +16,10 @@ from puma_hub import ClickTask, ModelSpec, PromptBank, RatingTask
 from puma_hub.errors import BankError, MismatchError, UnknownUserError
 from puma_hub.scorer import RatingHead
 from tests.conftest import make_bank
+
+
+def of_one_training(bank: PromptBank, existing: PromptBank) -> PromptBank:
+    return bank.with_provenance(statistics=existing.statistics)
 
 
 def pieces(sizes: tuple[int, ...], column: pa.Array) -> pa.ChunkedArray:
@@ -66,7 +69,9 @@ def test_a_slice_of_a_table_with_nulls_around_it(bank: PromptBank) -> None:
 
 
 def test_every_user_comes_after_an_update(bank: PromptBank) -> None:
-    merged = bank.select(["user-1", "user-2", "user-3"]).update(make_bank(10, seed=1).select(["user-8", "user-9"]))
+    merged = bank.select(["user-1", "user-2", "user-3"]).update(
+        of_one_training(make_bank(10, seed=1), bank).select(["user-8", "user-9"])
+    )
     assert [user for user, _ in merged] == merged.user_ids and len(merged) == 5
 
 
@@ -155,7 +160,7 @@ def test_select_remove_update(bank: PromptBank) -> None:
     assert chosen.provenance == bank.provenance
     rest = bank.remove(["user-5", "user-2"])
     assert len(rest) == 6 and "user-5" not in rest
-    other = make_bank(3, seed=9)
+    other = of_one_training(make_bank(3, seed=9), bank)
     merged = rest.update(other)
     assert len(merged) == 7
     assert np.array_equal(merged["user-2"], other["user-2"])
@@ -229,20 +234,19 @@ def test_update_refuses_another_training(ours: dict[str, Any], theirs: dict[str,
 def test_update_takes_the_same_training(head: RatingHead) -> None:
     facts = {"template": "rating", "task": RatingTask(), "head": head}
     other = make_bank(2, seed=1, **{**facts, "head": copy.deepcopy(head)})  # the same bits
-    merged = make_bank(**facts).update(other)
+    ours = make_bank(**facts)
+    merged = ours.update(of_one_training(other, ours))
     assert len(merged) == 8 and np.array_equal(merged["user-1"], other["user-1"]) and merged.head is head
 
 
 def test_update_refuses_another_base(bank: PromptBank) -> None:
-    def around(base: str) -> PromptBank:
-        around = bank.with_provenance()
-        object.__setattr__(around.provenance, "statistics", SimpleNamespace(base_id=base))
-        return around
-
-    assert len(around("a").update(around("a"))) == 8
-    for one, other in ((around("a"), around("b")), (around("a"), bank), (bank, around("a"))):
-        with pytest.raises(MismatchError, match="different bases"):
+    unknown = bank.with_provenance(statistics=None)
+    apart = make_bank(8, seed=1)
+    assert len(unknown.update(unknown)) == len(bank.update(bank.select(["user-1"]))) == 8
+    for one, other in ((bank, apart), (apart, bank), (bank, unknown), (unknown, bank)):
+        with pytest.raises(MismatchError, match=r"one base.*with_provenance\(statistics=existing\.statistics\)"):
             one.update(other)
+    assert len(bank.update(of_one_training(apart, bank))) == 8
 
 
 def test_update_aligns_columns(bank: PromptBank) -> None:

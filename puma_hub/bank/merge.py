@@ -39,7 +39,10 @@ def require_same_training(
         found = " and ".join("a rating head" if head else "none" for head in (our_head, their_head))
         raise MismatchError(f"the banks' rating heads differ ({found}, not with the same weights); {_REMEDY}")
     if not _same_base(ours, theirs):
-        raise MismatchError(f"the banks' prompts were trained around different bases; {_REMEDY}")
+        raise MismatchError(
+            f"the banks' prompts are not known to be of one training, around one base; {_REMEDY}. If they are, say so: "
+            "bank.with_provenance(statistics=existing.statistics)"
+        )
 
 
 def aligned(other: BankRows, ours: BankRows) -> pa.Table:
@@ -69,9 +72,9 @@ def aligned(other: BankRows, ours: BankRows) -> pa.Table:
 
 
 def _same_base(ours: Provenance, theirs: Provenance) -> bool:
-    """Whether both banks' prompts were trained around the same base, as far as that is recorded."""
-    mine, other = (getattr(facts, "statistics", None) for facts in (ours, theirs))
-    return bool(getattr(mine, "base_id", None) == getattr(other, "base_id", None))
+    """Whether both banks' prompts were trained around the same base; what was given from elsewhere has its own."""
+    mine, other = ours.statistics, theirs.statistics
+    return (mine and mine.base_id) == (other and other.base_id)
 
 
 def _same_head(ours: RatingHead | None, theirs: RatingHead | None) -> bool:
