@@ -14,6 +14,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 import puma_hub
 from puma_hub import ModelSpec, PromptBank, RatingTask
+from puma_hub.bank import BankStatistics
 from puma_hub.errors import (
     BankError,
     CheckpointError,
@@ -41,6 +42,7 @@ def full_bank(users: int = 8, head: RatingHead | None = None, **changes: object)
     facts |= {"history": ({"made_by": "given", "model": {"model_id": "org/old", "hidden_size": 8}},)}
     rng = np.random.default_rng(0)
     ids = [f"user-{number}" for number in rng.permutation(users)]
+    facts.setdefault("statistics", BankStatistics(np.ones((3, 32)), 1.0, 100))  # of the training they all come from
     bank = PromptBank.from_arrays(ids, rng.normal(size=(users, 3, 32)), MODEL, head=head, **facts)
     own = bank.dataset.add_column("age", list(range(users))).add_column("notes", [f"nöte {i}" for i in range(users)])
     return PromptBank(own, bank.provenance, head)
