@@ -117,7 +117,7 @@ def resumed_cut(p: Place) -> object:
 
 
 def cut_bank(p: Place) -> object:
-    cut(next(p.saved_bank().glob("*.arrow")))
+    cut(next(p.saved_bank().rglob("*.parquet")))
     return PromptBank.load_from_disk(p.folder / "bank")
 
 
@@ -132,7 +132,7 @@ def no_weights(p: Place) -> object:
 
 
 def no_provenance(p: Place) -> object:
-    (p.saved_bank() / "provenance.json").unlink()
+    (p.saved_bank() / "bank.json").unlink()
     return PromptBank.load_from_disk(p.folder / "bank")
 
 
@@ -280,7 +280,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     "user named twice": (lambda p: p.bank.select(["user-1", "user-1"]), e.BankError, "name each once"),
     "update by another LLM": (lambda p: p.bank.update(make_bank(size=16)), e.MismatchError, "hidden size 16"),
     "no bank there": (lambda p: PromptBank.load_from_disk(p.folder / "bank"), e.StorageError, "does not exist"),
-    "bank without provenance": (no_provenance, e.StorageError, "provenance.json missing"),
+    "bank without provenance": (no_provenance, e.StorageError, "bank.json missing"),
     "bank cut short": (cut_bank, e.CheckpointError, "damaged"),
     # Adapters
     "unknown architecture": (lambda p: p.config(architecture="deep"), e.ConfigurationError, "seed, paper, linear"),

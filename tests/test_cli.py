@@ -262,7 +262,7 @@ def test_full_disk_leaves_no_partial_output(
     def full(*args: object, **kwargs: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(datasets.Dataset, "save_to_disk", full)
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
     assert main(fit(place, tmp_path / "again")) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["work"]

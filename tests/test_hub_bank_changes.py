@@ -19,9 +19,10 @@ from tests.hub_server import HubServer
 from tests.test_hub_banks import FILES, NAME, full_bank, same, stored
 
 
-def bank_of(*names: str, value: float = 1.0) -> PromptBank:
+def bank_of(*names: str, value: float = 1.0, users: int = 4) -> PromptBank:
+    """New users of the training that ``make_bank(users)`` comes from."""
     prompts = np.full((len(names), 1, 32), value, np.float32)
-    return PromptBank.from_arrays(list(names), prompts, ModelSpec("source", 32))
+    return PromptBank.from_arrays(list(names), prompts, ModelSpec("source", 32), statistics=make_bank(users).statistics)
 
 
 def test_update_adds_and_replaces(hub: HubServer, login: Callable[..., None], head: RatingHead) -> None:
@@ -30,7 +31,7 @@ def test_update_adds_and_replaces(hub: HubServer, login: Callable[..., None], he
     first = old.push_to_hub(NAME, license="cc-by-4.0", max_shard_size="2KB")
     stored(hub).commit({"notes.md": b"kept"}, "notes")
     shards = sum(path.endswith(".parquet") for path in stored(hub).files())
-    new = full_bank(12).remove([f"user-{number}" for number in range(4)])
+    new = full_bank(12, head).remove([f"user-{number}" for number in range(4)])
     commit = update_users(NAME, new)
     loaded = PromptBank.from_pretrained(NAME)
     assert commit.oid == stored(hub).head() and len(loaded) == 12 and same(loaded, old.update(new))
@@ -47,7 +48,7 @@ def test_update_adds_and_replaces(hub: HubServer, login: Callable[..., None], he
 def test_a_deleted_user_is_in_no_file_of_the_newest_revision(hub: HubServer, login: Callable[..., None]) -> None:
     login("alice")
     gone, bank = "somebody-in-particular", make_bank(500)
-    bank = bank.update(bank_of(gone, value=0.123))
+    bank = bank.update(bank_of(gone, value=0.123, users=500))
     before = bank.push_to_hub(NAME, max_shard_size="20KB")
     personal = [gone.encode(), bank[gone].tobytes()]
     held = [path for path, content in stored(hub).files().items() if any(part in content for part in personal)]
@@ -66,7 +67,7 @@ def test_a_deleted_user_is_in_no_file_of_the_newest_revision(hub: HubServer, log
     assert gone in PromptBank.from_pretrained(NAME, revision=before.oid)  # as the documentation says
     delete_users(NAME, loaded.user_ids)
     assert len(PromptBank.from_pretrained(NAME)) == 0
-    update_users(NAME, bank_of("first"))
+    update_users(NAME, bank_of("first", users=500))
     assert PromptBank.from_pretrained(NAME).user_ids == ["first"]
 
 
@@ -75,7 +76,7 @@ def test_only_what_changed_is_uploaded(hub: HubServer, login: Callable[..., None
     make_bank(500).push_to_hub(NAME, max_shard_size="10KB")
     before = {path: content for path, content in stored(hub).files().items() if path.endswith(".parquet")}
     hub.clear_requests()
-    update_users(NAME, bank_of("user-99"))  # the last one
+    update_users(NAME, bank_of("user-99", users=500))  # the last one
     assert len(before) > 5 and sum(request.method == "PUT" for request in hub.requests) == 1
     assert len(before.items() - stored(hub).files().items()) == 1
 
@@ -93,6 +94,8 @@ def test_refusals_change_nothing(hub: HubServer, login: Callable[..., None]) -> 
         update_users(NAME, make_bank(2, size=24))
     with pytest.raises(BankError, match=r"prompts \(3, 32\) and \(1, 32\)"):
         update_users(NAME, make_bank(2))
+    with pytest.raises(MismatchError, match=r"templates differ.*bank=existing"):
+        update_users(NAME, full_bank(2, template="click"))
     with pytest.raises(BankError, match="columns"):
         update_users(NAME, PromptBank(full_bank(2).dataset.remove_columns("age"), full_bank().provenance))
     with pytest.raises(HubNotFoundError):

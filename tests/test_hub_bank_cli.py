@@ -19,7 +19,7 @@ from tests.test_hub_route import SPECS, make_source
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    make_source().save_to_disk(tmp_path / "bank")
+    make_source().save_pretrained(tmp_path / "bank")
     return tmp_path / "bank"
 
 
@@ -42,9 +42,9 @@ def test_push_info_and_use(
     assert hub.opened() == {"bank.json"}  # no prompt is downloaded to describe it
     migrate = ["--adapter", tmp_path / "adapter", "--out", tmp_path / "out"]
     report_of(tmp_path, "migrate", "--bank", "lab/bank", *migrate)
-    ours = PromptBank.load_from_disk(tmp_path / "out")
+    ours = PromptBank.from_pretrained(tmp_path / "out")
     report_of(tmp_path, "migrate", "--bank", folder, *migrate)
-    theirs = PromptBank.load_from_disk(tmp_path / "out")
+    theirs = PromptBank.from_pretrained(tmp_path / "out")
     assert len(ours) == len(theirs) and all((ours[user] == prompt).all() for user, prompt in theirs)
     assert HubServer.token("bob") not in "".join(capsys.readouterr())
 
@@ -54,7 +54,7 @@ def test_evaluate_and_select_take_a_repository(
 ) -> None:
     login("alice")
     make_bank(8).push_to_hub("alice/bank")
-    make_bank(8).save_to_disk(tmp_path / "bank")
+    make_bank(8).save_pretrained(tmp_path / "bank")
     make_interactions().to_csv(tmp_path / "rows.csv", index=False)
     rows = ["--interactions", tmp_path / "rows.csv"]
     model = ["--model", saved_lm(), *rows]

@@ -91,8 +91,9 @@ def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., 
 def test_banks_and_what_is_left_of_a_user(hub: HubServer, login: Callable[..., None], place: Path) -> None:
     login("alice")
     bank = make_bank(9)
-    bank.save_to_disk(place / "source" / "bank")
-    make_bank(12, seed=1).select(["user-2", "user-10", "user-11"]).save_to_disk(place / "new-users" / "bank")
+    bank.save_pretrained(place / "source" / "bank")
+    new = make_bank(12, seed=1, statistics=bank.statistics).select(["user-2", "user-10", "user-11"])
+    new.save_pretrained(place / "new-users" / "bank")
     printed = run("banks.md", "banks")
     assert "['user-3', 'user-1'] (1, 32)" in printed and '"license": "cc-by-4.0"' in printed
     repository = hub.repository("lab/movie-prompts", "dataset")

@@ -11,7 +11,7 @@ from puma_hub.errors import SelectionError
 from puma_hub.selection import STRATEGIES
 from puma_hub.selection.quotas import divide, quantile_bins
 from puma_hub.selection.select import label_variance
-from puma_hub.selection.strata import PAPER, SEED, StratifiedPreset, cluster_budgets, stratified
+from puma_hub.selection.strata import PAPER, SEED, StratifiedPreset, cluster, cluster_budgets, stratified
 
 
 def make(users: int, kind: str) -> tuple[PromptBank, datasets.Dataset]:
@@ -100,3 +100,15 @@ def test_bad_calls() -> None:
         select_users(bank.select([]), rows)
     with pytest.raises(SelectionError, match="none of the bank's users"):
         select_users(PromptBank.from_arrays(["z"], np.ones((1, 1, 6)), ModelSpec("m", 6)), rows)
+
+
+def test_clusters_without_sorting_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = np.random.default_rng(0)
+    few = generator.normal(size=(7, 6)).astype(np.float32)
+    few[0] = 0.0
+    repeated = few[generator.integers(0, 7, 300)]
+    repeated[::2] = np.where(repeated[::2] == 0, -0.0, repeated[::2])  # the same number in other bits
+    assert len(np.unique(cluster(repeated, 50, 0))) == len(np.unique(repeated, axis=0)) == 7
+    many = generator.normal(size=(200, 6))
+    monkeypatch.setattr(np, "unique", None)
+    assert set(cluster(many, 5, 0)) == set(range(5))

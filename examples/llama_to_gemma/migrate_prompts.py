@@ -44,7 +44,7 @@ def main() -> None:
     adapter.save_pretrained(f"{args.out}/adapter")
 
     target = adapter.migrate(source)
-    target.save_to_disk(f"{args.out}/bank")
+    target.save_pretrained(f"{args.out}/bank")
 
     print(evaluate_bank(new, target, rows)["metrics"])
     unseen = sorted(set(source.user_ids) - set(chosen))

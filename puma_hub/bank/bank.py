@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -13,29 +13,36 @@ import datasets
 import numpy as np
 import pyarrow as pa
 
+from puma_hub.bank.arrays import as_float32
+from puma_hub.bank.columns import dataset_of_arrays, to_dataset
+from puma_hub.bank.index import UserIndex
+from puma_hub.bank.merge import aligned, require_same_training
 from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.rows import BankRows, TableRows
+from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
 from puma_hub.bank.statistics import BankStatistics
-from puma_hub.bank.storage import read_bank, write_bank
+from puma_hub.bank.storage import write_bank
 from puma_hub.bank.users import require_distinct, require_known, user_list
 from puma_hub.data.held_out import TrainedRows
-from puma_hub.data.rows import flat, take_rows
-from puma_hub.errors import BankError, UnknownUserError
+from puma_hub.errors import BankError, ConfigurationError, StorageError, UnknownUserError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import RatingHead
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-_ROWS_AT_ONCE = 65_536
-
 
 class PromptBank:
-    """A ``datasets.Dataset`` of ``user_id: string`` and ``prompt: float32 list of l * d``, with provenance.
+    """The soft prompts of many users of one LLM: ``user_id``, ``prompt`` of shape ``(l, d)``, and provenance.
 
-    Further columns are kept as they are. The dataset may be memory-mapped: looking up a user reads one row.
+    A bank made from arrays or a data set holds what it was given. One that was loaded stays in its files: looking up
+    a user reads half a megabyte, iterating and :meth:`batches` read piece by piece, and only :attr:`prompts` and
+    :attr:`dataset` read all of it. Values that are not finite are refused: of what is in memory at once, of what is
+    in files when they are read.
 
     Args:
-        dataset: the columns above, in any order.
+        dataset: a ``datasets.Dataset`` of the columns ``user_id: string`` and ``prompt``, lists of ``l * d`` floats,
+            in any order. Further columns are kept as they are.
         provenance: the LLM the prompts belong to and how they were made.
         head: the rating head trained along with the prompts, if any.
 
@@ -45,6 +52,10 @@ class PromptBank:
     """
 
     def __init__(self, dataset: datasets.Dataset, provenance: Provenance, head: RatingHead | None = None) -> None:
+        shape = provenance.prompt_length, provenance.model.hidden_size
+        self._init(TableRows(dataset, shape), provenance, head)
+
+    def _init(self, rows: BankRows, provenance: Provenance, head: RatingHead | None) -> None:
         self.provenance = provenance
         self.head = head
         if head is not None and head.answers != provenance.answers:
@@ -52,21 +63,29 @@ class PromptBank:
                 f"the head takes {head.answers} answers, the bank's task has {provenance.answers}; give the bank "
                 "the task the head was trained for"
             )
-        self.dataset = _checked_dataset(dataset, self.shape)
-        self._check_ids()
-        self._check_values()
+        self.stored = rows
+        self.index = UserIndex(rows.ids())
+
+    @classmethod
+    def of_rows(cls, rows: BankRows, provenance: Provenance, head: RatingHead | None = None) -> PromptBank:
+        """The bank of rows that are a bank's already; raises as the class does."""
+        bank = cls.__new__(cls)
+        bank._init(rows, provenance, head)
+        return bank
 
     @classmethod
     def from_arrays(
         cls,
-        user_ids: Sequence[str],
-        prompts: np.ndarray,
+        user_ids: Iterable[str],
+        prompts: Any,
         model: ModelSpec | Mapping[str, Any],
         *,
         head: RatingHead | None = None,
         **provenance: Any,
     ) -> PromptBank:
-        """Build a bank from ids and an array ``(N, l, d)`` of any float dtype.
+        """Build a bank from ids and prompts ``(N, l, d)``: an array or tensor of any real dtype, or a list of these.
+
+        The bank has a copy of its own, unless the array is read-only.
 
         Statistics are those of these prompts, unless ``statistics`` gives the ones of the training they are a part of.
 
@@ -74,17 +93,21 @@ class PromptBank:
             BankError: as for the class, or lengths and shapes disagree.
         """
         spec = ModelSpec.of(model)
-        array = np.asarray(prompts)
+        array = as_float32(prompts)
         if array.ndim != 3 or array.shape[2] != spec.hidden_size or array.shape[1] < 1:
+            flat = array.ndim == 2 and array.shape[1] and array.shape[1] % spec.hidden_size == 0
             raise BankError(
                 f"prompts must have shape (users, length, {spec.hidden_size}) for {spec.model_id}, got {array.shape}"
+                + (f"; give prompts.reshape({len(array)}, -1, {spec.hidden_size})" if flat else "")
             )
         ids = user_list(user_ids)
         if len(ids) != len(array):
             raise BankError(f"{len(ids)} user ids for {len(array)} prompts; give one id for each prompt")
         if "statistics" not in provenance and np.isfinite(array).all():
-            provenance["statistics"] = BankStatistics.of_prompts(array.astype(np.float32, copy=False))
-        return cls(_to_dataset(ids, array), Provenance(spec, array.shape[1], **provenance), head)
+            provenance["statistics"] = BankStatistics.of_prompts(array)
+        if isinstance(prompts, (list, tuple)) or (isinstance(prompts, np.ndarray) and prompts.dtype != np.float32):
+            array.setflags(write=False)  # made here, so nobody else writes into it
+        return cls(dataset_of_arrays(ids, array), Provenance(spec, array.shape[1], **provenance), head)
 
     # What it holds
 
@@ -103,46 +126,64 @@ class PromptBank:
         return self.provenance.statistics
 
     @cached_property
-    def user_ids(self) -> list[str]:
-        return [str(user) for user in self.dataset.data.column("user_id").to_pylist()]
-
-    @cached_property
-    def _row_of(self) -> dict[str, int]:
-        return {user: row for row, user in enumerate(self.user_ids)}
+    def dataset(self) -> datasets.Dataset:
+        """All rows as a data set; those of a bank in files are read into memory."""
+        return self.stored.dataset
 
     @property
+    def user_ids(self) -> list[str]:
+        return self.index.names
+
+    @cached_property
     def prompts(self) -> np.ndarray:
-        """All prompts, read-only float32 ``(N, l, d)``; no copy where Arrow holds them in one piece."""
-        chunks = [self._chunk(chunk) for chunk in self.dataset.data.column("prompt").chunks]
-        whole = chunks[0] if len(chunks) == 1 else np.concatenate(chunks or [np.zeros((0, *self.shape), np.float32)])
+        """All prompts, read-only float32 ``(N, l, d)``; no copy where Arrow holds them in one piece.
+
+        Those of a bank in files are read into memory and stay there; :meth:`batches` and :meth:`prompts_at` read less.
+        """
+        whole = self.stored.prompts()
         whole.setflags(write=False)
         return whole
 
-    def _chunk(self, chunk: pa.FixedSizeListArray) -> np.ndarray:
-        return chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, *self.shape)
+    def prompts_at(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """The prompts float32 ``(n, l, d)`` of some rows, see :meth:`rows`; no others are read."""
+        return self.stored.prompts_at(np.asarray(rows, np.int64))
+
+    def batches(self, batch_size: int = 4096) -> Iterator[tuple[list[str], np.ndarray]]:
+        """All users in order, some at a time: their ids, and their prompts float32 ``(n, l, d)``."""
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigurationError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
+        for start in range(0, len(self), batch_size):
+            ids = self.index.ids.slice(start, batch_size).to_pylist()
+            yield ids, self.prompts_at(np.arange(start, start + len(ids)))
 
     def __len__(self) -> int:
-        return int(self.dataset.num_rows)
+        return len(self.stored)
 
     def __iter__(self) -> Iterator[tuple[str, np.ndarray]]:
-        for chunk_ids, chunk in zip(
-            self.dataset.data.column("user_id").chunks, self.dataset.data.column("prompt").chunks
-        ):
-            yield from zip(chunk_ids.to_pylist(), self._chunk(chunk))
+        """Pairs of user id and prompt float32 ``(l, d)``."""
+        for ids, prompts in self.stored:
+            yield from zip(ids, prompts)
 
     def __contains__(self, user_id: object) -> bool:
-        return user_id in self._row_of
+        return self.index.row(user_id) >= 0
 
     def __getitem__(self, user_id: str) -> np.ndarray:
         """The prompt of one user, float32 ``(l, d)``.
 
         Raises:
             UnknownUserError: the bank has no such user.
+            BankError: this is not a user's id, or the prompt is not finite.
         """
-        if user_id not in self._row_of:
+        if not isinstance(user_id, str):
+            raise BankError(
+                f"bank[...] takes the id of one user, a string, got {type(user_id).__name__}; bank.select takes several"
+            )
+        row = self.index.row(user_id)
+        if row < 0:
             raise UnknownUserError(f"the user asked for is not among the {len(self)} users of this bank")
-        row = self.dataset.data.column("prompt").slice(self._row_of[user_id], 1)
-        return self._chunk(row.combine_chunks() if row.num_chunks != 1 else row.chunk(0))[0]
+        prompt = self.prompts_at([row])[0]
+        prompt.setflags(write=False)
+        return prompt
 
     def __repr__(self) -> str:
         length, size = self.shape
@@ -150,62 +191,86 @@ class PromptBank:
 
     # Other banks from it
 
-    def rows(self, user_ids: Sequence[str]) -> list[int]:
+    def rows(self, user_ids: Iterable[str]) -> list[int]:
         """Row numbers of ``user_ids``.
 
         Raises:
             UnknownUserError: some are not in the bank; the message counts them, ids are personal.
+            BankError: some are not ids.
         """
-        require_known(user_ids, self._row_of, len(self))
-        return [self._row_of[user] for user in user_ids]
+        users = user_list(user_ids)
+        rows = self.index.rows(users)
+        require_known(np.flatnonzero(rows < 0).tolist(), len(users), len(self))
+        found: list[int] = rows.tolist()
+        return found
 
-    def select(self, user_ids: Sequence[str]) -> PromptBank:
+    def select(self, user_ids: Iterable[str]) -> PromptBank:
         """The bank of ``user_ids`` alone, in that order, each once."""
-        users = list(user_ids)
+        users = user_list(user_ids)
         require_distinct(users)
-        return self._take(self.rows(users))
+        return self._take(np.asarray(self.rows(users), np.int64))
 
-    def remove(self, user_ids: Sequence[str]) -> PromptBank:
+    def remove(self, user_ids: Iterable[str]) -> PromptBank:
         """The bank without ``user_ids``."""
-        gone = set(self.rows(list(user_ids)))
-        return self._take([row for row in range(len(self)) if row not in gone])
+        return self._take(np.delete(np.arange(len(self)), self.rows(user_ids)))
 
     def update(self, other: PromptBank) -> PromptBank:
         """The bank with the users of ``other`` added, or replaced where they were in it already.
 
+        Both must come from one training: prompts are read along with a template, a task and a head, and mean something
+        around their base alone. ``PromptTrainer(lm, rows, args, bank=existing)`` trains new users so.
+
         Raises:
-            MismatchError: ``other`` holds prompts of another LLM.
+            MismatchError: ``other`` holds prompts of another LLM, template, task, head or base.
             BankError: prompt lengths or columns differ.
         """
+        if not isinstance(other, PromptBank):
+            raise BankError(f"bank.update takes a PromptBank, got {type(other).__name__}")
         self.model.require_same(other.model, "bank.update")
-        if self.shape != other.shape or self.dataset.features != other.dataset.features:
-            raise BankError(
-                f"the banks differ: prompts {self.shape} and {other.shape}, columns {self.dataset.column_names} and "
-                f"{other.dataset.column_names}; make them alike first"
-            )
-        kept = [row for row, user in enumerate(self.user_ids) if user not in other]
-        table = pa.concat_tables([take_rows(self.dataset, kept).data.table, other.dataset.data.table])
+        if self.shape != other.shape:
+            raise BankError(f"the banks differ: prompts {self.shape} and {other.shape}; make them alike first")
+        require_same_training(self.provenance, self.head, other.provenance, other.head)
+        kept = self.stored.take(np.flatnonzero(~self.index.is_in(other.index)))
+        table = pa.concat_tables([kept.table, aligned(other.stored, self.stored)])
+        rows = TableRows(to_dataset(table, self.stored.features), self.shape, checked=True)
         trained = TrainedRows.of_all(bank.provenance.trained_rows for bank in (self, other))
-        provenance = replace(self.provenance, trained_rows=trained)
-        return PromptBank(datasets.Dataset(table, info=self.dataset.info), provenance, self.head)
+        return PromptBank.of_rows(rows, replace(self.provenance, trained_rows=trained), self.head)
 
     def with_provenance(self, **changes: Any) -> PromptBank:
         """The same prompts with other facts about them."""
-        return PromptBank(self.dataset, replace(self.provenance, **changes), self.head)
+        provenance = replace(self.provenance, **changes)
+        if (provenance.prompt_length, provenance.model.hidden_size) != self.shape:
+            return PromptBank(self.dataset, provenance, self.head)
+        return PromptBank.of_rows(self.stored, provenance, self.head)
 
-    def _take(self, rows: list[int]) -> PromptBank:
-        return PromptBank(take_rows(self.dataset, rows), self.provenance, self.head)
+    def _take(self, rows: np.ndarray) -> PromptBank:
+        return PromptBank.of_rows(self.stored.take(rows), self.provenance, self.head)
 
     # On disk
 
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = DEFAULT_SHARD_SIZE
+    ) -> None:
+        """Write the bank in the format of the Hub: Parquet, ``bank.json``, the head in safetensors.
+
+        Rows are sorted by user id. The folder is replaced as a whole, so a reader never sees half of it.
+
+        Args:
+            max_shard_size: of a file, such as ``"500MB"``.
+
+        Raises:
+            ConfigurationError: ``max_shard_size`` is not a size.
+            BankError: values are not finite.
+            StorageError: the folder cannot be written.
+        """
+        write_bank(Path(save_directory), self, shard_rows(self.stored, max_shard_size))
+
     def save_to_disk(self, folder: str | Path) -> None:
-        """Write the bank; the folder is replaced as a whole, so a reader never sees half of it."""
-        write_bank(folder, self.dataset, self.provenance, self.head)
+        self.save_pretrained(folder)
 
     @classmethod
     def load_from_disk(cls, folder: str | Path) -> PromptBank:
-        """Read a bank written by :meth:`save_to_disk`, memory-mapped."""
-        return cls(*read_bank(folder))
+        return cls.from_pretrained(Path(folder).absolute())
 
     # On the Hub
 
@@ -218,7 +283,7 @@ class PromptBank:
         revision: str | None = None,
         commit_message: str | None = None,
         license: str | None = None,
-        max_shard_size: int | str = "500MB",
+        max_shard_size: int | str = DEFAULT_SHARD_SIZE,
     ) -> CommitInfo:
         """Publish prompts, provenance, head and card in one commit that replaces what the repository held.
 
@@ -256,19 +321,19 @@ class PromptBank:
         cls,
         repo_or_dir: str | os.PathLike[str],
         *,
-        users: Sequence[str] | None = None,
+        users: Iterable[str] | None = None,
         revision: str | None = None,
         token: str | bool | None = None,
         cache_dir: str | os.PathLike[str] | None = None,
         force_download: bool = False,
     ) -> PromptBank:
-        """Load a bank from a folder or from the Hub, memory-mapped.
+        """Load a bank from a folder or from the Hub; its prompts stay in their files.
 
         Args:
             users: these users alone, in this order. From the Hub, little more than their rows is then read, and no
                 prompt is kept on disk.
             revision: a branch, tag or commit; all files are of the one commit it stands for.
-            cache_dir: for the downloads and their memory-mapped copy, instead of the usual caches.
+            cache_dir: for the downloads, instead of the usual cache.
 
         Raises:
             UnknownUserError: one of ``users`` is not in the bank.
@@ -279,6 +344,8 @@ class PromptBank:
         """
         from puma_hub.hub.bank_download import load_bank
 
+        if not isinstance(repo_or_dir, (str, os.PathLike)):
+            raise StorageError(f"a bank is named by a folder or a repository, got {type(repo_or_dir).__name__}")
         return load_bank(
             os.fspath(repo_or_dir),
             users=users,
@@ -287,60 +354,3 @@ class PromptBank:
             cache_dir=cache_dir,
             force_download=force_download,
         )
-
-    # Checks
-
-    def _check_ids(self) -> None:
-        empty = [row for row, user in enumerate(self.dataset.data.column("user_id").to_pylist()) if not user]
-        if empty:
-            raise BankError(f"{len(empty)} user ids are empty (the first in row {empty[0]}); give every user an id")
-        if len(self._row_of) != len(self):
-            first = next(row for row, user in enumerate(self.user_ids) if self._row_of[user] != row)
-            raise BankError(
-                f"{len(self) - len(self._row_of)} user ids are duplicates (one stands in rows {first} and "
-                f"{self._row_of[self.user_ids[first]]}); keep one prompt for each user"
-            )
-
-    def _check_values(self) -> None:
-        prompts = self.prompts
-        for start in range(0, len(prompts), _ROWS_AT_ONCE):
-            finite = np.isfinite(prompts[start : start + _ROWS_AT_ONCE]).all(axis=(1, 2))
-            if not finite.all():
-                raise BankError(
-                    f"the prompt in row {start + int(np.argmin(finite))} holds NaN or infinite values; "
-                    "remove that user or train the prompt again"
-                )
-
-
-def _to_dataset(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
-    _, length, size = prompts.shape
-    flat = np.ascontiguousarray(prompts, dtype=np.float32).reshape(-1)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(flat), length * size)
-    features = datasets.Features(
-        {"user_id": datasets.Value("string"), "prompt": datasets.List(datasets.Value("float32"), length=length * size)}
-    )
-    table = pa.table({"user_id": pa.array(ids, pa.string()), "prompt": column})
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
-
-
-def _checked_dataset(dataset: datasets.Dataset, shape: tuple[int, int]) -> datasets.Dataset:
-    missing = [name for name in ("user_id", "prompt") if name not in dataset.column_names]
-    if missing:
-        raise BankError(
-            f"a bank needs the columns user_id and prompt; {', '.join(missing)} missing in {dataset.column_names}"
-        )
-    dataset = flat(dataset)
-    wanted = {
-        "user_id": datasets.Value("string"),
-        "prompt": datasets.List(datasets.Value("float32"), length=shape[0] * shape[1]),
-    }
-    for name, feature in wanted.items():
-        found = dataset.features[name]
-        if found != feature:
-            raise BankError(
-                f"column {name!r} must be {feature} for prompts of shape {shape}, found {found}; cast the column or "
-                "use PromptBank.from_arrays"
-            )
-    if dataset.data.column("prompt").null_count or dataset.data.column("user_id").null_count:
-        raise BankError("the columns user_id and prompt must not hold nulls; drop those rows")
-    return dataset

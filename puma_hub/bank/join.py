@@ -5,9 +5,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from puma_hub.bank.bank import PromptBank
 from puma_hub.errors import BankError, MismatchError
+
+
+def join_rows(banks: Sequence[PromptBank]) -> tuple[list[str], list[np.ndarray], int]:
+    """Join ``banks`` on ``user_id`` without reading a prompt.
+
+    Returns:
+        The users that are in every bank, in the order of the first; their rows in each bank, int64 ``(N,)``, for
+        :meth:`PromptBank.prompts_at`; and how many users are missing from at least one bank.
+
+    Raises:
+        MismatchError: prompt lengths differ.
+        BankError: there is no bank, or no user is in all of them.
+    """
+    if not banks:
+        raise BankError("no bank given; give one bank for each source of the adapter")
+    lengths = [bank.shape[0] for bank in banks]
+    if len(set(lengths)) > 1:
+        raise MismatchError(f"the banks have different prompt lengths {lengths}; use banks of one length")
+    first, *others = (bank.index for bank in banks)
+    common = np.ones(len(first), bool)
+    for other in others:
+        common &= first.is_in(other)
+    everyone = len(first) if not others else len(pc.unique(pa.chunked_array([bank.index.ids for bank in banks])))
+    if not common.any():
+        if not others:
+            raise BankError("the bank is empty; there is nothing to migrate")
+        raise BankError(f"none of the {everyone} users is in all {len(banks)} banks; check their user ids")
+    if not others:
+        return first.names, [np.arange(len(first))], 0
+    mine = np.flatnonzero(common)
+    users: list[str] = first.ids.take(pa.array(mine)).to_pylist()
+    return users, [mine, *(other.rows(users) for other in others)], everyone - len(users)
 
 
 def join_banks(banks: Sequence[PromptBank]) -> tuple[list[str], np.ndarray, int]:
@@ -20,22 +54,9 @@ def join_banks(banks: Sequence[PromptBank]) -> tuple[list[str], np.ndarray, int]
 
     Raises:
         MismatchError: prompt lengths differ.
-        BankError: there is no bank, or no user is in all of them.
+        BankError: there is no bank, or no user is in all of them; or prompts are not finite.
     """
-    if not banks:
-        raise BankError("no bank given; give one bank for each source of the adapter")
-    lengths = [bank.shape[0] for bank in banks]
-    if len(set(lengths)) > 1:
-        raise MismatchError(f"the banks have different prompt lengths {lengths}; use banks of one length")
-    first, *others = banks
-    if not others:
-        users = first.user_ids
-        if not users:
-            raise BankError("the bank is empty; there is nothing to migrate")
-        return users, first.prompts, 0
-    users = [user for user in first.user_ids if all(user in bank for bank in others)]
-    everyone = set().union(*(bank.user_ids for bank in banks))
-    if not users:
-        raise BankError(f"none of the {len(everyone)} users is in all {len(banks)} banks; check their user ids")
-    parts = [bank.prompts[bank.rows(users)] for bank in banks]
-    return users, np.concatenate(parts, axis=-1), len(everyone) - len(users)
+    users, rows, missing = join_rows(banks)
+    if len(banks) == 1:
+        return users, banks[0].prompts, missing
+    return users, np.concatenate([bank.prompts_at(part) for bank, part in zip(banks, rows)], axis=-1), missing

@@ -1,62 +1,79 @@
-"""The files of a prompt bank on disk."""
+"""A prompt bank in a folder: its description, its rows in Parquet, its rating head."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import datasets
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, BankDescription
+from puma_hub.bank.rows import BankRows
+from puma_hub.bank.shards import ShardRows, write_shards
 from puma_hub.errors import CheckpointError, StorageError
 from puma_hub.scorer import RatingHead
-from puma_hub.storage import new_folder, read_json, write_json
+from puma_hub.storage import new_folder
 
-PROVENANCE_FILE = "provenance.json"
-HEAD_FILE = "head.safetensors"
-_DATASET_FILES = ("state.json", "dataset_info.json")
+if TYPE_CHECKING:
+    from puma_hub.bank.bank import PromptBank
 
 
-def write_bank(folder: str | Path, dataset: datasets.Dataset, provenance: Provenance, head: RatingHead | None) -> None:
-    """Write dataset, provenance and head into ``folder``, replacing it as a whole."""
+def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:
+    """Write all files of a bank into ``folder``, which takes the place of what was there as a whole."""
+    description = BankDescription(bank.provenance, len(bank), rows_per_shard, bank.head is not None)
     with new_folder(folder) as staged:
-        dataset.save_to_disk(str(staged))
-        write_json(staged / PROVENANCE_FILE, provenance.to_dict())
-        if head is not None:
-            save_file(head.state_dict(), staged / HEAD_FILE)
+        write_contents(staged, bank, description)
+        description.write(staged)
 
 
-def read_bank(folder: str | Path) -> tuple[datasets.Dataset, Provenance, RatingHead | None]:
-    """Read what :func:`write_bank` wrote; the dataset stays memory-mapped.
+def write_contents(folder: Path, bank: PromptBank, description: BankDescription) -> None:
+    """Write the rows and the rating head into the files that ``description`` lists."""
+    write_shards(folder, description.shards, bank.stored, bank.index.order, description.rows_per_shard)
+    if bank.head is not None:
+        save_file({name: tensor.contiguous() for name, tensor in bank.head.state_dict().items()}, folder / HEAD_FILE)
+
+
+def describe_folder(folder: Path) -> BankDescription:
+    """The description of the bank in a folder.
 
     Raises:
-        StorageError: the folder is missing or is not a bank.
-        CheckpointError: a file of the bank is damaged.
+        StorageError: there is no such folder, or it holds no bank.
+        BankError, CheckpointError: the description cannot be used.
     """
-    path = Path(folder)
-    if not path.is_dir():
-        raise StorageError(f"no prompt bank at {path}: the folder does not exist")
-    missing = [name for name in (PROVENANCE_FILE, *_DATASET_FILES) if not (path / name).is_file()]
+    if not folder.is_dir():
+        raise StorageError(f"no prompt bank at {folder}: the folder does not exist")
+    if not (folder / DESCRIPTION_FILE).is_file():
+        raise StorageError(f"{folder} is not a prompt bank: {DESCRIPTION_FILE} missing")
+    return BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
+
+
+def read_rows(folder: Path, description: BankDescription, where: str) -> BankRows:
+    """The rows of a folder that holds all files; they stay on disk.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or they do not belong together.
+    """
+    missing = [name for name in description.files if not (folder / name).is_file()]
     if missing:
-        raise StorageError(f"{path} is not a prompt bank: {', '.join(missing)} missing")
-    provenance = Provenance.from_dict(read_json(path / PROVENANCE_FILE))
-    try:
-        dataset = datasets.load_from_disk(str(path))
-    except Exception as error:  # pyarrow and datasets raise many kinds for a damaged file
-        raise CheckpointError(
-            f"the bank at {path} is damaged ({type(error).__name__}); restore it or make it again"
-        ) from error
-    if not isinstance(dataset, datasets.Dataset):
-        raise StorageError(f"{path} holds several splits; a prompt bank is one dataset")
-    return dataset, provenance, read_head(path / HEAD_FILE, provenance.answers)
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}; load it or make it again")
+    facts = description.provenance
+    rows = ShardRows(
+        [folder / name for name in description.shards], (facts.prompt_length, facts.model.hidden_size), where
+    )
+    description.require_rows(len(rows), where)
+    return rows
 
 
-def read_head(path: Path, answers: int) -> RatingHead | None:
-    """Read a rating head, or None where there is no file."""
-    if not path.is_file():
+def read_head(folder: Path, description: BankDescription) -> RatingHead | None:
+    """The rating head of a bank, or None where it has none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not description.rating_head:
         return None
-    head = RatingHead(answers)
+    path, head = folder / HEAD_FILE, RatingHead(description.provenance.answers)
     try:
         head.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -2,39 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from puma_hub.errors import BankError, UnknownUserError
 
 
-def user_list(user_ids: Sequence[str]) -> list[str]:
-    """The ids as a list; a single string is one user.
+def user_list(user_ids: Iterable[str]) -> list[str]:
+    """The ids as a list; a single string is one user. A set has no order of its own and is sorted.
 
     Raises:
-        BankError: some are not strings.
+        BankError: there is no list of ids, or some are not strings.
     """
-    users = [user_ids] if isinstance(user_ids, str) else list(user_ids)
+    if isinstance(user_ids, str):
+        return [str(user_ids)]
+    given: Any = getattr(user_ids, "to_pylist", lambda: user_ids)()  # Arrow's own strings
+    if isinstance(given, (bytes, bytearray, memoryview)) or not isinstance(given, Iterable):
+        raise BankError(f"user ids are given as a list of strings, got {type(user_ids).__name__}")
+    try:
+        users = list(given)
+    except TypeError as error:  # such as an array without dimensions
+        raise BankError(f"user ids are given as a list of strings, got {type(user_ids).__name__}") from error
     strange = sum(not isinstance(user, str) for user in users)
     if strange:
         raise BankError(f"user ids must be strings; {strange} of {len(users)} are not, convert them with str()")
-    return users
+    users = [str(user) for user in users]  # not numpy's kind of strings
+    return sorted(users) if isinstance(given, (set, frozenset)) else users
 
 
-def require_known(user_ids: Sequence[str], known: Container[str], total: int) -> None:
-    """Refuse users that are not among the ``known`` ones of a bank of ``total`` users.
+def require_known(positions: Sequence[int], asked: int, total: int) -> None:
+    """Refuse users who are not in a bank of ``total`` users.
+
+    Args:
+        positions: where, among the ``asked`` users, those who are not in it stand.
 
     Raises:
-        UnknownUserError: some are not.
+        UnknownUserError: there are some.
     """
-    unknown = [position for position, user in enumerate(user_ids) if user not in known]
-    if unknown:
+    if len(positions):
         raise UnknownUserError(
-            f"{len(unknown)} of {len(user_ids)} users are not in this bank of {total} (the first at position "
-            f"{unknown[0]}); leave them out or give them a cold-start prompt"
+            f"{len(positions)} of {asked} users are not in this bank of {total} (the first at position "
+            f"{positions[0]}); leave them out or give them a cold-start prompt"
         )
 
 
-def require_distinct(user_ids: Sequence[str]) -> None:
+def require_distinct(user_ids: Collection[str]) -> None:
     """Refuse a list that names a user twice.
 
     Raises:

@@ -85,9 +85,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def is_bank_folder(path: str) -> bool:
-    from puma_hub.bank.storage import PROVENANCE_FILE
+    from puma_hub.bank.description import is_bank_folder
 
-    return os.path.isfile(os.path.join(path, PROVENANCE_FILE))
+    return is_bank_folder(path)
 
 
 def folder(path: str) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.description import SHARDS
 from puma_hub.bank.provenance import FORMAT_VERSION
-from puma_hub.hub.bank_files import SHARDS
 from puma_hub.hub.card import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import bank_tags, is_folder, public_id

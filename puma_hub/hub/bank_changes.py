@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.storage import write_contents
 from puma_hub.bank.users import user_list
 from puma_hub.hub.bank_download import describe_bank, load_bank
-from puma_hub.hub.bank_files import write_head, write_shards
 from puma_hub.hub.bank_publish import describe, on_newest, require_visibility, upload
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.publish import CARD_FILE
@@ -43,7 +43,7 @@ def update_users(
 
     Raises:
         ConfigurationError: the repository is public and ``private`` is true.
-        MismatchError: ``bank`` is of another LLM.
+        MismatchError: ``bank`` is of another LLM, template, task, head or base; see :meth:`PromptBank.update`.
         BankError: prompt lengths or columns differ.
         HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
     """
@@ -93,9 +93,9 @@ def _change(
             before, _ = describe_bank(info.id, info.sha, token=token, cache_dir=downloads)
             old = load_bank(info.id, revision=info.sha, token=token, cache_dir=f"{place}/cache")
             new, folder = change(old), Path(place) / "new"
-            write_shards(folder, new, before.rows_per_shard)
-            write_head(folder, new.head)
-            describe(folder, new, info.id, before.rows_per_shard, before.licence, public)
+            folder.mkdir()
+            description = describe(folder, new, info.id, before.rows_per_shard, before.licence, public)
+            write_contents(folder, new, description)
             if _edited(api, info, before.card, downloads):
                 (folder / CARD_FILE).unlink()
                 logger.warning("the card of %s was edited by hand and is left as it is; see if it still fits", info.id)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.description import DESCRIPTION_FILE, BankDescription
+from puma_hub.bank.storage import describe_folder, read_head, read_rows
 from puma_hub.bank.users import require_distinct, user_list
 from puma_hub.errors import StorageError
-from puma_hub.hub.bank_files import DESCRIPTION_FILE, BankDescription, read_bank_files, stored_head
 from puma_hub.hub.bank_stream import read_users
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.naming import is_hub_id
@@ -19,17 +20,16 @@ from puma_hub.hub.naming import is_hub_id
 def load_bank(
     name: str,
     *,
-    users: Sequence[str] | None = None,
+    users: Iterable[str] | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     force_download: bool = False,
 ) -> PromptBank:
     """What :meth:`puma_hub.PromptBank.from_pretrained` does."""
-    arrow_cache = None if cache_dir is None else os.path.join(cache_dir, "datasets")
     if os.path.isdir(name):
-        bank = _local(Path(name), arrow_cache)
-        return bank if users is None else bank.select(user_list(users))
+        bank = _stored_bank(Path(name), describe_folder(Path(name)), name)
+        return bank if users is None else bank.select(users)
     options: dict[str, Any] = {
         "token": token,
         "cache_dir": None if cache_dir is None else os.path.join(cache_dir, "hub"),
@@ -41,9 +41,9 @@ def load_bank(
         require_distinct(wanted)
         head = _fetch(name, description.files[len(description.shards) :], folder.name, **options)
         dataset = read_users(name, folder.name, description, wanted, token)
-        return PromptBank(dataset, description.provenance, stored_head(head or folder, description)).select(wanted)
+        return PromptBank(dataset, description.provenance, read_head(head or folder, description)).select(wanted)
     _fetch(name, description.files, folder.name, **options)
-    return read_bank_files(folder, description, name, arrow_cache)
+    return _stored_bank(folder, description, name)
 
 
 def describe_bank(repo_id: str, revision: str | None = None, **options: Any) -> tuple[BankDescription, Path]:
@@ -64,12 +64,9 @@ def describe_bank(repo_id: str, revision: str | None = None, **options: Any) -> 
     return BankDescription.read(folder / DESCRIPTION_FILE, repo_id), folder
 
 
-def _local(folder: Path, arrow_cache: str | None) -> PromptBank:
-    """A bank saved to disk, or the files of a repository that somebody downloaded."""
-    if not (folder / DESCRIPTION_FILE).is_file():
-        return PromptBank.load_from_disk(folder)
-    description = BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
-    return read_bank_files(folder, description, str(folder), arrow_cache)
+def _stored_bank(folder: Path, description: BankDescription, where: str) -> PromptBank:
+    rows = read_rows(folder, description, where)
+    return PromptBank.of_rows(rows, description.provenance, read_head(folder, description))
 
 
 def _fetch(repo_id: str, names: Sequence[str], revision: str | None, **options: Any) -> Path | None:

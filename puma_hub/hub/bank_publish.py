@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.description import HEAD_FILE, BankDescription
+from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
+from puma_hub.bank.storage import write_contents
 from puma_hub.errors import ConfigurationError
 from puma_hub.hub.bank_card import bank_card
-from puma_hub.hub.bank_files import REPLACED, BankDescription, shard_rows, write_head, write_shards
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.facts import require_licence
 from puma_hub.hub.naming import is_folder
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_REPLACED = ("*.parquet", HEAD_FILE)
+"""What a new commit deletes where it does not write it: nothing of an older bank may stay beside the new one."""
 _TRIES = 4
 _PAUSE = 0.4
 _CHANGED_MEANWHILE = (409, 412)
@@ -39,14 +43,14 @@ def publish_bank(
     revision: str | None = None,
     commit_message: str | None = None,
     licence: str | None = None,
-    max_shard_size: int | str = "500MB",
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
 ) -> CommitInfo:
     """What :meth:`puma_hub.PromptBank.push_to_hub` does."""
     from huggingface_hub import HfApi
 
     private = private is not False  # nothing but an explicit False opens a bank to everyone
     require_licence(licence)
-    rows = shard_rows(bank, max_shard_size)
+    rows = shard_rows(bank.stored, max_shard_size)
     if is_folder(bank.model.model_id):
         logger.warning(
             "the bank's LLM is named by a folder, which goes into %s; bank.with_provenance(model=...) gives it its "
@@ -56,8 +60,7 @@ def publish_bank(
     api = HfApi(token=token)
     with tempfile.TemporaryDirectory() as place, hub_errors(f"push to {repo_id}"):
         folder = Path(place)
-        write_shards(folder, bank, rows)
-        write_head(folder, bank.head)
+        write_contents(folder, bank, BankDescription(bank.provenance, len(bank), rows, bank.head is not None))
         full = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         # Before anything is uploaded, or a branch is made.
         require_visibility(api.dataset_info(full), private)
@@ -92,7 +95,9 @@ def require_visibility(info: DatasetInfo, private: bool) -> bool:
     return public
 
 
-def describe(folder: Path, bank: PromptBank, repo_id: str, rows: int, licence: str | None, public: bool) -> None:
+def describe(
+    folder: Path, bank: PromptBank, repo_id: str, rows: int, licence: str | None, public: bool
+) -> BankDescription:
     """Write the card and the description that go with the shards in ``folder``."""
     card = str(bank_card(bank, repo_id, licence, public)).encode()
     (folder / CARD_FILE).write_bytes(card)
@@ -100,6 +105,7 @@ def describe(folder: Path, bank: PromptBank, repo_id: str, rows: int, licence: s
         bank.provenance, len(bank), rows, bank.head is not None, licence, hashlib.sha256(card).hexdigest()
     )
     description.write(folder)
+    return description
 
 
 def upload(api: HfApi, before: DatasetInfo, folder: Path, revision: str | None, message: str) -> CommitInfo:
@@ -110,7 +116,7 @@ def upload(api: HfApi, before: DatasetInfo, folder: Path, revision: str | None, 
         folder_path=folder,
         revision=revision,
         commit_message=message,
-        delete_patterns=list(REPLACED),
+        delete_patterns=list(_REPLACED),
         parent_commit=before.sha,
     )
     return made

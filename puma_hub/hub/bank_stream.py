@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import HfFileSystem
 
+from puma_hub.bank.description import BankDescription
 from puma_hub.bank.users import require_known
 from puma_hub.errors import CheckpointError, PumaHubError
-from puma_hub.hub.bank_files import BankDescription, in_memory, require_rows
 from puma_hub.hub.errors import hub_errors, translated
 
 
@@ -41,10 +41,12 @@ def read_users(
                 total += parquet.metadata.num_rows
                 table = parquet.read_row_groups(_groups(parquet.metadata, wanted), use_threads=False)
                 found.append(table.filter(pc.is_in(table.column("user_id"), pa.array(wanted, pa.string()))))
-        dataset = in_memory(pa.concat_tables(found))
-    require_rows(total, description, repo_id)
-    require_known(users, set(dataset.data.column("user_id").to_pylist()), total)
-    return dataset
+        table = pa.concat_tables(found)
+        features = datasets.Features.from_arrow_schema(table.schema)
+    description.require_rows(total, repo_id)
+    known = set(table.column("user_id").to_pylist())
+    require_known([place for place, user in enumerate(users) if user not in known], len(users), total)
+    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
 
 
 def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:

@@ -75,7 +75,8 @@ class UserPrompts:
         assert self.bank is not None
         if not len(self.bank):
             raise BankError("the bank is empty, so it has no mean prompt; give a bank with users")
-        return torch.from_numpy(self.bank.prompts.mean(axis=0, dtype=np.float64).astype(np.float32))
+        total = sum(prompts.sum(axis=0, dtype=np.float64) for _, prompts in self.bank.batches())
+        return torch.from_numpy((total / len(self.bank)).astype(np.float32))
 
 
 def load_banks(bank: Any, token: str | bool | None = None) -> list[PromptBank]:

@@ -37,8 +37,17 @@ SEED = StratifiedPreset(clusters=50, weights=(1.0, 2.0, 1.0), at_least=None)
 
 def cluster(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """k-means labels ``(N,)`` of features ``(N, d)``; never more clusters than distinct rows."""
-    distinct = len(np.unique(features, axis=0))
-    return KMeans(min(clusters, distinct), random_state=seed, n_init=4).fit_predict(features)
+    return KMeans(_distinct(features, clusters), random_state=seed, n_init=4).fit_predict(features)
+
+
+def _distinct(features: np.ndarray, enough: int) -> int:
+    """How many distinct rows there are; no more are looked for once there are ``enough``."""
+    found: set[bytes] = set()
+    for row in features:
+        found.add((row + 0.0).tobytes())  # -0.0 is 0.0
+        if len(found) == enough:
+            break
+    return len(found)
 
 
 def cluster_budgets(sizes: np.ndarray, budget: int, preset: StratifiedPreset) -> np.ndarray:

@@ -1,0 +1,91 @@
+"""What two banks must have in common before their users can be in one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from puma_hub.bank.columns import as_bank_table
+from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.rows import BankRows
+from puma_hub.errors import BankError, MismatchError
+from puma_hub.scorer import RatingHead
+
+_REMEDY = (
+    "prompts of two trainings do not mix; train new users against the bank with "
+    "PromptTrainer(lm, rows, args, bank=existing), or puma-hub fit --bank"
+)
+
+
+def require_same_training(
+    ours: Provenance, our_head: RatingHead | None, theirs: Provenance, their_head: RatingHead | None
+) -> None:
+    """Refuse prompts that were trained for something else, or around another base.
+
+    Raises:
+        MismatchError: template, task, rating head or base differ.
+    """
+    for name in ("template", "task"):
+        mine, other = getattr(ours, name), getattr(theirs, name)
+        if mine != other:
+            raise MismatchError(
+                f"the banks' {name}s differ: {_shown(mine)} and {_shown(other)}; {_REMEDY}"
+                + ("" if mine and other else f". If they are the same, say so: bank.with_provenance({name}=...)")
+            )
+    if not _same_head(our_head, their_head):
+        found = " and ".join("a rating head" if head else "none" for head in (our_head, their_head))
+        raise MismatchError(f"the banks' rating heads differ ({found}, not with the same weights); {_REMEDY}")
+    if not _same_base(ours, theirs):
+        raise MismatchError(
+            f"the banks' prompts are not known to be of one training, around one base; {_REMEDY}. If they are, say so: "
+            "bank.with_provenance(statistics=existing.statistics)"
+        )
+
+
+def aligned(other: BankRows, ours: BankRows) -> pa.Table:
+    """All rows of ``other`` with the columns of ``ours``, in their order and types.
+
+    Raises:
+        BankError: it has more or fewer columns, or some cannot be had in that type.
+    """
+    more, fewer = set(other.features) - set(ours.features), set(ours.features) - set(other.features)
+    if more or fewer:
+        told = [f"it has {sorted(more)} more"] * bool(more) + [f"it lacks {sorted(fewer)}"] * bool(fewer)
+        raise BankError(
+            f"the new users' columns differ: {' and '.join(told)}; make them alike with dataset.add_column or "
+            "dataset.remove_columns, and PromptBank(dataset, bank.provenance, bank.head)"
+        )
+    table = other.take(np.arange(len(other))).table
+    try:
+        return as_bank_table(table, ours.features)
+    except BankError:
+        raise
+    except (pa.ArrowException, ValueError) as error:
+        changed = [name for name in ours.features if ours.features[name] != other.features[name]]
+        raise BankError(
+            f"the new users' columns {changed} are of types {[str(other.features[name]) for name in changed]}, not "
+            f"{[str(ours.features[name]) for name in changed]}; cast them first"
+        ) from error
+
+
+def _same_base(ours: Provenance, theirs: Provenance) -> bool:
+    """Whether both banks' prompts were trained around the same base; what was given from elsewhere has its own."""
+    mine, other = ours.statistics, theirs.statistics
+    return (mine and mine.base_id) == (other and other.base_id)
+
+
+def _same_head(ours: RatingHead | None, theirs: RatingHead | None) -> bool:
+    """By the bits of their weights."""
+    if ours is None or theirs is None:
+        return ours is theirs
+    mine, other = ours.state_dict(), theirs.state_dict()
+    return mine.keys() == other.keys() and all(torch.equal(mine[name].cpu(), other[name].cpu()) for name in mine)
+
+
+def _shown(fact: Any) -> str:
+    if fact is None:
+        return "not recorded"
+    return repr(fact) if isinstance(fact, str) else f"{fact.name} {fact.answers}"

@@ -1,0 +1,172 @@
+"""The rows of a bank, read piece by piece; and those that are a table, in memory or memory-mapped."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from puma_hub.bank.columns import as_bank_table, bank_features, prompt_values, require_finite, to_dataset
+from puma_hub.data.rows import flat
+
+_PIECE_ROWS = 16_384
+_ONE_CHUNK_BYTES = 64 * 1024 * 1024
+
+
+class BankRows(ABC):
+    """Rows of ``user_id``, ``prompt`` and a user's own columns, in pieces of which one is in memory at a time.
+
+    Args:
+        features: of all columns, as :func:`bank_features` gives them.
+        shape: ``(l, d)`` of a prompt.
+        sizes: rows of each piece.
+    """
+
+    _checked = False
+    """Whether all values are known to be finite; they are otherwise checked whenever they are read."""
+
+    def __init__(self, features: datasets.Features, shape: tuple[int, int], sizes: Sequence[int]) -> None:
+        self.features = features
+        self.shape = shape
+        self._ends = np.cumsum(np.asarray(sizes, np.int64))
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    @property
+    @abstractmethod
+    def dataset(self) -> datasets.Dataset:
+        """All rows as a data set."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """How many bytes all rows take, more or less."""
+
+    @abstractmethod
+    def ids(self) -> pa.ChunkedArray:
+        """The column of user ids alone."""
+
+    @abstractmethod
+    def piece(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        """One piece, each column in one chunk."""
+
+    @abstractmethod
+    def prompts(self) -> np.ndarray:
+        """All prompts, read-only float32 ``(N, l, d)``."""
+
+    def values(self, number: int, table: pa.Table, local: np.ndarray | None = None) -> np.ndarray:
+        """The checked prompts float32 ``(n, l, d)`` of the piece ``number``: its rows ``local``, or all without a copy.
+
+        Raises:
+            BankError: one of them is not finite.
+        """
+        start = self._start(number)
+        prompts = prompt_values(table.column("prompt").chunk(0), self.shape, start)
+        if local is not None:
+            prompts = prompts[local]
+        if not self._checked:
+            require_finite(prompts, range(start, start + len(prompts)) if local is None else start + local)
+        return prompts
+
+    def prompts_at(self, numbers: np.ndarray) -> np.ndarray:
+        """The checked prompts float32 ``(n, l, d)`` of the rows ``numbers``, in that order."""
+        result = np.empty((len(numbers), *self.shape), np.float32)
+        for number, local, positions in self._located(numbers):
+            result[positions] = self.values(number, self.piece(number, ["prompt"]), local)
+        return result
+
+    def take(self, numbers: np.ndarray) -> TableRows:
+        """The checked rows ``numbers``, in that order, copied into memory."""
+        found, places = [self.features.arrow_schema.empty_table()], []
+        for number, local, positions in self._located(numbers):
+            piece = self.piece(number)
+            self.values(number, piece, local)
+            found.append(piece.take(pa.array(local)))
+            places.append(positions)
+        table = pa.concat_tables(found)
+        order = np.concatenate(places) if places else np.arange(0)
+        if not (np.diff(order) > 0).all():
+            table = table.combine_chunks().take(pa.array(np.argsort(order)))
+        elif table.nbytes <= _ONE_CHUNK_BYTES:
+            # Prompts in one chunk are read without a copy, but for a moment there are two of them.
+            table = table.combine_chunks()
+        return TableRows(to_dataset(table, self.features), self.shape, checked=True)
+
+    def __iter__(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Ids and prompts of one piece after another."""
+        for number in range(len(self._ends)):
+            table = self.piece(number, ["user_id", "prompt"])
+            if len(table):
+                yield table.column("user_id").to_pylist(), self.values(number, table)
+
+    def _start(self, number: int) -> int:
+        return int(self._ends[number - 1]) if number else 0
+
+    def _located(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+        """The pieces that hold some of ``numbers``: which, the rows in it, and their positions in ``numbers``."""
+        order = np.argsort(numbers, kind="stable")
+        rising = numbers[order]
+        owners = np.searchsorted(self._ends, rising, side="right")
+        limits = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(rising)]
+        for first, last in pairwise(limits if len(rising) else []):
+            number = int(owners[first])
+            yield number, rising[first:last] - self._start(number), order[first:last]
+
+
+class TableRows(BankRows):
+    """A data set in memory or memory-mapped.
+
+    Args:
+        checked: whether all values are known to be finite. Those in memory are otherwise checked at once, those that
+            are memory-mapped when they are read.
+
+    Raises:
+        BankError: columns or values cannot be a bank's.
+    """
+
+    def __init__(self, dataset: datasets.Dataset, shape: tuple[int, int], checked: bool = False) -> None:
+        features = bank_features(dataset.features, shape)
+        dataset = flat(dataset)
+        if features != dataset.features:
+            dataset = to_dataset(as_bank_table(dataset.data.table, features), features)
+        self._dataset = dataset
+        # Batches end wherever a column's chunk does, so that they hold the same rows of every column.
+        self._batches = self.table.to_batches(max_chunksize=_PIECE_ROWS)
+        super().__init__(features, shape, [len(batch) for batch in self._batches])
+        if not checked and not dataset.cache_files:
+            for number in range(len(self._batches)):
+                self.values(number, self.piece(number, ["prompt"]))
+        self._checked = checked or not dataset.cache_files
+
+    @property
+    def dataset(self) -> datasets.Dataset:
+        return self._dataset
+
+    @property
+    def table(self) -> pa.Table:
+        return self._dataset.data.table
+
+    @property
+    def nbytes(self) -> int:
+        return int(self.table.nbytes)
+
+    def ids(self) -> pa.ChunkedArray:
+        return self.table.column("user_id")
+
+    def piece(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        table = pa.Table.from_batches([self._batches[number]])
+        return table if columns is None else table.select(columns)
+
+    def prompts(self) -> np.ndarray:
+        column = self.table.column("prompt")
+        if column.num_chunks != 1:
+            return self.prompts_at(np.arange(len(self)))
+        prompts = prompt_values(column.chunk(0), self.shape, 0)
+        if not self._checked:
+            require_finite(prompts, range(len(prompts)))
+        return prompts

@@ -1,0 +1,176 @@
+"""The rows of a bank in files: Parquet, sorted by user id, in row groups small enough to be read for one user."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets.utils.py_utils import convert_file_size_to_int
+
+from puma_hub.bank.columns import as_bank_table, bank_features
+from puma_hub.bank.rows import BankRows
+from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError
+
+DEFAULT_SHARD_SIZE = "500MB"
+_GROUP_BYTES = 512 * 1024
+_GROUPS_AT_ONCE = 64
+
+
+def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
+    """How many of ``rows`` a file of that size holds, at least one.
+
+    Raises:
+        ConfigurationError: it is not a size.
+    """
+    try:
+        size = convert_file_size_to_int(max_shard_size)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ConfigurationError(f"max_shard_size must be a size such as '500MB', got {max_shard_size!r}")
+    return max(1, size // _row_bytes(rows))
+
+
+def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:
+    """Write ``rows`` in ``order``, which is that of their user ids, in small row groups.
+
+    The smallest and largest id of each row group stand in the file's footer, so a reader of some users fetches
+    their row groups alone; the order of strings is that of their UTF-8 bytes here and there.
+    """
+    group = max(1, _GROUP_BYTES // _row_bytes(rows))
+    schema = rows.features.arrow_schema
+    # Neither compression nor a dictionary makes prompts smaller; both would make an update change every byte.
+    options: Mapping[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": ["user_id"]}
+    for number, name in enumerate(names):
+        part = order[number * rows_per_shard : (number + 1) * rows_per_shard]
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        with pq.ParquetWriter(folder / name, schema, write_page_checksum=True, **options) as writer:
+            for start in range(0, len(part), group * _GROUPS_AT_ONCE):
+                table = rows.take(part[start : start + group * _GROUPS_AT_ONCE]).table
+                writer.write_table(table.cast(schema), row_group_size=group)
+
+
+class ShardRows(BankRows):
+    """Rows that stay in Parquet files. They are read row group by row group; only the last one is kept.
+
+    The files stay open, so a bank that is replaced on disk goes on as the one that was opened.
+
+    Args:
+        where: the bank's name for messages.
+
+    Raises:
+        CheckpointError: a file is damaged, or they do not belong together.
+        BankError: columns cannot be a bank's.
+    """
+
+    _files: list[pq.ParquetFile]
+    _lock: threading.Lock
+    _last: tuple[Any, pa.Table]
+    _identities: list[tuple[int, int, int]]
+
+    def __init__(self, paths: Sequence[Path], shape: tuple[int, int], where: str) -> None:
+        self._paths, self._where = [Path(path) for path in paths], where
+        self._open()
+        with self._damaged():
+            schemas = [file.schema_arrow for file in self._files]
+        strange = sum(not schema.equals(schemas[0]) for schema in schemas)
+        if strange:
+            raise CheckpointError(
+                f"{strange} of the {len(schemas)} files of the bank {where} have other columns; {_AGAIN}"
+            )
+        try:
+            features = bank_features(datasets.Features.from_arrow_schema(schemas[0]), shape)
+        except BankError as error:
+            raise BankError(f"the files of {where} are no bank: {error}") from None
+        self._groups = [
+            (shard, group) for shard, file in enumerate(self._files) for group in range(file.num_row_groups)
+        ]
+        self._is_converted = not schemas[0].equals(features.arrow_schema)
+        sizes = [self._files[shard].metadata.row_group(group).num_rows for shard, group in self._groups]
+        super().__init__(features, shape, sizes)
+
+    @property
+    def dataset(self) -> datasets.Dataset:
+        """All rows, read into memory."""
+        return self.take(np.arange(len(self))).dataset
+
+    @property
+    def nbytes(self) -> int:
+        return sum(
+            file.metadata.row_group(group).total_byte_size
+            for file in self._files
+            for group in range(file.num_row_groups)
+        )
+
+    def ids(self) -> pa.ChunkedArray:
+        with self._damaged():
+            return pa.chunked_array(
+                [
+                    chunk
+                    for file in self._files
+                    for chunk in file.read(["user_id"], use_threads=False).column("user_id").cast(pa.string()).chunks
+                ],
+                pa.string(),
+            )
+
+    def piece(self, number: int, columns: list[str] | None = None) -> pa.Table:
+        shard, group = self._groups[number]
+        with self._damaged(), self._lock:
+            if self._last[0] != (number, columns):  # neighbours are often asked for one after another
+                table = self._files[shard].read_row_group(group, columns=columns, use_threads=False)
+                if self._is_converted:
+                    features = {
+                        name: self.features[name] for name in self.features if name in (columns or table.column_names)
+                    }
+                    table = as_bank_table(table, datasets.Features(features))
+                self._last = (number, columns), table.combine_chunks()
+            return self._last[1]
+
+    def prompts(self) -> np.ndarray:
+        return self.prompts_at(np.arange(len(self)))
+
+    # A process of its own opens the files anew.
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_files", "_lock", "_last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        before = state["_identities"]
+        self.__dict__.update(state)
+        if all(path.is_file() for path in self._paths):
+            self._open()
+        if vars(self).get("_identities") != before or "_files" not in vars(self):
+            raise CheckpointError(f"the files of the bank {self._where} were replaced while it was open; load it again")
+
+    def _open(self) -> None:
+        self._last = None, pa.table({})
+        self._lock = threading.Lock()  # Arrow's reader of a file is not made for several threads
+        with self._damaged():
+            self._files = [pq.ParquetFile(path, page_checksum_verification=True) for path in self._paths]
+            self._identities = [(s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, self._paths)]
+
+    @contextmanager
+    def _damaged(self) -> Iterator[None]:
+        try:
+            yield
+        except PumaHubError:
+            raise
+        except (pa.ArrowException, OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"a file of the bank {self._where} is damaged ({type(error).__name__}); {_AGAIN}"
+            ) from error
+
+
+_AGAIN = "restore it, load it with force_download=True, or make the bank again"
+
+
+def _row_bytes(rows: BankRows) -> int:
+    return max(1, -(-rows.nbytes // max(1, len(rows))))
