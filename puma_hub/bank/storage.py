@@ -10,17 +10,25 @@ from safetensors.torch import load_file, save_file
 
 from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import CheckpointError, StorageError
+from puma_hub.layout import Layout
 from puma_hub.scorer import RatingHead
+from puma_hub.staging import bring_back
 from puma_hub.storage import new_folder, read_json, write_json
 
 PROVENANCE_FILE = "provenance.json"
 HEAD_FILE = "head.safetensors"
 _DATASET_FILES = ("state.json", "dataset_info.json")
+# What a user computes from a loaded bank, datasets keeps beside it as cache-*.arrow; it is made again where it is gone.
+LAYOUT = Layout("a prompt bank", (PROVENANCE_FILE, *_DATASET_FILES), (HEAD_FILE, "data-*-of-*.arrow", "cache-*.arrow"))
 
 
 def write_bank(folder: str | Path, dataset: datasets.Dataset, provenance: Provenance, head: RatingHead | None) -> None:
-    """Write dataset, provenance and head into ``folder``, replacing it as a whole."""
-    with new_folder(folder) as staged:
+    """Write dataset, provenance and head into ``folder``, replacing it as a whole.
+
+    Raises:
+        StorageError: the folder holds anything but a bank, or cannot be written.
+    """
+    with new_folder(folder, LAYOUT) as staged:
         dataset.save_to_disk(str(staged))
         write_json(staged / PROVENANCE_FILE, provenance.to_dict())
         if head is not None:
@@ -35,6 +43,8 @@ def read_bank(folder: str | Path) -> tuple[datasets.Dataset, Provenance, RatingH
         CheckpointError: a file of the bank is damaged.
     """
     path = Path(folder)
+    if not path.is_dir():
+        bring_back(path.absolute())
     if not path.is_dir():
         raise StorageError(f"no prompt bank at {path}: the folder does not exist")
     missing = [name for name in (PROVENANCE_FILE, *_DATASET_FILES) if not (path / name).is_file()]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import psutil
 import torch
 
 from puma_hub.scorer import EncodedRows, PersonalizedLM
@@ -33,11 +33,20 @@ def versions() -> dict[str, str]:
 
 def peak_memory() -> dict[str, int]:
     """Peak memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"ram": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = {"ram": _peak_ram()}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _peak_ram() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 def layer_weights(lm: PersonalizedLM) -> int:
