@@ -170,10 +170,11 @@ def read_json(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
+def replace_files(target: str | os.PathLike[str], first: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder whose files are renamed into ``target`` when the block ends without an error.
 
-    Other files in ``target`` stay. Larger files go first, so that a config never describes missing weights.
+    Other files in ``target`` stay. Larger files go first, so that a config never describes missing weights; before all
+    of them the one called ``first``.
 
     Raises:
         StorageError: ``target`` is a file, or cannot be written.
@@ -181,7 +182,7 @@ def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
     final = resolved(target)
     with _as_storage_error(target, "folder"), _folders_above(final / "file"), _private_folder(final / "files") as place:
         yield place
-        files = sorted(place.iterdir(), key=lambda path: path.stat().st_size, reverse=True)
+        files = sorted(place.iterdir(), key=lambda path: (path.name == first, path.stat().st_size), reverse=True)
         folders = [path.name for path in files if (final / path.name).is_dir()]
         if folders:
             raise StorageError(f"cannot write {target}: {folders[0]} in it is a folder; choose another folder")
