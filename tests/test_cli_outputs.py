@@ -11,6 +11,7 @@ import pytest
 from puma_hub import PersonalizedLM, PromptBank, PumaAdapter
 from puma_hub.bank.storage import PROVENANCE_FILE
 from puma_hub.cli.main import main
+from puma_hub.errors import StorageError
 from puma_hub.hub.facts import AdapterFacts
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 from tests.test_bad_input import Place
@@ -51,6 +52,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 
 MIGRATE = "migrate --adapter a --bank b"
 CHAIN = "chain --adapter a --bank b"
+CALIBRATE = "calibrate --model x/y --bank b --interactions rows.csv"
 FIT = "fit --model x/y --interactions rows.csv"
 TRAINED = "train --target x/y --bank b --interactions rows.csv"
 SELECT = "select --bank b --interactions rows.csv"
@@ -77,6 +79,8 @@ CASES = {
     f"{MIGRATE} --out new --json b/state.json": "is read",
     f"{MIGRATE} --out new --json b/report.json": "is read",
     f"{CHAIN} --out b": "is read",
+    f"{CALIBRATE} --out thesis": "thesis.tex",
+    f"{CALIBRATE} --out b": "is read",
     f"{FIT} --out fit": "thesis.tex",
     f"{FIT} --out worked": "no report of puma_hub",
     f"{FIT} --out new --json rows.csv": "is read",
@@ -134,6 +138,16 @@ def test_what_may_be_replaced_is(place: Path, folder: str) -> None:
     assert main([*MIGRATE.split(), "--out", folder]) == 0
     assert len(PromptBank.from_pretrained(place / folder)) == 8
     assert (place / "link").is_symlink() and not list(place.rglob(".*writing*"))
+
+
+def test_a_bank_is_saved_over_itself(place: Path) -> None:
+    bank = PromptBank.from_pretrained(place / "b")
+    bank.remove(["user-1"]).save_to_disk(place / "b")
+    assert PromptBank.from_pretrained(place / "b").user_ids == bank.remove(["user-1"]).user_ids
+    assert len(bank.prompts) == 8  # still mapped, though its file is gone
+    fill(place / "b", "README.md")
+    with pytest.raises(StorageError, match=r"did not write \(README.md\)"):
+        bank.save_to_disk(place / "b")
 
 
 def test_an_output_beside_plain_splits(place: Path) -> None:
