@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from puma_hub.errors import StorageError
 from puma_hub.hub.facts import AdapterFacts
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 from tests.test_bad_input import Place
-from tests.test_storage import fill
+from tests.test_storage import fill, killed
 
 TRAIN = ["--epochs", "1", "--batch-size", "16"]
 
@@ -148,6 +149,24 @@ def test_a_bank_is_saved_over_itself(place: Path) -> None:
     fill(place / "b", "README.md")
     with pytest.raises(StorageError, match=r"did not write \(README.md\)"):
         bank.save_to_disk(place / "b")
+
+
+def test_the_cache_of_models_is_no_exception(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PUMA_HUB_CACHE", str(place / "cache"))
+    monkeypatch.setattr("puma_hub.demo.fetch._download", None)
+    fill(place / "cache" / "models" / "smollm2-135m", "config.json", "thesis.tex")
+    assert main(["fetch", "smollm2-135m"]) == 1
+    assert "did not write (thesis.tex)" in capsys.readouterr().err
+    assert (place / "cache/models/smollm2-135m/thesis.tex").exists()
+
+
+@pytest.mark.parametrize("load", [PromptBank.from_pretrained, PromptBank.load_from_disk])
+def test_a_bank_comes_back_that_a_killed_process_had_moved_aside(place: Path, load: Callable[..., PromptBank]) -> None:
+    killed(place / "b0", "os.rename(target.parent / 'b', staged / 'was')")
+    assert not (place / "b").exists()
+    assert len(load(place / "b0")) == 8 and os.listdir(place / "b0")
 
 
 def test_an_output_beside_plain_splits(place: Path) -> None:

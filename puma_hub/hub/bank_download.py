@@ -14,6 +14,7 @@ from puma_hub.hub.bank_files import DESCRIPTION_FILE, BankDescription, read_bank
 from puma_hub.hub.bank_stream import read_users
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.naming import is_hub_id
+from puma_hub.staging import bring_back
 
 
 def load_bank(
@@ -27,6 +28,7 @@ def load_bank(
 ) -> PromptBank:
     """What :meth:`puma_hub.PromptBank.from_pretrained` does."""
     arrow_cache = None if cache_dir is None else os.path.join(cache_dir, "datasets")
+    bring_back(Path(name))
     if os.path.isdir(name):
         bank = _local(Path(name), arrow_cache)
         return bank if users is None else bank.select(user_list(users))
