@@ -1,48 +1,34 @@
-"""Writing files and folders so that a reader sees the old state or the new one, never half of one."""
+"""Writing files and folders so that a reader sees the old state or the new one, never half of one.
+
+What is new gets the mode that the umask leaves; what is replaced keeps its own. Nothing that is not ours is replaced,
+see :mod:`puma_hub.layout`.
+"""
 
 from __future__ import annotations
 
-import glob
+import errno
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
+from puma_hub import staging
 from puma_hub.errors import StorageError
+from puma_hub.layout import Layout, is_device, require_file, require_ours, require_replaceable, resolved
 
-
-def _prefix(parent: Path, name: str) -> str:
-    """Name prefix for what is being written beside ``name``, after removing what killed processes left there."""
-    for path in parent.glob(f".{glob.escape(name)}-writing-*"):
-        owner = path.name.rpartition("-writing-")[2].partition("-")[0]
-        if owner.isdigit() and not _alive(int(owner)):
-            if (path / "was").exists() and not (parent / name).exists():  # killed between the two renames
-                os.rename(path / "was", parent / name)
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
-    return f".{name}-writing-{os.getpid()}-"
-
-
-def _alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+# What renaming meets where another process replaces the same folder.
+_RACES = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+_TRIES = 10
 
 
 @contextmanager
-def _as_storage_error(final: Path, what: str) -> Iterator[None]:
+def _as_storage_error(target: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Say what could not be written, and what to do."""
     try:
         yield
@@ -50,61 +36,114 @@ def _as_storage_error(final: Path, what: str) -> Iterator[None]:
         raise
     except (OSError, SafetensorError) as error:  # safetensors reports a full disk by an error of its own
         reason = (isinstance(error, OSError) and error.strerror) or error
-        raise StorageError(f"cannot write {final}: {reason}; free space or choose another {what}") from error
+        raise StorageError(f"cannot write {target}: {reason}; free space or choose another {what}") from error
 
 
 @contextmanager
-def new_folder(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary folder that takes the place of ``target`` when the block ends without an error."""
-    final = Path(target)
+def _folders_above(path: Path) -> Iterator[None]:
+    """Make the folders above ``path``; remove those again that are empty after an error."""
+    made = [folder for folder in path.parents if not folder.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        if final.is_file():
-            raise NotADirectoryError(f"{final} is a file")
-        final.parent.mkdir(parents=True, exist_ok=True)
-        staged = Path(tempfile.mkdtemp(prefix=_prefix(final.parent, final.name), dir=final.parent))
-    except OSError as error:
-        raise StorageError(f"cannot write to {final}: {error.strerror or error}; choose another folder") from error
-    try:
-        with _as_storage_error(final, "folder"):
+        yield
+    except BaseException:
+        for folder in made:  # the innermost first
+            with suppress(OSError):
+                folder.rmdir()
+        raise
+
+
+@contextmanager
+def new_folder(target: str | os.PathLike[str], layout: Layout | None = None) -> Iterator[Path]:
+    """Yield a temporary folder that takes the place of ``target`` when the block ends without an error.
+
+    Args:
+        layout: the files of the folder that may be replaced; without it, only an empty one may.
+
+    Raises:
+        StorageError: ``target`` holds anything else, or cannot be written.
+    """
+    require_replaceable(target, layout)
+    final = resolved(target)
+    with _as_storage_error(target, "folder"), _folders_above(final):
+        staging.clear_leftovers(final)
+        require_replaceable(target, layout)  # what a killed process had moved aside may be back
+        staged = staging.staged_folder(final)
+        try:
             yield staged
-            staged.chmod(0o755)
-            _swap(staged, final)
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
+            staging.settle_modes(staged, final, whole=True)
+            if final.is_dir():
+                staging.flush(staged)
+            _swap(staged, final, layout, target)
+        finally:
+            shutil.rmtree(staged, ignore_errors=True)
 
 
-def _swap(staged: Path, final: Path) -> None:
-    if not final.exists():
-        os.rename(staged, final)
-        return
-    old = Path(tempfile.mkdtemp(prefix=_prefix(final.parent, final.name), dir=final.parent))
-    os.rename(final, old / "was")
+def _swap(staged: Path, final: Path, layout: Layout | None, shown: str | os.PathLike[str]) -> None:
+    for attempt in range(_TRIES):
+        aside = staging.private_folder(final)
+        try:
+            _rename_over(staged, final, aside / staging.OLD, layout, shown)
+            return
+        except OSError as error:
+            if error.errno not in _RACES or attempt == _TRIES - 1:
+                raise
+        finally:
+            # What could be brought back neither by us nor by the next writer is never deleted.
+            if os.path.lexists(final) or not os.path.lexists(aside / staging.OLD):
+                shutil.rmtree(aside, ignore_errors=True)
+
+
+def _rename_over(staged: Path, final: Path, old: Path, layout: Layout | None, shown: str | os.PathLike[str]) -> None:
+    with suppress(FileNotFoundError):
+        os.rename(final, old)
     try:
+        if os.path.lexists(old):
+            require_ours(old, layout, shown)  # others may have put something there meanwhile
         os.rename(staged, final)
     except OSError:
-        os.rename(old / "was", final)
+        if os.path.lexists(old) and not os.path.lexists(final):
+            os.rename(old, final)
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager
 def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path that is renamed to ``target`` when the block ends without an error."""
-    final = Path(target)
-    staged: Path | None = None
+    """Yield a temporary path that is renamed to ``target`` when the block ends without an error.
+
+    A pipe or device is written to instead.
+
+    Raises:
+        StorageError: ``target`` is a folder, or cannot be written.
+    """
+    require_file(target)
+    if is_device(Path(target)):
+        with _as_storage_error(target, "path"), tempfile.TemporaryDirectory() as place:
+            yield Path(place, "file")
+            with open(target, "ab") as device:
+                device.write(Path(place, "file").read_bytes())
+        return
+    final = resolved(target)
+    with _as_storage_error(target, "path"), _folders_above(final), _private_folder(final) as place:
+        yield place / final.name
+        _move_files([place / final.name], place, final.parent)
+
+
+@contextmanager
+def _private_folder(final: Path) -> Iterator[Path]:
+    """A folder beside ``final`` for this user alone; writers may leave files of their own in it when they fail."""
+    staging.clear_leftovers(final)
+    place = staging.private_folder(final)
     try:
-        with _as_storage_error(final, "path"):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(prefix=_prefix(final.parent, final.name), dir=final.parent)
-            os.close(handle)
-            staged = Path(name)
-            yield staged
-            staged.chmod(0o644)
-            os.replace(staged, final)
+        yield place
     finally:
-        if staged is not None:
-            staged.unlink(missing_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _move_files(files: Sequence[Path], place: Path, folder: Path) -> None:
+    staging.settle_modes(place, folder, whole=False)
+    for path in files:
+        os.replace(path, folder / path.name)
 
 
 def write_json(target: str | os.PathLike[str], data: Mapping[str, Any]) -> None:
@@ -131,24 +170,20 @@ def read_json(source: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 @contextmanager
-def replace_files(target: str | os.PathLike[str]) -> Iterator[Path]:
+def replace_files(target: str | os.PathLike[str], first: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder whose files are renamed into ``target`` when the block ends without an error.
 
-    Other files in ``target`` stay. Larger files go first, so that a config never describes missing weights.
+    Other files in ``target`` stay. Larger files go first, so that a config never describes missing weights; before all
+    of them the one called ``first``.
+
+    Raises:
+        StorageError: ``target`` is a file, or cannot be written.
     """
-    final = Path(target)
-    staged: Path | None = None
-    is_new = False
-    try:
-        with _as_storage_error(final, "folder"):
-            is_new = not final.exists()
-            final.mkdir(parents=True, exist_ok=True)
-            staged = Path(tempfile.mkdtemp(prefix=_prefix(final, "files"), dir=final))
-            yield staged
-            for path in sorted(staged.iterdir(), key=lambda p: p.stat().st_size, reverse=True):
-                os.replace(path, final / path.name)
-    finally:
-        if staged is not None:
-            shutil.rmtree(staged, ignore_errors=True)
-        if is_new and final.is_dir() and not any(final.iterdir()):
-            final.rmdir()
+    final = resolved(target)
+    with _as_storage_error(target, "folder"), _folders_above(final / "file"), _private_folder(final / "files") as place:
+        yield place
+        files = sorted(place.iterdir(), key=lambda path: (path.name == first, path.stat().st_size), reverse=True)
+        folders = [path.name for path in files if (final / path.name).is_dir()]
+        if folders:
+            raise StorageError(f"cannot write {target}: {folders[0]} in it is a folder; choose another folder")
+        _move_files(files, place, final)

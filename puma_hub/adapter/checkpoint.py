@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from puma_hub.errors import CheckpointError, PumaHubError
+from puma_hub.errors import CheckpointError, PumaHubError, StorageError
+from puma_hub.storage import read_json
 
 _FAULTS = (SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError)
 
@@ -53,6 +55,34 @@ def require_complete(adapter: nn.Module, info: Mapping[str, Any], source: str | 
         raise CheckpointError(
             f"the adapter at {source} holds NaN or infinite values in {broken}; train or download it again"
         )
+
+
+def require_place(folder: str | os.PathLike[str]) -> None:
+    """Refuse to write an adapter over the files of another model.
+
+    Raises:
+        StorageError: ``folder`` holds some.
+    """
+    config, weights = Path(folder, "config.json"), Path(folder, "model.safetensors")
+    if config.is_file():
+        try:
+            kind = read_json(config).get("model_type")
+        except StorageError:
+            kind = None
+        ours = kind == "puma_adapter"
+    else:
+        ours = not weights.is_file() or _is_adapter(weights)
+    if not ours:
+        raise StorageError(f"{folder} holds another model, whose files would be replaced; choose another folder")
+
+
+def _is_adapter(weights: Path) -> bool:
+    """Whether these are an adapter's weights, of which a killed process had not written the config yet."""
+    try:
+        with safe_open(weights, framework="pt") as file:
+            return {"base", "input_mean", "input_scale", "output_scale"} <= set(file.keys())
+    except (SafetensorError, OSError):
+        return False
 
 
 @torch.no_grad()

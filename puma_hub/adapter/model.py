@@ -156,7 +156,12 @@ class PumaAdapter(PreTrainedModel):
     def save_pretrained(  # type: ignore[override]
         self, save_directory: str | os.PathLike[str], **kwargs: Any
     ) -> None:
-        """As in transformers, safetensors only; files are written aside and renamed into place."""
+        """As in transformers, safetensors only; files are written aside and renamed into place.
+
+        Raises:
+            StorageError: the folder holds another model, or cannot be written.
+        """
+        checkpoint.require_place(save_directory)
         push = kwargs.pop("push_to_hub", False)
         arguments = {key: kwargs.pop(key) for key in _PUSH if key in kwargs}
         with replace_files(save_directory) as staged:

@@ -12,17 +12,25 @@ from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, BankDescripti
 from puma_hub.bank.rows import BankRows
 from puma_hub.bank.shards import ShardRows, write_shards
 from puma_hub.errors import CheckpointError, StorageError
+from puma_hub.layout import Layout
 from puma_hub.scorer import RatingHead
+from puma_hub.staging import bring_back
 from puma_hub.storage import new_folder
 
 if TYPE_CHECKING:
     from puma_hub.bank.bank import PromptBank
 
+LAYOUT = Layout("a prompt bank", (DESCRIPTION_FILE,), ("data/train-*.parquet", HEAD_FILE))
+
 
 def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:
-    """Write all files of a bank into ``folder``, which takes the place of what was there as a whole."""
+    """Write all files of a bank into ``folder``, which takes the place of what was there as a whole.
+
+    Raises:
+        StorageError: the folder holds anything but a bank, or cannot be written.
+    """
     description = BankDescription(bank.provenance, len(bank), rows_per_shard, bank.head is not None)
-    with new_folder(folder) as staged:
+    with new_folder(folder, LAYOUT) as staged:
         write_contents(staged, bank, description)
         description.write(staged)
 
@@ -41,6 +49,8 @@ def describe_folder(folder: Path) -> BankDescription:
         StorageError: there is no such folder, or it holds no bank.
         BankError, CheckpointError: the description cannot be used.
     """
+    if not folder.is_dir():
+        bring_back(folder.absolute())
     if not folder.is_dir():
         raise StorageError(f"no prompt bank at {folder}: the folder does not exist")
     if not (folder / DESCRIPTION_FILE).is_file():

@@ -22,8 +22,11 @@ def run(args: argparse.Namespace) -> Result:
     import datasets
 
     from puma_hub.bank import PromptBank
+    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.cli.outputs import check_outputs
     from puma_hub.evaluation import calibrate
 
+    check_outputs(args, {args.out: LAYOUT})
     bank = PromptBank.from_pretrained(args.bank)
     rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # all are labelled rows to learn from
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)

@@ -183,6 +183,18 @@ def training_arguments(args: argparse.Namespace, **more: object) -> PumaTraining
     )
 
 
+def training_folders(args: argparse.Namespace) -> list[str]:
+    """The folder of checkpoint and report, once it is known that the report there is ours, if there is one."""
+    from pathlib import Path
+
+    from puma_hub.training.loop import REPORT_FILE
+    from puma_hub.training.report import require_own_report
+
+    work = f"{args.out}/work"
+    require_own_report(Path(work, REPORT_FILE))
+    return [work]
+
+
 def is_main_process() -> bool:
     """Whether this process writes results; false for all but one under ``accelerate launch``."""
     from accelerate import PartialState

@@ -22,7 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.demo.run import DemoSettings, run_demo
+    from puma_hub.cli.outputs import check_outputs
+    from puma_hub.demo.run import DemoSettings, demo_folders, run_demo
     from puma_hub.demo.table import demo_table
 
     settings = DemoSettings(
@@ -33,5 +34,7 @@ def run(args: argparse.Namespace) -> Result:
         models=args.models,
         dtype=args.dtype,
     )
+    folders, working = demo_folders(settings)
+    check_outputs(args, folders, working)
     report = run_demo(settings, say)
     return Result(demo_table(report), report)

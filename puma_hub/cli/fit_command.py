@@ -21,8 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.cli.outputs import check_outputs
     from puma_hub.training import PromptTrainer
 
+    check_outputs(args, {f"{args.out}/bank": LAYOUT}, working=common.training_folders(args))
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
     trainer = PromptTrainer(common.load_lm(args.model, args, args.template), common.load_rows(args)["train"], arguments)
     bank = trainer.train()

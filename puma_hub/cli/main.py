@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         from puma_hub.cli.output import finish
 
+        if args.json:
+            from puma_hub.cli.outputs import check_outputs
+
+            check_outputs(args)
         finish(args.run(args), args.json)
     except PumaHubError as error:
         if args.debug:

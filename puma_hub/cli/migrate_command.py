@@ -30,8 +30,11 @@ def run(args: argparse.Namespace) -> Result:
 
     from puma_hub.adapter import PumaAdapter
     from puma_hub.bank import PromptBank
+    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.cli.outputs import check_outputs
     from puma_hub.migration import migrate
 
+    check_outputs(args, {args.out: LAYOUT})
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     start = time.monotonic()

@@ -21,13 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
+    from puma_hub.cli.outputs import check_outputs
     from puma_hub.selection import select_users
-    from puma_hub.storage import new_file
+    from puma_hub.user_lists import write_users
 
+    check_outputs(args, files=[args.out])
     bank = PromptBank.from_pretrained(args.bank)
     users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed)
-    with new_file(args.out) as path:
-        path.write_text("".join(f"{user}\n" for user in users), encoding="utf-8")
+    write_users(args.out, users)
     report = {
         "strategy": args.strategy,
         "budget": args.budget,

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from puma_hub.cli import common
-from puma_hub.cli.output import Result
+from puma_hub.cli.output import Result, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,21 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
     from puma_hub.bank import PromptBank
+    from puma_hub.cli.outputs import check_outputs
     from puma_hub.data import most_recent, of_users
-    from puma_hub.errors import ConfigurationError, StorageError
+    from puma_hub.errors import ConfigurationError
     from puma_hub.hub.facts import AdapterFacts
-    from puma_hub.hub.publish import write_card
+    from puma_hub.hub.made_anew import Earlier, save_anew
     from puma_hub.training import AdapterTrainer, with_source_predictions
+    from puma_hub.user_lists import read_users
 
-    users = None
-    if args.select:
-        try:
-            users = [line for line in Path(args.select).read_text(encoding="utf-8").splitlines() if line]
-        except OSError as error:
-            raise StorageError(f"cannot read the users in {args.select}: {error.strerror}") from error
+    folder = f"{args.out}/adapter"
+    check_outputs(args, working=[folder, *common.training_folders(args)])
+    earlier = Earlier.read(folder)
+    users = read_users(args.select) if args.select else None
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     rows = common.load_rows(args)["train"]
     if users is not None:
+        _require_known(users, banks, args.select)
         rows = of_users(rows, users)
     if args.recent_rows:
         rows = most_recent(rows, args.recent_rows)
@@ -87,22 +87,31 @@ def run(args: argparse.Namespace) -> Result:
     )
     adapter = trainer.train()
     if common.is_main_process():
-        adapter.save_pretrained(f"{args.out}/adapter")
-        write_card(adapter, f"{args.out}/adapter", AdapterFacts(training=_training(trainer, args)))
-    return Result(
-        f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {args.out}/adapter", trainer.report
-    )
+        save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
+    return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)
+
+
+def _require_known(users: Sequence[str], banks: Sequence[PromptBank], file: str) -> None:
+    from puma_hub.errors import SelectionError
+
+    unknown = [number for number, user in enumerate(users, start=1) if not any(user in bank for bank in banks)]
+    if unknown:
+        raise SelectionError(
+            f"{len(unknown)} of {len(users)} users in {file} are in no bank (the first is number {unknown[0]}); write "
+            "ids of the bank's users alone, as puma-hub select does"
+        )
 
 
 def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
     """What the adapter's card will tell of this run."""
     from puma_hub.hub.facts import Training
+    from puma_hub.hub.made_anew import ALL_USERS
 
     report = trainer.report
     return Training(
         users=report["users"]["train"],
         of_users=report["users"]["bank"],
-        selection=None if args.select else "all users of the bank",
+        selection=None if args.select else ALL_USERS,
         samples=report["samples_until_best_epoch"],
         seconds=report["seconds"]["until_best_epoch"],
         seed=args.seed,

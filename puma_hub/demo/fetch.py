@@ -15,11 +15,26 @@ from typing import Any, BinaryIO
 from puma_hub.data.cache import data_folder, model_folder
 from puma_hub.demo.sources import SOURCES, Part, Source
 from puma_hub.errors import ConfigurationError, MissingDependencyError, StorageError
+from puma_hub.layout import Layout
 from puma_hub.storage import new_folder, replace_files
 
 logger = logging.getLogger(__name__)
 
 _BLOCK = 1 << 20
+# What dequantize writes. None is required, so that a folder of which a file was lost is made anew.
+_MODEL_LAYOUT = Layout(
+    "a fetched model",
+    (),
+    (
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "chat_template.jinja",
+        "special_tokens_map.json",
+    ),
+)
 
 
 def fetch(name: str, say: Callable[[str], None] = logger.info) -> Path:
@@ -51,7 +66,7 @@ def fetch(name: str, say: Callable[[str], None] = logger.info) -> Path:
 
 
 def _fetch_model(source: Source, folder: Path, say: Callable[[str], None]) -> None:
-    with new_folder(folder) as staged, tempfile.TemporaryDirectory() as downloads:
+    with new_folder(folder, _MODEL_LAYOUT) as staged, tempfile.TemporaryDirectory() as downloads:
         say(f"{source.name}: downloading ({source.licence})")
         gguf = Path(downloads) / "model.gguf"
         with open(gguf, "wb") as out:

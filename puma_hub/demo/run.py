@@ -13,6 +13,7 @@ import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
+from puma_hub.bank.storage import LAYOUT
 from puma_hub.data import load_interactions, most_recent, of_users, rows_by_user
 from puma_hub.data.rows import numbers, texts
 from puma_hub.demo.fetch import fetch
@@ -22,13 +23,14 @@ from puma_hub.evaluation import evaluate_bank
 from puma_hub.evaluation.compare import controls_of
 from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows, scores
 from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
-from puma_hub.hub.publish import write_card
+from puma_hub.hub.made_anew import Earlier, save_anew
+from puma_hub.layout import Layout, require_replaceable
 from puma_hub.migration import migrate
 from puma_hub.scorer import PersonalizedLM, RatingTask
 from puma_hub.selection import select_users
 from puma_hub.storage import write_json
 from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments, with_source_predictions
-from puma_hub.training.report import forward_flops, versions
+from puma_hub.training.report import forward_flops, require_own_report, versions
 from puma_hub.training.teacher import PREDICTION
 
 SOURCE_MODEL, TARGET_MODEL, DATA = "smollm2-135m", "gemma-3-270m", "movielens-100k"
@@ -72,9 +74,17 @@ def compute_dtype(name: str) -> torch.dtype:
 
 
 def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run every step and leave adapter, banks and report in ``settings.out``; return the report."""
+    """Run every step and leave adapter, banks and report in ``settings.out``; return the report.
+
+    Raises:
+        StorageError: there is something in ``settings.out`` under a name of these that is not ours.
+    """
     start = time.monotonic()
     out = Path(settings.out)
+    for target, layout in demo_folders(settings)[0].items():
+        require_replaceable(target, layout)
+    earlier = Earlier.read(out / "adapter")
+    require_own_report(out / "report.json")
     folder = fetch(DATA, say)
     rows = load_interactions(
         DATA,
@@ -122,7 +132,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     )
     learner = AdapterTrainer(target_lm, source, taught, arguments)
     adapter = learner.train()
-    adapter.save_pretrained(out / "adapter")
+    save_anew(adapter, out / "adapter", AdapterFacts(), earlier, say)
     began = time.monotonic()
     migrated = migrate(adapter, source)
     seconds["migration"] = time.monotonic() - began
@@ -145,8 +155,14 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     )
     report["seconds"]["total"] = time.monotonic() - start
     write_json(out / "report.json", report)
-    write_card(adapter, out / "adapter", demo_facts(report))
+    save_anew(adapter, out / "adapter", demo_facts(report), Earlier.read(out / "adapter"), say)
     return report
+
+
+def demo_folders(settings: DemoSettings) -> tuple[dict[str, Layout], list[str]]:
+    """What the demo replaces as a whole, and the folders it writes files in."""
+    banks, working = ("source-bank", "migrated-bank"), ("adapter", "work")
+    return {f"{settings.out}/{name}": LAYOUT for name in banks}, [f"{settings.out}/{name}" for name in working]
 
 
 def demo_facts(report: dict[str, Any]) -> AdapterFacts:

@@ -15,6 +15,7 @@ from puma_hub.errors import StorageError
 from puma_hub.hub.bank_stream import read_users
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.naming import is_hub_id
+from puma_hub.staging import bring_back
 
 
 def load_bank(
@@ -27,6 +28,7 @@ def load_bank(
     force_download: bool = False,
 ) -> PromptBank:
     """What :meth:`puma_hub.PromptBank.from_pretrained` does."""
+    bring_back(Path(name))
     if os.path.isdir(name):
         bank = _stored_bank(Path(name), describe_folder(Path(name)), name)
         return bank if users is None else bank.select(users)

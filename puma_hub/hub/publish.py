@@ -109,11 +109,18 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
 
 
 def edited_card(adapter: PumaAdapter) -> str | None:
-    """The card in the folder an adapter was loaded from, if it is not just what we made there ourselves."""
+    """The card in the folder an adapter was loaded from, if it is not just what we made there ourselves.
+
+    Raises:
+        ConfigurationError: it is empty, or not UTF-8.
+    """
     path = Path(adapter.name_or_path or ".") / CARD_FILE
     if not adapter.name_or_path or not path.is_file():
         return None
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"the card {path} is not UTF-8 text ({error}); save it as UTF-8") from error
     if text == str(adapter_card(adapter, _local_name(adapter), local_facts(adapter))):
         return None
     if not text.strip():

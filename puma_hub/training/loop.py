@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -26,6 +27,7 @@ from transformers import get_scheduler
 from puma_hub.errors import ConfigurationError
 from puma_hub.storage import write_json
 from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.report import require_own_report
 from puma_hub.training.state import RunState, load_state, save_state
 
 REPORT_FILE = "report.json"
@@ -200,6 +202,7 @@ class Loop:
     def _resume(self) -> None:
         if self.args.output_dir is None:
             return
+        require_own_report(Path(self.args.output_dir, REPORT_FILE))
         restored = load_state(self.args.output_dir, self.identity, self.module, self.optimizer)
         if restored is not None:
             self.state, self.best = restored

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import platform
-import resource
 import sys
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+from puma_hub.errors import StorageError
 from puma_hub.scorer import EncodedRows, PersonalizedLM
+from puma_hub.storage import read_json
 
 _PACKAGES = ("puma_hub", "torch", "transformers", "datasets", "accelerate", "numpy")
 
@@ -33,11 +36,20 @@ def versions() -> dict[str, str]:
 
 def peak_memory() -> dict[str, int]:
     """Peak memory of this process so far, in bytes."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peak = {"ram": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    peak = {"ram": _peak_ram()}
     if torch.cuda.is_available():
         peak["cuda"] = torch.cuda.max_memory_allocated()
     return peak
+
+
+def _peak_ram() -> int:
+    try:
+        import resource
+    except ImportError:  # Windows
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
 
 
 def layer_weights(lm: PersonalizedLM) -> int:
@@ -60,6 +72,22 @@ def forward_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> 
     cached = lm.cache_report.policy in ("full", "lru")
     before = sum(len(prefix) for prefix in (set(rows.prefixes) if cached else rows.prefixes))
     return 2.0 * weights * after, 2.0 * weights * before
+
+
+def require_own_report(path: Path) -> None:
+    """Refuse to write a report over a file of somebody else's.
+
+    Raises:
+        StorageError: there is a file at ``path`` which :func:`common_facts` or the demo did not make.
+    """
+    if not path.is_file():
+        return
+    try:
+        ours = isinstance(read_json(path).get("versions"), dict)
+    except StorageError:
+        ours = False
+    if not ours:
+        raise StorageError(f"{path} is no report of puma_hub, and would be replaced; move it, or choose another folder")
 
 
 def common_facts(**facts: Any) -> dict[str, Any]:
