@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
+
+_MOST_BITS = 256
+
 
 class PumaHubError(Exception):
     """Base of every error that puma_hub raises on purpose."""
@@ -72,3 +76,19 @@ class HubNotFoundError(HubError):
 
 class HubUnavailableError(HubError):
     """The Hub cannot be reached or is busy; the same call may work later."""
+
+
+class _Short(reprlib.Repr):
+    """Shows little of what is long or deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict, self.maxstring, self.maxother = 2, 3, 4, 120, 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _MOST_BITS else f"a number of {x.bit_length()} bits"
+
+
+def shown(value: object) -> str:
+    """A value from elsewhere as messages show it: short, on one line, nothing in it that a terminal acts on."""
+    return _Short().repr(value)

@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PumaHubError as error:
         if args.debug:
             raise
-        print(f"puma-hub {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        from puma_hub.hub.markup import visible
+
+        print(f"puma-hub {args.command}: {visible(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
         print(f"puma-hub {args.command}: interrupted; the same command goes on where it was", file=sys.stderr)
