@@ -81,7 +81,7 @@ def test_push_is_one_commit_with_everything(hub: HubServer, login: Callable[...,
     hub.empty_cache()
     hub.clear_requests()
     loaded = PumaAdapter.from_pretrained(f"alice/{NAME}", revision=commit.oid)
-    assert same(loaded, adapter) and hub.opened(f"alice/{NAME}") <= {"config.json", "model.safetensors"}
+    assert same(loaded, adapter) and hub.opened(f"alice/{NAME}") == {"config.json", "model.safetensors"}
 
 
 def test_push_again_replaces_and_can_go_elsewhere(hub: HubServer, login: Callable[..., None], tmp_path: Path) -> None:
@@ -318,10 +318,10 @@ def test_neither_pickle_nor_code_is_opened(hub: HubServer, login: Callable[..., 
     assert same(PumaAdapter.from_pair(SOURCE, TARGET), pair_adapter())
     asked = {request.filename for request in hub.requests if request.filename}
     assert not {name for name in asked if name.endswith((".py", ".pt", ".bin"))}
-    assert hub.opened() <= {"config.json", "model.safetensors"} and not mark.exists()
+    assert hub.opened() == {"config.json", "model.safetensors"} and not mark.exists()
     repository.commit({"model.safetensors": None}, "pickle alone")
     hub.empty_cache()
     hub.clear_requests()
     with pytest.raises(HubNotFoundError, match=r"lacks the file model\.safetensors"):
         PumaAdapter.from_pretrained(f"alice/{NAME}")
-    assert hub.opened() <= {"config.json"} and not mark.exists()
+    assert hub.opened() == {"config.json"} and not mark.exists()

@@ -29,7 +29,7 @@ def contents(path: str | os.PathLike[str]) -> Contents:
     """What is at a path of this machine; no more than names and ``config.json`` is read."""
     place = Path(path)
     if not place.exists():
-        return Contents(None, "nothing: there is no such folder")
+        return Contents(None, "nothing")
     if not place.is_dir():
         return Contents(None, "a file, no folder")
     try:
@@ -61,6 +61,8 @@ def require_ours(path: str | os.PathLike[str]) -> str:
     Raises:
         StorageError: it is something else; the message says what.
     """
+    if not os.path.exists(path):
+        raise StorageError(f"there is no folder {path}; give the folder of a bank or of an adapter")
     found = contents(path)
     if found.kind is None:
         raise StorageError(f"{path} holds {found.text}; give the folder of a bank or of an adapter")

@@ -10,8 +10,8 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
+# What JSON that cannot be parsed raises: wrong bytes, numbers of thousands of digits, thousands of levels.
 _UNREADABLE = (ValueError, RecursionError)
-"""What JSON that cannot be parsed raises: wrong bytes, numbers of thousands of digits, thousands of levels."""
 
 
 def listed(tags: list[str], author: str | None, token: str | bool | None) -> list[Any]:
@@ -31,17 +31,28 @@ def listed(tags: list[str], author: str | None, token: str | bool | None) -> lis
 
 def described(repo_id: str, token: str | bool | None = None) -> Any:
     """The entry of one model, with its card."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-
-    response = get_session().get(f"{constants.ENDPOINT}/api/models/{repo_id}", headers=build_hf_headers(token=token))
-    hf_raise_for_status(response)
-    return response.json()
+    return _asked(f"models/{repo_id}", None, token)[0]
 
 
 def _pages(query: dict[str, Any], token: str | bool | None) -> list[Any]:
-    from huggingface_hub import constants
-    from huggingface_hub.utils import build_hf_headers, paginate
-
+    address: str | None = "models"
     known = {key: value for key, value in query.items() if value is not None}
-    return list(paginate(f"{constants.ENDPOINT}/api/models", known, build_hf_headers(token=token)))
+    found: list[Any] = []
+    while address is not None:
+        page, address = _asked(address, known, token)
+        found += page if isinstance(page, list) else []
+        known = {}  # the address of the next page says it all
+    return found
+
+
+def _asked(address: str, query: dict[str, Any] | None, token: str | bool | None) -> tuple[Any, str | None]:
+    """The JSON at an address of the API, which the client asks for again after a fault, and the next page's address."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+
+    start = f"{constants.ENDPOINT}/api/"
+    response = http_backoff("GET", start + address, params=query or None, headers=build_hf_headers(token=token))
+    hf_raise_for_status(response)
+    after = response.links.get("next", {}).get("url", "")
+    # The token goes to this Hub alone, whatever host the link names.
+    return response.json(), after.partition("/api/")[2] or None
