@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import reprlib
 
 _MOST_BITS = 256
+_SECRETS = (
+    (re.compile(r"\b(hf_|api_org_)\w+"), r"\1***"),
+    (re.compile(r"\b(Bearer|Basic)(\s+)[^\s\"',;]+", re.IGNORECASE), r"\1\2***"),
+    (re.compile(r"(://)[^\s/@\"']+@"), r"\1***@"),
+    (re.compile(r"\b(token|password|api_key)=[^\s&\"',;]+", re.IGNORECASE), r"\1=***"),
+)
 
 
 class PumaHubError(Exception):
@@ -92,3 +99,10 @@ class _Short(reprlib.Repr):
 def shown(value: object) -> str:
     """A value from elsewhere as messages show it: short, on one line, nothing in it that a terminal acts on."""
     return _Short().repr(value)
+
+
+def without_secrets(text: str) -> str:
+    """What a library says, for a message: no token, and no user and password of an address."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text

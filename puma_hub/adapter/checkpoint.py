@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from puma_hub.errors import CheckpointError, PumaHubError
+from puma_hub.errors import CheckpointError, PumaHubError, without_secrets
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
         if from_hub is not None:
             raise from_hub from error
         # Files of others make transformers, safetensors and torch raise errors of nearly every kind.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+        reason = without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
         raise CheckpointError(
             f"cannot load an adapter from {source}: {reason}; check the name, or save or download the adapter again"
         ) from error

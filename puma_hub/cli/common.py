@@ -116,11 +116,12 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
     from puma_hub.demo.sources import MODELS
     from puma_hub.scorer import PersonalizedLM
 
-    where, model_id, revision = name, name, None
+    where = name
+    identity: dict[str, str | None] = {"model_id": name, "revision": None}
     if name in MODELS and os.path.isdir(name):
         say(f"{name} is a folder here, and is taken; the fetched model of that name is not")
     elif name in MODELS:
-        where, model_id, revision = _fetched(name), MODELS[name].hub_id, MODELS[name].revision
+        where, identity = _fetched(name), {"model_id": MODELS[name].hub_id, "revision": MODELS[name].revision}
     return PersonalizedLM.from_pretrained(
         where,
         template=template or "rating",
@@ -128,8 +129,7 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
         dtype=args.dtype,
         device=args.device,
         prefix_cache=args.prefix_cache,
-        model_id=model_id,
-        revision=revision,
+        **identity,
     )
 
 

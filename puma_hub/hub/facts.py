@@ -85,7 +85,7 @@ class Evaluation:
             ConfigurationError: the reports are of different rows, or are not such reports.
         """
         sizes = {name: (report.get("rows"), report.get("users")) for name, report in reports.items()}
-        first = next(iter(sizes.values()), (None, None))
+        first: tuple[Any, Any] = next(iter(sizes.values()), (None, None))
         empty = [name for name, report in reports.items() if not report.get("metrics")]
         if not reports or empty or any(size != first for size in sizes.values()):
             raise ConfigurationError(

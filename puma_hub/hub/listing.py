@@ -16,15 +16,18 @@ _UNREADABLE = (ValueError, RecursionError)
 
 def listed(tags: list[str], author: str | None, token: str | bool | None) -> list[Any]:
     """The entries of all models with these tags, with their cards; None stands for one that cannot be read."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
     try:
         return _pages({"filter": tags, "author": author, "full": True, "cardData": True}, token)
     except _UNREADABLE as error:
         logger.debug("a page of cards cannot be parsed (%s); reading them one by one", type(error).__name__)
     found: list[Any] = []
     for entry in _pages({"filter": tags, "author": author}, token):
+        name = entry.get("id") if isinstance(entry, dict) else None
         try:
-            found.append(described(entry["id"], token))
-        except _UNREADABLE:
+            found.append(described(str(name), token))
+        except (*_UNREADABLE, RepositoryNotFoundError):
             found.append(None)
     return found
 
