@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from puma_hub.cli.output import say
 
@@ -117,7 +117,7 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
     from puma_hub.scorer import PersonalizedLM
 
     where = name
-    identity: dict[str, str | None] = {"model_id": name, "revision": None}
+    identity: dict[str, Any] = {"model_id": name, "revision": None}
     if name in MODELS and os.path.isdir(name):
         say(f"{name} is a folder here, and is taken; the fetched model of that name is not")
     elif name in MODELS:

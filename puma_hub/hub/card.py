@@ -65,7 +65,7 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
     names = [spec.model_id for spec in (*config.sources, target)]
     bases = [name for name in dict.fromkeys(names) if is_hub_id(name)]
     results = [result for evaluation in facts.evaluations for result in _results(evaluation, config.scored_task.name)]
-    block: dict[str, Any] = {BLOCK: pair_block(config)}
+    ours: dict[str, Any] = {BLOCK: pair_block(config)}
     return ModelCardData(
         library_name=LIBRARY,
         license=facts.licence,
@@ -74,7 +74,7 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
         tags=pair_tags(config.sources, target),
         model_name=pair_repo_id(config.sources, target) if results else None,
         eval_results=results or None,
-        **block,
+        **ours,
     )
 
 
