@@ -23,8 +23,10 @@ from puma_hub.errors import (
     HubError,
     HubNotFoundError,
     HubUnavailableError,
+    StorageError,
 )
 from puma_hub.hub.facts import FACTS_FILE, AdapterFacts, Evaluation, Training
+from puma_hub.hub.naming import pair_tags
 from puma_hub.hub.publish import write_card
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter
@@ -112,6 +114,19 @@ def test_an_edited_card_is_kept_and_found(hub: HubServer, login: Callable[..., N
     adapter.push_to_hub("alice/given", card="# Just this\n")
     assert "# Just this" in hub.repository("alice/given").files()["README.md"].decode()
     assert len(find_adapters([SOURCE], TARGET)) == 2
+    readme.write_text("---\ntags: films\nlanguage: [en]\n---\n# Mine\n")  # one tag, and no list
+    adapter.push_to_hub("alice/edited")
+    card = ModelCard(hub.repository("alice/edited").files()["README.md"].decode())
+    assert card.data.tags == [*pair_tags(SOURCE, TARGET), "films"] and card.data.tags[0] == "puma-hub"
+    before = hub.repository("alice/edited").head()
+    for broken in ("---\ntags: [films\n---\n", "---\nself: 1\n---\n", "---\nmodel-index: 5\n---\n"):
+        readme.write_text(broken)
+        with pytest.raises(ConfigurationError, match="metadata cannot be read"):
+            adapter.push_to_hub("alice/edited")
+    readme.write_bytes(b"\xff\xfe")
+    with pytest.raises(StorageError, match="UTF-8"):
+        adapter.push_to_hub("alice/edited")
+    assert hub.repository("alice/edited").head() == before
     readme.write_text("")
     with pytest.raises(ConfigurationError, match="empty"):
         adapter.push_to_hub("alice/edited")

@@ -7,6 +7,7 @@ import math
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 
 from puma_hub import ModelSpec, PumaAdapter, PumaConfig, PumaHubError
 from puma_hub.bank import Provenance
+from puma_hub.bank.statistics import BankStatistics
+from puma_hub.errors import ConfigurationError
 from puma_hub.hub.facts import FACTS_FILE, AdapterFacts
 from puma_hub.hub.published import PublishedAdapter, read_listing
 
@@ -40,7 +43,13 @@ CARD = {
     "license": "mit",
 }
 ENTRY = {"id": "user/adapter", "sha": "0" * 40, "cardData": CARD, "downloads": 3, "likes": 1, "private": False}
-CONFIG = {"model_type": "puma_adapter", "sources": [SPEC], "target": TARGET, "hidden_size": 4, "dtype": "float32"}
+CONFIG = {
+    **{"model_type": "puma_adapter", "sources": [SPEC], "target": TARGET, "hidden_size": 4, "dtype": "float32"},
+    "trained_on": {
+        "sources": [{"base_id": "0" * 16, "spread": 0.1, "users": 40}],
+        **{"farthest": 2.0, "target_spread": 0.1, "target_users": 40},
+    },
+}
 PROVENANCE = {
     "format_version": 1,
     "model": SPEC,
@@ -50,6 +59,7 @@ PROVENANCE = {
     "made_by": "given",
     "details": {"seed": 1},
     "history": [{"made_by": "given"}],
+    "statistics": BankStatistics(np.zeros((1, 8)), 0.1, 40).to_dict(),
 }
 FACTS = {
     "evaluations": [
@@ -209,3 +219,8 @@ def test_any_spec_gives_one_or_our_error(data: Any) -> None:
     except PumaHubError:
         return
     assert spec.model_id.isprintable() and hash(spec) == hash(ModelSpec.of(spec.to_dict()))
+
+
+def test_sources_together_have_a_limit() -> None:
+    with pytest.raises(ConfigurationError, match="together are 2097152"):
+        PumaConfig(sources=[{"model_id": name, "hidden_size": 2**20} for name in "ab"], target=TARGET)

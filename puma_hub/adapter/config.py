@@ -82,7 +82,8 @@ class PumaConfig(PretrainedConfig):
         self.sources = [ModelSpec.of(spec) for spec in sources]
         if self.source_size > MAX_HIDDEN_SIZE:
             raise ConfigurationError(
-                f"the hidden sizes of all sources together are {self.source_size}; at most {MAX_HIDDEN_SIZE} can be joined"
+                f"the hidden sizes of all sources together are {self.source_size}, at most "
+                f"{MAX_HIDDEN_SIZE} can be joined"
             )
         self.target = ModelSpec.of(target) if target is not None else None
         self.prompt_length = require_whole(prompt_length, "prompt_length", MAX_PROMPT_LENGTH)
