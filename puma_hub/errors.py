@@ -2,6 +2,17 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
+
+_MOST_BITS = 256
+_SECRETS = (
+    (re.compile(r"\b(hf_|api_org_)\w+"), r"\1***"),
+    (re.compile(r"\b(Bearer|Basic)(\s+)[^\s\"',;]+", re.IGNORECASE), r"\1\2***"),
+    (re.compile(r"(://)[^\s/@\"']+@"), r"\1***@"),
+    (re.compile(r"\b(token|password|api_key)=[^\s&\"',;]+", re.IGNORECASE), r"\1=***"),
+)
+
 
 class PumaHubError(Exception):
     """Base of every error that puma_hub raises on purpose."""
@@ -72,3 +83,26 @@ class HubNotFoundError(HubError):
 
 class HubUnavailableError(HubError):
     """The Hub cannot be reached or is busy; the same call may work later."""
+
+
+class _Short(reprlib.Repr):
+    """Shows little of what is long or deep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxlist, self.maxdict, self.maxstring, self.maxother = 2, 3, 4, 120, 120
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= _MOST_BITS else f"a number of {x.bit_length()} bits"
+
+
+def shown(value: object) -> str:
+    """A value from elsewhere as messages show it: short, on one line, nothing in it that a terminal acts on."""
+    return _Short().repr(value)
+
+
+def without_secrets(text: str) -> str:
+    """What a library says, for a message: no token, and no user and password of an address."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text

@@ -162,7 +162,7 @@ def read_json(source: str | os.PathLike[str]) -> dict[str, Any]:
         data = json.loads(Path(source).read_text(encoding="utf-8"))
     except OSError as error:
         raise StorageError(f"cannot read {source}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StorageError(f"{source} is not valid JSON ({error}); restore the file or make it again") from error
     if not isinstance(data, dict):
         raise StorageError(f"{source} must hold a JSON object, found {type(data).__name__}")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from puma_hub import ClickTask, ModelSpec, PromptBank, RatingTask
 from puma_hub.bank import Provenance
-from puma_hub.bank.description import is_bank_folder
+from puma_hub.hub.contents import is_bank
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, StorageError, UnknownUserError
 from puma_hub.scorer import RatingHead
 from tests.conftest import make_bank
@@ -47,7 +47,7 @@ def test_round_trip_keeps_everything(tmp_path: Path, head: RatingHead) -> None:
         assert np.array_equal(loaded.head.state_dict()[name], tensor)
     files = {str(path.relative_to(tmp_path / "bank")) for path in (tmp_path / "bank").rglob("*") if path.is_file()}
     assert files == {"bank.json", "head.safetensors", SHARD}
-    assert is_bank_folder(tmp_path / "bank") and not is_bank_folder(tmp_path)
+    assert is_bank(tmp_path / "bank") and not is_bank(tmp_path)
 
 
 def test_datasets_reads_the_folder(tmp_path: Path) -> None:

@@ -170,11 +170,16 @@ def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:
 
 
 def test_help_is_quick_and_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    start = time.monotonic()
-    code = "import sys; from puma_hub.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
-    code += "assert not {'torch', 'transformers', 'datasets', 'numpy'} & set(sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
-    assert time.monotonic() - start < 1.0
+    code = (
+        "import sys, time; from puma_hub.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'torch', 'transformers', 'datasets', 'numpy', 'huggingface_hub'} & set(sys.modules)\n"
+        "print(time.process_time(), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    # Processor time, the start of Python included: what else the machine does hardly changes it.
+    assert done.returncode == 0 and float(done.stderr) < 1.0, done.stderr
     for name, _, _ in COMMANDS:
         with pytest.raises(SystemExit) as ended:
             main([name, "--help"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from puma_hub import PersonalizedLM, PromptBank, PumaAdapter
-from puma_hub.bank.storage import PROVENANCE_FILE
+from puma_hub.bank.description import DESCRIPTION_FILE
 from puma_hub.cli.main import main
 from puma_hub.errors import StorageError
 from puma_hub.hub.facts import AdapterFacts
@@ -93,7 +93,7 @@ CASES = {
     f"{TRAINED} --out b": "is read",
     f"{SELECT} --out b": "is a folder",
     f"{SELECT} --out rows.csv": "is read",
-    f"{SELECT} --out b/{PROVENANCE_FILE}": "is read",
+    f"{SELECT} --out b/{DESCRIPTION_FILE}": "is read",
     f"{SELECT} --out users.txt --json users.txt": "both written",
     "info b --json b/state.json": "is read",
     "info b --json b": "is a folder",

@@ -23,8 +23,10 @@ from puma_hub.errors import (
     HubError,
     HubNotFoundError,
     HubUnavailableError,
+    StorageError,
 )
 from puma_hub.hub.facts import FACTS_FILE, AdapterFacts, Evaluation, Training
+from puma_hub.hub.naming import pair_tags
 from puma_hub.hub.publish import write_card
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter
@@ -81,7 +83,7 @@ def test_push_is_one_commit_with_everything(hub: HubServer, login: Callable[...,
     hub.empty_cache()
     hub.clear_requests()
     loaded = PumaAdapter.from_pretrained(f"alice/{NAME}", revision=commit.oid)
-    assert same(loaded, adapter) and hub.opened(f"alice/{NAME}") <= {"config.json", "model.safetensors"}
+    assert same(loaded, adapter) and hub.opened(f"alice/{NAME}") == {"config.json", "model.safetensors"}
 
 
 def test_push_again_replaces_and_can_go_elsewhere(hub: HubServer, login: Callable[..., None], tmp_path: Path) -> None:
@@ -112,6 +114,19 @@ def test_an_edited_card_is_kept_and_found(hub: HubServer, login: Callable[..., N
     adapter.push_to_hub("alice/given", card="# Just this\n")
     assert "# Just this" in hub.repository("alice/given").files()["README.md"].decode()
     assert len(find_adapters([SOURCE], TARGET)) == 2
+    readme.write_text("---\ntags: films\nlanguage: [en]\n---\n# Mine\n")  # one tag, and no list
+    adapter.push_to_hub("alice/edited")
+    card = ModelCard(hub.repository("alice/edited").files()["README.md"].decode())
+    assert card.data.tags == [*pair_tags(SOURCE, TARGET), "films"] and card.data.tags[0] == "puma-hub"
+    before = hub.repository("alice/edited").head()
+    for broken in ("---\ntags: [films\n---\n", "---\nself: 1\n---\n", "---\nmodel-index: 5\n---\n"):
+        readme.write_text(broken)
+        with pytest.raises(ConfigurationError, match="metadata cannot be read"):
+            adapter.push_to_hub("alice/edited")
+    readme.write_bytes(b"\xff\xfe")
+    with pytest.raises(StorageError, match="UTF-8"):
+        adapter.push_to_hub("alice/edited")
+    assert hub.repository("alice/edited").head() == before
     readme.write_text("")
     with pytest.raises(ConfigurationError, match="empty"):
         adapter.push_to_hub("alice/edited")
@@ -318,10 +333,10 @@ def test_neither_pickle_nor_code_is_opened(hub: HubServer, login: Callable[..., 
     assert same(PumaAdapter.from_pair(SOURCE, TARGET), pair_adapter())
     asked = {request.filename for request in hub.requests if request.filename}
     assert not {name for name in asked if name.endswith((".py", ".pt", ".bin"))}
-    assert hub.opened() <= {"config.json", "model.safetensors"} and not mark.exists()
+    assert hub.opened() == {"config.json", "model.safetensors"} and not mark.exists()
     repository.commit({"model.safetensors": None}, "pickle alone")
     hub.empty_cache()
     hub.clear_requests()
     with pytest.raises(HubNotFoundError, match=r"lacks the file model\.safetensors"):
         PumaAdapter.from_pretrained(f"alice/{NAME}")
-    assert hub.opened() <= {"config.json"} and not mark.exists()
+    assert hub.opened() == {"config.json"} and not mark.exists()

@@ -21,7 +21,7 @@ from tests.conftest import make_bank
 from tests.hub_server import HubServer
 from tests.test_hub_adapters import SOURCE, pair_adapter
 from tests.test_hub_banks import MODEL, NAME, full_bank
-from tests.test_hub_cards import HOSTILE
+from tests.test_hub_cards import HOSTILE, printable
 
 
 def test_card_is_stable_and_plain_yaml(head: RatingHead) -> None:
@@ -31,7 +31,7 @@ def test_card_is_stable_and_plain_yaml(head: RatingHead) -> None:
     assert "!!python" not in text
     assert not re.search(r"\{\{|\}\}|\{%|None", text.replace("{Don't", "").replace("LLMs},", ""))
     data = yaml.safe_load(text.split("---")[1])
-    assert data["license"] == "cc-by-4.0" and data["tags"] == bank_tags(MODEL) and "puma_hub" in data["tags"]
+    assert data["license"] == "cc-by-4.0" and data["tags"] == bank_tags(MODEL) and data["tags"][0] == "puma-hub"
     assert data["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*.parquet"}]
     known = {"model_id": "org/llama-1b", "hidden_size": 32, "revision": "v1", "fingerprint": "a" * 16}
     facts = {"prompt_length": 3, "task": "rating", "made_by": "trained", "users": 8, "format_version": 1}
@@ -72,8 +72,8 @@ def test_card_of_a_migrated_bank_tells_the_way() -> None:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_text_from_elsewhere_becomes_markup(name: str) -> None:
-    spec = ModelSpec(name, 32, revision=name, fingerprint=name)
-    facts = {"template": f"{name.replace('<', '(')} <user>", "made_by": name, "details": {name: [name]}}
+    spec = ModelSpec(printable(name), 32, revision=printable(name), fingerprint=printable(name))
+    facts = {"template": f"{name.replace('<', '(')} <user>", "made_by": printable(name), "details": {name: [name]}}
     history = ({"made_by": name, "model": {"model_id": name}, "details": {"x": name}}, {"model": name, "details": 3})
     bank = make_bank(2).with_provenance(model=spec, history=history, **facts)
     bank = PromptBank(bank.dataset.add_column(name.replace("\x00", ""), [1, 2]), bank.provenance)

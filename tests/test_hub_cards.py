@@ -35,7 +35,7 @@ def test_card_is_stable_and_plain_yaml() -> None:
     )
     data = yaml.safe_load(text.split("---")[1])
     assert data["base_model"] == ["org/llama-1b", "org/gemma-2b"] and data["base_model_relation"] == "adapter"
-    assert data["library_name"] == "puma_hub" and data["license"] == "apache-2.0"
+    assert data["library_name"] == "puma-hub" == data["tags"][0] and data["license"] == "apache-2.0"
     assert pair_tag(SOURCE, TARGET) in data["tags"]
     result = data["model-index"][0]["results"][0]
     assert result["dataset"]["split"] == "validation" and result["dataset"]["args"] == {"rows": 6000, "users": 600}
@@ -77,9 +77,16 @@ HOSTILE = [
 ]
 
 
+def printable(name: str) -> str:
+    """What a ModelSpec takes of it."""
+    return "".join(filter(str.isprintable, name))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_no_text_from_elsewhere_becomes_markup(name: str) -> None:
-    adapter = pair_adapter(sources=[replace(SOURCE, model_id=name)], template=f"{name.replace('<', '(')} <user>")
+    adapter = pair_adapter(
+        sources=[replace(SOURCE, model_id=printable(name))], template=f"{name.replace('<', '(')} <user>"
+    )
     evaluation = Evaluation(name, name, 10, 2, {"migrated": {"rmse": 1.0}})
     known = AdapterFacts((evaluation,), Training(2, selection=name, data=name), intended_use=f"{name}\n```\n# {name}")
     text = str(adapter_card(adapter, "user/repo", known))

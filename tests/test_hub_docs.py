@@ -103,8 +103,11 @@ def test_banks_and_what_is_left_of_a_user(hub: HubServer, login: Callable[..., N
         *repository.objects.values(),
         *(blob.content for c in repository.commits.values() for blob in c.tree.values()),
     ]
-    for user in ("user-3", "user-5"):
-        assert not any(user.encode() in content or bank[user].tobytes() in content for content in kept)
+
+    def is_kept(user: str) -> bool:
+        return any(user.encode() in content or bank[user].tobytes() in content for content in kept)
+
+    assert is_kept("user-4") and not is_kept("user-3") and not is_kept("user-5")
     newest = PromptBank.from_pretrained("lab/movie-prompts")
     assert newest.user_ids == sorted({*bank.user_ids, "user-10", "user-11"} - {"user-3", "user-5"})
 

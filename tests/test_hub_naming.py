@@ -93,7 +93,7 @@ def test_what_is_no_namespace_is_refused(namespace: str) -> None:
 def test_tags() -> None:
     tags = pair_tags(["org/A b", "org/c"], "org/t")
     assert tags == [
-        *("puma_hub", "soft-prompt", "prompt-migration", "from-a-b", "from-c", "to-t"),
+        *("puma-hub", "soft-prompt", "prompt-migration", "from-a-b", "from-c", "to-t"),
         *(source_tag("org/A b"), source_tag("org/c"), target_tag("org/t"), pair_tag(["org/A b", "org/c"], "org/t")),
     ]
     exact = {tag for name in IDS for tag in (source_tag(name), target_tag(name), pair_tag(name, "t"))}

@@ -21,8 +21,10 @@ from puma_hub.errors import (
     HubUnavailableError,
     MismatchError,
 )
+from puma_hub.hub import listing
 from puma_hub.hub.card import adapter_card
-from puma_hub.hub.find import read_listing
+from puma_hub.hub.listing import described
+from puma_hub.hub.published import read_listing
 from tests.hub_server import HubServer
 from tests.test_hub_adapters import NAME, SOURCE, TARGET, facts, folder_of, pair_adapter, same
 
@@ -56,10 +58,16 @@ def test_find_by_source_target_and_namespace(hub: HubServer, login: Callable[...
     assert [spec.model_id for spec in find_adapters([SOURCE, other])[0].sources] == [SOURCE.model_id, other.model_id]
 
 
-def test_wrong_and_hostile_cards_hide_nothing(hub: HubServer, login: Callable[..., None]) -> None:
+def test_wrong_and_hostile_cards_hide_nothing(
+    hub: HubServer, login: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
     login("alice")
     commit = pair_adapter().push_to_hub()
     tags = ModelCard(hub.repository(commit.repo_url.repo_id).files()["README.md"].decode()).data.tags
+    block = {"sources": [SOURCE.to_dict()], "target": TARGET.to_dict()}
+    deep: Any = []
+    for _ in range(100):
+        deep = [deep]
     headers: dict[str, Any] = {
         "no-block": {},
         "text": {"puma_hub": "x"},
@@ -67,12 +75,50 @@ def test_wrong_and_hostile_cards_hide_nothing(hub: HubServer, login: Callable[..
         "sizes": {"puma_hub": {"sources": [{"model_id": "a", "hidden_size": "x"}], "target": TARGET.to_dict()}},
         "other-models": {"puma_hub": {"sources": [{"model_id": "a", "hidden_size": 1}], "target": TARGET.to_dict()}},
         "breaks-the-client": {"puma_hub": {}, "ignore_metadata_errors": True},
+        "index-of-text": {"puma_hub": block, "model-index": "x"},
+        "index-without-parts": {"puma_hub": block, "model-index": [{"results": [{"metrics": 5}]}, 7]},
+        "language": {"puma_hub": {}, "language": {"a": [1]}, "self": 1},
+        "length-inf": {"puma_hub": {**block, "prompt_length": float("inf")}},
+        "length-nan": {"puma_hub": {**block, "prompt_length": float("nan")}},
+        "length-huge": {"puma_hub": {**block, "prompt_length": 10**30}},
+        "length-negative": {"puma_hub": {**block, "prompt_length": -1}},
+        "size-huge": {"puma_hub": {**block, "sources": [{"model_id": "org/llama-1b", "hidden_size": 10**30}]}},
+        "sources-of-text": {"puma_hub": {**block, "sources": ["org/llama-1b"]}},
+        "many-sources": {"puma_hub": {**block, "sources": [SOURCE.to_dict()] * 70}},
+        "deep": {"puma_hub": {**block, "sources": deep}},
+        "escapes": {"puma_hub": {**block, "target": {**TARGET.to_dict(), "model_id": "org/\x1b[2Jgemma"}}},
     }
     for name, header in headers.items():
-        card = f"---\n{yaml.safe_dump({'library_name': 'puma_hub', 'tags': tags, **header})}---\n"
+        card = f"---\n{yaml.safe_dump({'library_name': 'puma-hub', 'tags': tags, **header})}---\n"
         hub.create_repository(f"bob/{name}", files={"README.md": card.encode()})
-    assert [adapter.repo_id for adapter in find_adapters(SOURCE, TARGET)] == [f"alice/{NAME}"]
-    assert PumaAdapter.from_pair(SOURCE, TARGET).published.repo_id == f"alice/{NAME}"
+    caplog.set_level(logging.DEBUG, "puma_hub")
+    found = find_adapters(SOURCE, TARGET)
+    assert {adapter.repo_id for adapter in found} == {f"alice/{NAME}", "bob/index-of-text", "bob/index-without-parts"}
+    warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1 and f"{len(headers) - 3} of {len(headers) + 1} entries" in warned[0]
+    assert "\x1b" not in caplog.text
+    assert PumaAdapter.from_pair(SOURCE, TARGET, namespace="alice").published.repo_id == f"alice/{NAME}"
+
+
+def test_a_page_that_cannot_be_parsed_is_read_card_by_card(
+    hub: HubServer, login: Callable[..., None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    login("alice")
+    for name in ("good", "bad"):
+        pair_adapter().push_to_hub(f"alice/{name}")
+
+    def parsed(real: Callable[..., Any]) -> Callable[..., Any]:
+        def parse(*arguments: Any) -> Any:
+            if "cardData" in arguments[0] or "bad" in arguments[0]:
+                raise ValueError("Exceeds the limit (4300 digits) for integer string conversion")
+            return real(*arguments)
+
+        return parse
+
+    for name in ("_pages", "described"):
+        monkeypatch.setattr(listing, name, parsed(getattr(listing, name)))
+    assert [adapter.repo_id for adapter in find_adapters()] == ["alice/good"]
+    assert "1 of 2 entries" in caplog.text
 
 
 def test_figures_beside_the_card_data_and_strange_ones(
@@ -80,17 +126,17 @@ def test_figures_beside_the_card_data_and_strange_ones(
 ) -> None:
     login("alice")
     folder_of(tmp_path, pair_adapter(), facts()).push_to_hub("alice/adapter")
-    info = HfApi().model_info("alice/adapter")
-    info.card_data.eval_results = None
-    adapter = read_listing(info)
-    assert adapter is not None and adapter.loss == pytest.approx(0.97 / 0.95 - 1)
-    for value, loss in (("x", None), (True, None), (float("inf"), None), (0.5, 0.0)):
-        info = HfApi().model_info("alice/adapter")
-        for result in info.card_data.eval_results:
-            if result.metric_args == {"predictions": "migrated"}:
-                result.metric_value = value
-        adapter = read_listing(info)
-        assert adapter is not None and (adapter.loss == loss or value is True)
+    entry = described("alice/adapter")
+    assert read_listing(entry).loss == pytest.approx(0.97 / 0.95 - 1)  # type: ignore[union-attr]
+    entry["model-index"] = entry["cardData"].pop("model-index")
+    assert read_listing(entry).loss == pytest.approx(0.97 / 0.95 - 1)  # type: ignore[union-attr]
+    for value, loss in (("x", None), (True, None), (float("inf"), None), (10**400, None), (-1, None), (0.5, 0.0)):
+        for result in entry["model-index"][0]["results"]:
+            for metric in result["metrics"]:
+                if metric["args"] == {"predictions": "migrated"}:
+                    metric["value"] = value
+        adapter = read_listing(entry)
+        assert adapter is not None and adapter.loss == loss
 
 
 # By pair

@@ -33,11 +33,8 @@ def test_a_part_of_a_file_is_read_alone(hub) -> None:
         assert file.read() == WEIGHTS[-10:]
     assert hub.opened() == {"weights/model.safetensors"}
     assert hub.downloaded() < 20_000
-    assert all(
-        request.range and request.status == 206
-        for request in hub.requests
-        if request.method == "GET" and request.filename
-    )
+    read = [request for request in hub.requests if request.method == "GET" and request.filename]
+    assert read and all(request.range and request.status == 206 for request in read)
     url = f"{hub.endpoint}/alice/thing/resolve/main/weights/model.safetensors"
     assert httpx2.get(url, headers={"Range": "bytes=-5"}).content == WEIGHTS[-5:]
     assert httpx2.get(url, headers={"Range": "bytes=199990-"}).content == WEIGHTS[199_990:]
@@ -68,7 +65,8 @@ def test_a_dataset_is_pushed_loaded_and_streamed(api: HfApi, hub, login) -> None
     hub.empty_cache()
     hub.clear_requests()
     assert datasets.load_dataset("alice/rows", split="train")["value"][:] == rows["value"][:]
-    assert all(name.endswith((".parquet", "README.md")) for name in hub.opened())
+    opened = hub.opened()
+    assert len(opened) >= 4 and all(name.endswith((".parquet", "README.md")) for name in opened)
     hub.empty_cache()
     hub.clear_requests()
     stream = datasets.load_dataset("alice/rows", split="train", streaming=True)

@@ -15,7 +15,16 @@ from puma_hub import (
 )
 from puma_hub.data import load_interactions, most_recent, of_users
 from puma_hub.demo.fetch import fetch
+from puma_hub.demo.sources import MODELS
 from puma_hub.training import with_source_predictions
+
+
+def load(given: str | None, name: str) -> PersonalizedLM:
+    """The LLM that was given, or a fetched one; this goes by its Hub id, so that others find a published pair."""
+    if given:
+        return PersonalizedLM.from_pretrained(given)
+    source = MODELS[name]
+    return PersonalizedLM.from_pretrained(str(fetch(name)), model_id=source.hub_id, revision=source.revision)
 
 
 def main() -> None:
@@ -31,14 +40,14 @@ def main() -> None:
     )
 
     # The old LLM's prompts. In your system they exist already: PromptBank.from_arrays(user_ids, prompts, old.spec).
-    old = PersonalizedLM.from_pretrained(args.source or str(fetch("smollm2-135m")))
+    old = load(args.source, "smollm2-135m")
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
     # A fifth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
     chosen = select_users(source, rows["train"], "puma", budget=args.users // 5)
     # Some of their rows will do.
     taught = with_source_predictions(old, source, most_recent(of_users(rows["train"], chosen), 18))
-    new = PersonalizedLM.from_pretrained(args.target or str(fetch("gemma-3-270m")))
+    new = load(args.target, "gemma-3-270m")
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", validation_share=0.0)
     adapter = AdapterTrainer(new, source, taught, settings).train()
     adapter.save_pretrained(f"{args.out}/adapter")

@@ -12,10 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from puma_hub.errors import CheckpointError, PumaHubError, StorageError
+from puma_hub.errors import CheckpointError, PumaHubError, StorageError, without_secrets
 from puma_hub.storage import read_json
-
-_FAULTS = (SafetensorError, RuntimeError, OSError, ValueError, TypeError, KeyError, AttributeError)
 
 
 @contextmanager
@@ -31,9 +29,8 @@ def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
         from_hub = translated(error, f"load an adapter from {source}")
         if from_hub is not None:
             raise from_hub from error
-        if not isinstance(error, _FAULTS):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        # Files of others make transformers, safetensors and torch raise errors of nearly every kind.
+        reason = without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
         raise CheckpointError(
             f"cannot load an adapter from {source}: {reason}; check the name, or save or download the adapter again"
         ) from error

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
+import torch
 from transformers import PretrainedConfig
 
 from puma_hub._version import __version__, too_new
+from puma_hub.adapter.checkpoint import clear_errors
 from puma_hub.adapter.trained_on import TrainedOn
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import ConfigurationError, shown
 from puma_hub.identity import ModelSpec
-from puma_hub.scorer.tasks import RatingTask, Task, task_from_dict
+from puma_hub.identity.limits import MAX_FORMAT, MAX_HIDDEN_SIZE, MAX_PROMPT_LENGTH, MAX_SOURCES, require_whole
+from puma_hub.scorer.tasks import RatingTask, Task, as_task, task_from_dict
 from puma_hub.scorer.template import PromptTemplate
 
 ARCHITECTURES = ("seed", "paper", "linear")
 FORMAT_VERSION = 1
 _PAPER_HIDDEN_SIZE = 4096
+# Of the fields that transformers gives every config, those that mean something for an adapter.
+_COMMON = ("architectures", "dtype", "name_or_path", "transformers_version")
+_DTYPES = ("None", "float32", "bfloat16", "float16", "float64")
 
 
 class PumaConfig(PretrainedConfig):
@@ -34,6 +42,8 @@ class PumaConfig(PretrainedConfig):
         rating_head: whether a trained rating head travels with it; true for tasks that have one.
         trained_on: the source banks it was trained on, in numbers; None while it is not trained.
 
+    Fields that are not known here are left out.
+
     Raises:
         ConfigurationError: a field has a value that cannot be used.
     """
@@ -42,6 +52,7 @@ class PumaConfig(PretrainedConfig):
 
     def __init__(
         self,
+        /,  # a file may have a field called so
         sources: Sequence[ModelSpec | Mapping[str, Any]] = (),
         target: ModelSpec | Mapping[str, Any] | None = None,
         prompt_length: int = 1,
@@ -56,33 +67,61 @@ class PumaConfig(PretrainedConfig):
         puma_hub_version: str | None = None,
         **kwargs: Any,
     ) -> None:
-        if int(format_version) > FORMAT_VERSION:
-            raise ConfigurationError(too_new("this adapter", format_version, FORMAT_VERSION, puma_hub_version))
+        version = require_whole(format_version, "format_version", MAX_FORMAT)
+        if version > FORMAT_VERSION:
+            raise ConfigurationError(too_new("this adapter", version, FORMAT_VERSION, puma_hub_version))
         if architecture not in ARCHITECTURES:
-            raise ConfigurationError(f"unknown architecture {architecture!r}; choose one of {', '.join(ARCHITECTURES)}")
-        if isinstance(prompt_length, bool) or not isinstance(prompt_length, int) or prompt_length < 1:
-            raise ConfigurationError(f"prompt_length must be a whole number >= 1, got {prompt_length!r}")
-        if not 0.0 <= float(dropout) < 1.0:
-            raise ConfigurationError(f"dropout must lie in [0, 1), got {dropout!r}")
-        if isinstance(sources, (Mapping, ModelSpec)):
+            known = ", ".join(ARCHITECTURES)
+            raise ConfigurationError(f"unknown architecture {shown(architecture)}; choose one of {known}")
+        if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
+            raise ConfigurationError(f"dropout must lie in [0, 1), got {shown(dropout)}")
+        if not isinstance(sources, Sequence) or isinstance(sources, str):
             raise ConfigurationError("sources must be a list of model specs, also when there is one")
+        if len(sources) > MAX_SOURCES:
+            raise ConfigurationError(f"an adapter has at most {MAX_SOURCES} sources, got {len(sources)}")
         self.sources = [ModelSpec.of(spec) for spec in sources]
+        if self.source_size > MAX_HIDDEN_SIZE:
+            raise ConfigurationError(
+                f"the hidden sizes of all sources together are {self.source_size}, at most "
+                f"{MAX_HIDDEN_SIZE} can be joined"
+            )
         self.target = ModelSpec.of(target) if target is not None else None
-        self.prompt_length = prompt_length
+        self.prompt_length = require_whole(prompt_length, "prompt_length", MAX_PROMPT_LENGTH)
         self.architecture = architecture
         self.dropout = float(dropout)
         if hidden_size is None and self.target is not None:
             hidden_size = _PAPER_HIDDEN_SIZE if architecture == "paper" else 2 * self.target.hidden_size
-        if hidden_size is not None and (not isinstance(hidden_size, int) or hidden_size < 1):
-            raise ConfigurationError(f"hidden_size must be a whole number >= 1, got {hidden_size!r}")
+        if hidden_size is not None:
+            require_whole(hidden_size, "hidden_size", 2 * MAX_HIDDEN_SIZE)
         self.hidden_size = hidden_size
-        parsed: Task = task_from_dict(task) if isinstance(task, Mapping) else task or RatingTask()
+        parsed = RatingTask() if task is None else as_task(task)
         self.task = parsed.to_dict()
         self.template = PromptTemplate.of(template).text if template is not None else None
         self.trained_on = TrainedOn.of(trained_on)
         self.rating_head = parsed.has_head if rating_head is None else bool(rating_head)
         self.format_version = FORMAT_VERSION
-        super().__init__(**kwargs)
+        dtype = kwargs.get("dtype")
+        if not isinstance(dtype, (str, torch.dtype, NoneType)) or str(dtype).removeprefix("torch.") not in _DTYPES:
+            raise ConfigurationError(f"dtype must be one of {', '.join(_DTYPES[1:])}, got {shown(dtype)}")
+        try:
+            super().__init__(**{name: value for name, value in kwargs.items() if name in _COMMON})
+        except Exception as error:  # whatever transformers' checks raise
+            reason = shown(str(error))
+            raise ConfigurationError(f"a field of the config has a value that cannot be used: {reason}") from error
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: str | os.PathLike[str], **kwargs: Any
+    ) -> Any:
+        """As in transformers.
+
+        Raises:
+            CheckpointError: the file is missing or malformed.
+            ConfigurationError: a field has a value that cannot be used.
+            HubError: the repository or revision cannot be read.
+        """
+        with clear_errors(pretrained_model_name_or_path):
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @property
     def source_size(self) -> int:

@@ -19,11 +19,6 @@ _SHARD = "data/train-{:05d}-of-{:05d}.parquet"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def is_bank_folder(folder: str | os.PathLike[str]) -> bool:
-    """Whether a folder holds a bank, as :meth:`puma_hub.PromptBank.save_pretrained` writes it."""
-    return os.path.isfile(os.path.join(folder, DESCRIPTION_FILE))
-
-
 @dataclass(frozen=True)
 class BankDescription:
     """What ``bank.json`` tells of a bank; no user is named in it.

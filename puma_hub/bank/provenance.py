@@ -9,9 +9,11 @@ from typing import Any
 from puma_hub._version import __version__, too_new
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.data.held_out import TrainedRows
-from puma_hub.errors import BankError, ConfigurationError
+from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
-from puma_hub.scorer import PromptTemplate, RatingTask, Task, task_from_dict
+from puma_hub.identity.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
+from puma_hub.scorer import PromptTemplate, RatingTask, Task
+from puma_hub.scorer.tasks import as_task
 
 FORMAT_VERSION = 1
 
@@ -39,19 +41,26 @@ class Provenance:
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "model", ModelSpec.of(self.model))
-        set_(self, "history", tuple(self.history))
-        if isinstance(self.template, PromptTemplate):
-            set_(self, "template", self.template.text)
-        elif self.template is not None:
+        require_whole(self.prompt_length, "prompt_length", MAX_PROMPT_LENGTH)
+        require_text(self.made_by, "made_by")
+        if not isinstance(self.details, Mapping):
+            raise ConfigurationError(f"the details of a bank must be a mapping, got {shown(self.details)}")
+        steps = self.history
+        if not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps):
+            raise ConfigurationError(f"the history of a bank must be a list of mappings, got {shown(steps)}")
+        set_(self, "history", tuple(steps))
+        if self.template is not None:
             set_(self, "template", PromptTemplate.of(self.template).text)
         if isinstance(self.trained_rows, Mapping):
             set_(self, "trained_rows", TrainedRows.from_dict(self.trained_rows))
-        if isinstance(self.task, Mapping):
-            set_(self, "task", task_from_dict(self.task))
-        if not isinstance(self.prompt_length, int) or self.prompt_length < 1:
-            raise ConfigurationError(f"prompt_length must be a whole number >= 1, got {self.prompt_length!r}")
+        elif self.trained_rows is not None and not isinstance(self.trained_rows, TrainedRows):
+            raise BankError(f"the training rows of a bank must be a mapping, got {shown(self.trained_rows)}")
+        if self.task is not None:
+            set_(self, "task", as_task(self.task))
         if isinstance(self.statistics, Mapping):
             set_(self, "statistics", BankStatistics.from_dict(self.statistics))
+        elif self.statistics is not None and not isinstance(self.statistics, BankStatistics):
+            raise BankError(f"the statistics of a bank must be a mapping, got {shown(self.statistics)}")
         if self.statistics is not None and self.statistics.mean.shape != (self.prompt_length, self.model.hidden_size):
             raise BankError(
                 f"the statistics are of prompts {self.statistics.mean.shape}, the bank's are "
@@ -79,9 +88,11 @@ class Provenance:
 
         Raises:
             BankError: a needed key is missing, or the format is newer than this version of puma_hub.
+            PumaHubError: a value is none that the field may have.
         """
-        if int(data.get("format_version", 1)) > FORMAT_VERSION:
-            raise BankError(too_new("this bank", data["format_version"], FORMAT_VERSION, data.get("puma_hub_version")))
+        version = require_whole(data.get("format_version", 1), "format_version", MAX_FORMAT)
+        if version > FORMAT_VERSION:
+            raise BankError(too_new("this bank", version, FORMAT_VERSION, data.get("puma_hub_version")))
         missing = [key for key in ("model", "prompt_length") if key not in data]
         if missing:
             raise BankError(f"the bank's provenance lacks {', '.join(missing)}; it cannot be told which LLM it is for")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from puma_hub.cli import common
 from puma_hub.cli.output import Result
 
 if TYPE_CHECKING:
@@ -36,9 +35,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaAdapter
     from puma_hub.errors import ConfigurationError
+    from puma_hub.hub.contents import ADAPTER, require_ours
     from puma_hub.hub.publish import edited_card, local_facts, write_card
 
-    adapter: PumaAdapter = PumaAdapter.from_pretrained(common.folder(args.path))
+    if require_ours(args.path) != ADAPTER:
+        raise ConfigurationError(f"{args.path} holds a bank, whose card puma-hub push makes; give an adapter's folder")
+    adapter: PumaAdapter = PumaAdapter.from_pretrained(args.path)
     if not args.overwrite and edited_card(adapter) is not None:
         raise ConfigurationError(f"{args.path}/README.md was edited by hand; --overwrite replaces it")
     facts = _facts(args, local_facts(adapter))

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from puma_hub.cli.output import say
 
 if TYPE_CHECKING:
     import datasets
@@ -84,28 +86,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
 
 
-def is_bank_folder(path: str) -> bool:
-    from puma_hub.bank.description import is_bank_folder
-
-    return is_bank_folder(path)
-
-
-def folder(path: str) -> str:
-    """The path of a folder that is there."""
-    from puma_hub.errors import StorageError
-
-    if not os.path.isdir(path):
-        raise StorageError(f"there is no folder {path}; give the folder of an adapter")
-    return path
-
-
 def model_of(text: str) -> str | ModelSpec:
     """A model's id, or the model of a bank's folder with all that the bank knows of it."""
-    if not os.path.isdir(text) or not is_bank_folder(text):
+    from puma_hub.hub.contents import is_bank
+
+    if not is_bank(text):
         return text
     from puma_hub.bank import PromptBank
 
-    return PromptBank.load_from_disk(text).model
+    return PromptBank.from_pretrained(text).model
 
 
 def add_mean(parser: argparse.ArgumentParser) -> None:
@@ -134,20 +123,38 @@ def task_of(args: argparse.Namespace) -> Task:
 
 
 def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
-    """The scorer named on the command line, with ``template`` if given; a fetched model is found by its short name."""
-    from puma_hub.data.cache import model_folder
+    """The scorer named on the command line, with ``template`` if given; a fetched model is found by its short name.
+
+    A fetched model goes by the Hub id of the model it was made from, and by a revision of its own.
+    """
+    from puma_hub.demo.sources import MODELS
     from puma_hub.scorer import PersonalizedLM
 
-    fetched = model_folder(name)
+    where = name
+    identity: dict[str, Any] = {"model_id": name, "revision": None}
+    if name in MODELS and os.path.isdir(name):
+        say(f"{name} is a folder here, and is taken; the fetched model of that name is not")
+    elif name in MODELS:
+        where, identity = _fetched(name), {"model_id": MODELS[name].hub_id, "revision": MODELS[name].revision}
     return PersonalizedLM.from_pretrained(
-        str(fetched) if "/" not in name and fetched.is_dir() else name,
+        where,
         template=template or "rating",
         task=task_of(args),
         dtype=args.dtype,
         device=args.device,
         prefix_cache=args.prefix_cache,
-        model_id=name,
+        **identity,
     )
+
+
+def _fetched(name: str) -> str:
+    from puma_hub.data.cache import model_folder
+    from puma_hub.errors import StorageError
+
+    folder = model_folder(name)
+    if not folder.is_dir():
+        raise StorageError(f"the model {name} is not in {folder.parent}; fetch it first: puma-hub fetch {name}")
+    return str(folder)
 
 
 def load_rows(args: argparse.Namespace) -> datasets.DatasetDict:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_hub.cli import common
-from puma_hub.cli.output import Result
+from puma_hub.cli.output import Result, say
 
 if TYPE_CHECKING:
     from puma_hub.adapter import PumaAdapter
@@ -18,42 +18,82 @@ EXAMPLE = "puma-hub info source/bank"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("path", metavar="ID", help="folder or Hub id of a bank or an adapter")
+    parser.add_argument(
+        "path", metavar="ID", help="folder or Hub id of a bank or an adapter; datasets/ID where both are called so"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
-    if common.is_bank_folder(args.path):
-        from puma_hub.bank import PromptBank
-
-        bank = PromptBank.load_from_disk(args.path)
-        report = _bank(len(bank), bank.head is not None, bank.provenance)
-    elif os.path.isdir(args.path):
-        from puma_hub.adapter import PumaAdapter
-
-        report = _adapter(PumaAdapter.from_pretrained(args.path))
-    else:
-        report = _on_the_hub(args.path)
+    report = _local(args.path) if os.path.exists(args.path) else _on_the_hub(args.path)
     return Result(json.dumps(report, indent=2), report)
 
 
-def _on_the_hub(name: str) -> dict[str, Any]:
+def _local(path: str) -> dict[str, Any]:
+    from puma_hub.hub.contents import ADAPTER, require_ours
+
+    if require_ours(path) == ADAPTER:
+        from puma_hub.adapter import PumaAdapter
+
+        return _adapter(PumaAdapter.from_pretrained(path))
+    from puma_hub.bank import PromptBank
+
+    bank = PromptBank.from_pretrained(path)
+    return _bank(len(bank), bank.head is not None, bank.provenance)
+
+
+def _on_the_hub(given: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
-    from puma_hub.adapter import PumaAdapter
+    from puma_hub.errors import HubNotFoundError, StorageError
     from puma_hub.hub.bank_download import describe_bank
+    from puma_hub.hub.bank_files import DESCRIPTION_FILE
     from puma_hub.hub.errors import hub_errors
-    from puma_hub.hub.find import read_listing
     from puma_hub.hub.naming import is_hub_id
 
+    name = given.removeprefix("datasets/") if given.count("/") == 2 else given
+    if not is_hub_id(name):
+        raise StorageError(
+            f"cannot describe {given}: there is no such folder, and no repository can be called so; check the name"
+        )
     api = HfApi()
     with hub_errors(f"describe {name}"):
-        is_bank = is_hub_id(name) and not api.repo_exists(name) and api.repo_exists(name, repo_type="dataset")
-    if is_bank:
+        is_model = name == given and api.repo_exists(name)
+        is_dataset = api.repo_exists(name, repo_type="dataset")
+        is_bank = is_dataset and api.file_exists(name, DESCRIPTION_FILE, repo_type="dataset")
+        is_adapter = is_model and _is_adapter(name)
+    if is_bank and not is_adapter:
         bank, folder = describe_bank(name)  # no prompt is downloaded for this
         return _bank(bank.users, bank.rating_head, bank.provenance) | {"commit": folder.name, "license": bank.licence}
-    report = _adapter(PumaAdapter.from_pretrained(name))
-    with hub_errors(f"describe {name}"):
-        published = read_listing(api.model_info(name))
+    if is_dataset and not is_bank and not is_model:
+        raise HubNotFoundError(f"{name} is a data set without {DESCRIPTION_FILE}, so no bank; check the name")
+    if is_bank:
+        say(f"there is a bank of this name too: puma-hub info datasets/{name}")
+    return _published(name)
+
+
+def _is_adapter(repo_id: str) -> bool:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    from puma_hub.errors import PumaHubError
+    from puma_hub.hub.download import require_adapter
+
+    try:
+        require_adapter(Path(hf_hub_download(repo_id, "config.json")), repo_id)
+    except (EntryNotFoundError, PumaHubError):
+        return False
+    return True
+
+
+def _published(repo_id: str) -> dict[str, Any]:
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.hub.errors import hub_errors
+    from puma_hub.hub.listing import described
+    from puma_hub.hub.published import read_listing
+
+    report = _adapter(PumaAdapter.from_pretrained(repo_id))
+    with hub_errors(f"describe {repo_id}"):
+        published = read_listing(described(repo_id))
     return report | {"published": published.to_dict() if published else None}
 
 

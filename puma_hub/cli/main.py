@@ -51,7 +51,8 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 when its work was done, 1 when it failed, 2 for wrong use."""
     args = build_parser().parse_args(arguments)
-    from puma_hub.errors import ConfigurationError, PumaHubError
+    from puma_hub.errors import ConfigurationError, PumaHubError, without_secrets
+    from puma_hub.hub.markup import visible
 
     try:
         from puma_hub.cli.output import finish
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PumaHubError as error:
         if args.debug:
             raise
-        print(f"puma-hub {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"puma-hub {args.command}: {visible(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
         print(f"puma-hub {args.command}: interrupted; the same command goes on where it was", file=sys.stderr)
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug:
             raise
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        reason = without_secrets(visible(f"{type(error).__name__}: {error}"))[:500]
         print(f"puma-hub {args.command}: unexpected error: {reason} (--debug shows where)", file=sys.stderr)
         return 1
     return 0

@@ -31,9 +31,12 @@ def finish(result: Result, json_file: str | None) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of text."""
-    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
+    """A Markdown table of text; what cells hold cannot end them, nor reach the terminal's controls."""
+    from puma_hub.hub.markup import visible
+
+    cells = [[visible(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
 def metrics_table(rows: dict[str, dict[str, float]]) -> str:

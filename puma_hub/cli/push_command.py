@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from puma_hub.cli import common
 from puma_hub.cli.output import Result, say
 
 if TYPE_CHECKING:
@@ -30,11 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.errors import ConfigurationError
+    from puma_hub.hub.contents import BANK, require_ours
 
     if args.repo and args.namespace:
         raise ConfigurationError(f"give the namespace within the name, {args.namespace}/{args.repo.split('/')[-1]}")
-    kind = "bank" if common.is_bank_folder(args.path) else "adapter"
-    commit = _push_bank(args) if kind == "bank" else _push_adapter(args)
+    kind = require_ours(args.path)
+    commit = _push_bank(args) if kind == BANK else _push_adapter(args)
     repo_id = commit.repo_url.repo_id
     report = {"kind": kind, "repo_id": repo_id, "url": str(commit.repo_url), "commit": commit.oid}
     return Result(f"{kind} in {commit.repo_url} at commit {commit.oid}", report)
@@ -46,7 +46,7 @@ def _push_adapter(args: argparse.Namespace) -> CommitInfo:
     from puma_hub.hub.naming import pair_repo_id
     from puma_hub.hub.publish import local_facts
 
-    adapter: PumaAdapter = PumaAdapter.from_pretrained(common.folder(args.path))
+    adapter: PumaAdapter = PumaAdapter.from_pretrained(args.path)
     if args.license:
         raise ConfigurationError(f"state an adapter's licence with puma-hub card {args.path} --license ID")
     facts = local_facts(adapter)
@@ -68,7 +68,7 @@ def _push_bank(args: argparse.Namespace) -> CommitInfo:
 
     if not args.repo:
         raise ConfigurationError("a bank has no name of its own; give one, such as my-lab/movie-prompts")
-    return PromptBank.load_from_disk(args.path).push_to_hub(
+    return PromptBank.from_pretrained(args.path).push_to_hub(
         args.repo,
         private=not args.public,
         revision=args.revision,

@@ -9,7 +9,7 @@ from puma_hub.cli import common
 from puma_hub.cli.output import Result, table
 
 if TYPE_CHECKING:
-    from puma_hub.hub.find import PublishedAdapter
+    from puma_hub.hub.published import PublishedAdapter
 
 EXAMPLE = "puma-hub search --source HuggingFaceTB/SmolLM2-135M-Instruct --target google/gemma-3-270m"
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from puma_hub.data.cache import data_folder, model_folder
 from puma_hub.demo.sources import SOURCES, Part, Source
-from puma_hub.errors import ConfigurationError, MissingDependencyError, StorageError
+from puma_hub.errors import ConfigurationError, MissingDependencyError, StorageError, without_secrets
 from puma_hub.layout import Layout
 from puma_hub.storage import new_folder, replace_files
 
@@ -110,7 +110,7 @@ def _download(requirement: str, downloads: Path) -> Path:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(target), requirement]
         result = subprocess.run(command, capture_output=True, text=True)
         if result.returncode != 0:
-            reason = (result.stderr.strip().splitlines() or ["no message"])[-1]
+            reason = without_secrets((result.stderr.strip().splitlines() or ["no message"])[-1])
             raise StorageError(f"pip could not download {requirement}: {reason}; check the connection and try again")
     return next(target.glob("*.whl"))
 

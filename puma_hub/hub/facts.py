@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from numbers import Integral, Real
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from puma_hub.errors import CheckpointError, ConfigurationError
+from puma_hub.errors import CheckpointError, ConfigurationError, shown
 from puma_hub.storage import read_json, write_json
 
 FACTS_FILE = "adapter_facts.json"
@@ -29,7 +32,9 @@ PREDICTIONS = {
     "user_mean": "user mean (no LLM)",
     "user_item_bias": "user + item bias (no LLM)",
 }
+_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}")
 _REFERENCES = ("retrained", "source")
+_MOST, _LEAST = 1e9, 1e-9  # of figures, and of those that others are divided by
 _LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 
 
@@ -48,20 +53,28 @@ class Evaluation:
     metrics: Mapping[str, Mapping[str, float]]
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.metrics) - set(PREDICTIONS))
+        if not isinstance(self.dataset, str) or not isinstance(self.split, str):
+            raise ConfigurationError(f"dataset and split are names, got {shown((self.dataset, self.split))}")
+        for name in ("rows", "users"):
+            object.__setattr__(self, name, _number(getattr(self, name), name, Integral))
+        if not isinstance(self.metrics, Mapping) or not all(isinstance(v, Mapping) for v in self.metrics.values()):
+            raise ConfigurationError(f"metrics must be a mapping of mappings, got {shown(self.metrics)}")
+        unknown = [name for name in self.metrics if name not in PREDICTIONS]
         if unknown:
-            raise ConfigurationError(f"figures of unknown predictions {unknown}; known are {', '.join(PREDICTIONS)}")
+            raise ConfigurationError(
+                f"figures of unknown predictions {shown(unknown)}; known are {', '.join(PREDICTIONS)}"
+            )
         if not self.metrics.get("migrated"):
             raise ConfigurationError("an adapter's evaluation needs figures of its migrated prompts")
         # Plain floats in a fixed order: NumPy's would not survive YAML, and cards are stable.
         ordered = {
-            name: {str(metric): float(value) for metric, value in self.metrics[name].items()}
+            name: {
+                str(metric): float(_number(value, f"the figures of {name}", Real))
+                for metric, value in self.metrics[name].items()
+            }
             for name in PREDICTIONS
             if name in self.metrics
         }
-        bad = [name for name, values in ordered.items() if not all(math.isfinite(value) for value in values.values())]
-        if bad:
-            raise ConfigurationError(f"the figures of {', '.join(bad)} are not finite; evaluate again")
         object.__setattr__(self, "metrics", ordered)
 
     @classmethod
@@ -72,16 +85,20 @@ class Evaluation:
             ConfigurationError: the reports are of different rows, or are not such reports.
         """
         sizes = {name: (report.get("rows"), report.get("users")) for name, report in reports.items()}
-        if len(set(sizes.values())) != 1 or any(not report.get("metrics") for report in reports.values()):
+        first: tuple[Any, Any] = next(iter(sizes.values()), (None, None))
+        empty = [name for name, report in reports.items() if not report.get("metrics")]
+        if not reports or empty or any(size != first for size in sizes.values()):
             raise ConfigurationError(
-                f"figures are compared on the same rows only; (rows, users) of the reports are {sizes}; evaluate each "
-                "bank on the same interactions"
+                f"figures are compared on the same rows only; (rows, users) of the reports are {shown(sizes)}; "
+                "evaluate each bank on the same interactions"
             )
-        metrics = {name: _metrics(report["metrics"]) for name, report in reports.items()}
-        for report in reports.values():
-            metrics |= {name: _metrics(values) for name, values in report.get("baselines", {}).items()}
-        rows, users = sizes["migrated"] if "migrated" in sizes else next(iter(sizes.values()))
-        return cls(dataset, split, int(rows or 0), int(users or 0), metrics)
+        try:
+            metrics = {name: _metrics(report["metrics"]) for name, report in reports.items()}
+            for report in reports.values():
+                metrics |= {name: _metrics(values) for name, values in report.get("baselines", {}).items()}
+        except (AttributeError, TypeError) as error:
+            raise ConfigurationError("this is no report of puma-hub evaluate: its metrics are no mapping") from error
+        return cls(dataset, split, first[0], first[1], metrics)
 
     @classmethod
     def from_comparison(cls, dataset: str, split: str, report: Mapping[str, Any]) -> Evaluation:
@@ -97,9 +114,9 @@ class Evaluation:
                 for side, part in (("migrated", "target"), ("source", "source"))
                 for end, name in (("", "own"), ("_mean", "mean"), ("_shuffled", "shuffled"))
             }
-            return cls(dataset, split, int(report["target"]["rows"]), int(report["users"]), metrics)
+            return cls(dataset, split, report["target"]["rows"], report["users"], metrics)
         except (KeyError, TypeError) as error:
-            raise ConfigurationError(f"this is no report of puma-hub compare: {error} is missing") from error
+            raise ConfigurationError(f"this is no report of puma-hub compare: {shown(str(error))}") from error
 
     @property
     def loss(self) -> float | None:
@@ -111,7 +128,7 @@ class Evaluation:
             for metric, lower in _LOWER_IS_BETTER.items():
                 ours = self.metrics["migrated"].get(metric)
                 theirs = self.metrics.get(reference, {}).get(metric)
-                if ours is not None and theirs is not None and ours > 0 and theirs > 0:
+                if ours is not None and theirs is not None and ours > 0 and theirs > _LEAST:
                     return max(0.0, ours / theirs - 1 if lower else 1 - ours / theirs)
         return None
 
@@ -124,14 +141,25 @@ class Evaluation:
             own, mean, moved, moved_mean = (math.nan if value is None else value for value in values)
             sign = 1 if lower else -1
             before, after = sign * (mean - own), sign * (moved_mean - moved)
-            if before > 0 and math.isfinite(after):
+            if before > _LEAST and math.isfinite(after):
                 return after / before
         return None
 
 
+_TRAINING: dict[str, type] = {
+    **dict.fromkeys(("users", "of_users", "samples", "seed"), Integral),
+    **dict.fromkeys(("seconds", "time_ratio", "flops_ratio"), Real),
+    **dict.fromkeys(("selection", "data"), str),
+}
+
+
 @dataclass(frozen=True)
 class Training:
-    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: retraining everybody over training it."""
+    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: retraining everybody over training it.
+
+    Raises:
+        ConfigurationError: a field is of another kind, not finite or negative.
+    """
 
     users: int
     of_users: int | None = None
@@ -142,6 +170,17 @@ class Training:
     seed: int | None = None
     time_ratio: float | None = None
     flops_ratio: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, kind in _TRAINING.items():
+            value = getattr(self, name)
+            if value is None and name != "users":
+                continue
+            if kind is str:
+                if not isinstance(value, str):
+                    raise ConfigurationError(f"{name} of the training must be text, got {shown(value)}")
+            else:
+                object.__setattr__(self, name, _number(value, f"{name} of the training", kind))
 
 
 @dataclass(frozen=True)
@@ -161,6 +200,8 @@ class AdapterFacts:
 
     def __post_init__(self) -> None:
         require_licence(self.licence)
+        if not isinstance(self.intended_use, (str, NoneType)):
+            raise ConfigurationError(f"intended_use must be text, got {shown(self.intended_use)}")
 
     @property
     def loss(self) -> float | None:
@@ -194,17 +235,27 @@ class AdapterFacts:
         write_json(Path(folder) / FACTS_FILE, self.to_dict())
 
 
-def require_licence(licence: str | None) -> None:
+def require_licence(licence: object) -> None:
     """Refuse what cannot be a licence's identifier on the Hub; None, for not stated, passes.
 
     Raises:
         ConfigurationError: it cannot.
     """
-    plain = str(licence or "x")
-    if not plain.isascii() or not plain.replace("-", "").replace(".", "").replace("+", "").isalnum():
+    if licence is not None and not (isinstance(licence, str) and _LICENCE.fullmatch(licence)):
         raise ConfigurationError(
-            f"licence must be an identifier of the Hub, such as apache-2.0, gemma or other, got {licence!r}"
+            f"licence must be an identifier of the Hub, such as apache-2.0, gemma or other, got {shown(licence)}"
         )
+
+
+def _number(value: object, what: str, kind: type) -> Any:
+    """A plain number, if ``value`` is one of this kind, finite and not beyond all measure; whole ones from 0 on."""
+    whole = kind is Integral
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ConfigurationError(f"{what} must be a {'whole ' if whole else ''}number, got {shown(value)}")
+    found: Any = value
+    if not (0 <= found < 2**63 if whole else abs(found) <= _MOST):
+        raise ConfigurationError(f"{what} must be finite and of a usual size, got {shown(value)}; evaluate again")
+    return int(found) if whole else float(found)
 
 
 def _build(kind: Any, data: Mapping[str, Any]) -> Any:

@@ -16,7 +16,10 @@ from puma_hub.identity import ModelSpec
 Model: TypeAlias = "str | os.PathLike[str] | ModelSpec | Mapping[str, Any]"
 Models: TypeAlias = "Model | Sequence[Model]"
 
-LIBRARY = "puma_hub"
+LIBRARY = "puma-hub"
+"""The library's name on the Hub, and the first tag of every card."""
+BLOCK = "puma_hub"
+"""The key of our own block in a card's metadata."""
 _COMMON_TAGS = (LIBRARY, "soft-prompt", "prompt-migration")
 _BANK_TAGS = (LIBRARY, "soft-prompt", "prompt-bank")
 _LONGEST = 96

@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from puma_hub.errors import ConfigurationError, HubNotFoundError, MismatchError
-from puma_hub.hub.find import PublishedAdapter, find_adapters, quality
+from puma_hub.hub.find import find_adapters, quality
 from puma_hub.hub.naming import Model, Models, model_id, model_list, pair_repo_id
+from puma_hub.hub.published import PublishedAdapter
 from puma_hub.identity import ModelSpec
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import ConfigurationError, StorageError, shown
 from puma_hub.hub.card import adapter_card, card_data
 from puma_hub.hub.errors import hub_errors
 from puma_hub.hub.facts import AdapterFacts
@@ -100,12 +100,21 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
     if given is None:
         made = adapter_card(adapter, repo_id, facts)
     else:
-        made = ModelCard(str(given), ignore_metadata_errors=False)
+        try:
+            made = ModelCard(str(given), ignore_metadata_errors=False)
+        except Exception as error:  # YAML's own errors, and what the client makes of a field of another kind
+            reason = shown(" ".join(str(error).split()))
+            raise ConfigurationError(f"the card's metadata cannot be read: {reason}; correct its YAML") from error
         # Whatever its text says: without these nobody finds the pair.
         for key, value in card_data(config, AdapterFacts()).to_dict().items():
-            old = made.data.get(key)
-            made.data[key] = list(dict.fromkeys([*(old or []), *value])) if key == "tags" else value
+            made.data[key] = _tags(made.data.get(key), value) if key == "tags" else value
     (Path(place) / CARD_FILE).write_text(str(made), encoding="utf-8")
+
+
+def _tags(given: object, ours: list[str]) -> list[str]:
+    """Ours first, as on a card that we make, then those of the card that was given."""
+    theirs = given if isinstance(given, list) else [given] if isinstance(given, str) else []
+    return list(dict.fromkeys([*ours, *(tag for tag in theirs if isinstance(tag, str))]))
 
 
 def edited_card(adapter: PumaAdapter) -> str | None:
@@ -119,8 +128,8 @@ def edited_card(adapter: PumaAdapter) -> str | None:
         return None
     try:
         text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigurationError(f"the card {path} is not UTF-8 text ({error}); save it as UTF-8") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageError(f"cannot read the card {path}: {shown(str(error))}; save it as UTF-8") from error
     if text == str(adapter_card(adapter, _local_name(adapter), local_facts(adapter))):
         return None
     if not text.strip():

@@ -11,8 +11,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from puma_hub.errors import ConfigurationError, HubNotFoundError
-from puma_hub.hub.find import PublishedAdapter, find_adapters
+from puma_hub.hub.find import find_adapters
 from puma_hub.hub.naming import Model, model_id, public_id
+from puma_hub.hub.published import PublishedAdapter
 from puma_hub.identity import ModelSpec
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 UNREPORTED_LOSS = 0.10
 """What an adapter without a comparable evaluation is taken to lose."""
+_MOST = 500.0  # the logarithm of a loss that a float still holds
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Route:
     @property
     def loss(self) -> float:
         """Estimated relative loss of quality of the whole: the losses of the steps, compounded."""
-        return math.prod(1 + step_loss(adapter) for adapter in self.adapters) - 1
+        steps = sum(math.log1p(step_loss(adapter)) for adapter in self.adapters)
+        return math.expm1(min(steps, _MOST))
 
     def load(self, token: str | bool | None = None) -> list[PumaAdapter]:
         """All adapters, each at the commit the route was made from."""

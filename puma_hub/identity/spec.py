@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.errors import ConfigurationError, MismatchError, shown
+from puma_hub.identity.limits import MAX_HIDDEN_SIZE, require_text, require_whole
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,6 +54,9 @@ class ModelSpec:
     """A language model as banks and adapters refer to it.
 
     ``fingerprint`` identifies the weights, see :func:`fingerprint`; without it only sizes can be compared.
+
+    Raises:
+        ConfigurationError: a field is not what it must be: a text of one line, a size from 1 to 2 ** 20.
     """
 
     model_id: str
@@ -62,12 +66,12 @@ class ModelSpec:
     fingerprint: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model_id, str) or not self.model_id.strip():
-            raise ConfigurationError(f"model_id must be a non-empty string, got {self.model_id!r}")
-        if isinstance(self.hidden_size, bool) or not isinstance(self.hidden_size, int) or self.hidden_size < 1:
-            raise ConfigurationError(
-                f"hidden_size of {self.model_id!r} must be a whole number >= 1, got {self.hidden_size!r}"
-            )
+        require_text(self.model_id, "model_id")
+        require_whole(self.hidden_size, f"hidden_size of {self.model_id!r}", MAX_HIDDEN_SIZE)
+        for name in ("revision", "model_type", "fingerprint"):
+            value = getattr(self, name)
+            if value is not None:
+                require_text(value, f"{name} of {self.model_id!r}")
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, model_id: str | None = None, revision: str | None = None) -> ModelSpec:
@@ -88,7 +92,7 @@ class ModelSpec:
         if isinstance(spec, ModelSpec):
             return spec
         if not isinstance(spec, Mapping) or not {"model_id", "hidden_size"} <= set(spec):
-            raise ConfigurationError(f"a model spec needs model_id and hidden_size, got {spec!r}")
+            raise ConfigurationError(f"a model spec needs model_id and hidden_size, got {shown(spec)}")
         known = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in spec.items() if key in known})
 

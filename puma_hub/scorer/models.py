@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from puma_hub.errors import StorageError, UnsupportedModelError
+from puma_hub.errors import StorageError, UnsupportedModelError, without_secrets
 
 _NEEDED_ARGUMENTS = ("inputs_embeds", "position_ids", "attention_mask")
 _CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and since
@@ -48,7 +48,7 @@ def _clear_errors(what: str) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StorageError(f"cannot load {what}: {reason}") from error
+        raise StorageError(f"cannot load {what}: {without_secrets(reason)}") from error
 
 
 def cache_argument(model: PreTrainedModel) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Protocol
+from numbers import Real
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.errors import ConfigurationError, InteractionsError, shown
 from puma_hub.scorer.head import RatingHead
 
+_LARGEST = 1e9  # of the values of a rating
 _CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
 
 
+@runtime_checkable
 class Task(Protocol):
     """The part of a task that scorer, trainers and evaluation rely on.
 
@@ -65,6 +68,11 @@ class RatingTask:
     has_head: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
+        numbers = (*self.values, self.mse_weight) if isinstance(self.values, Iterable) else (None,)
+        if not all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) <= _LARGEST for n in numbers):
+            raise ConfigurationError(
+                f"rating values and mse_weight must be numbers, got {shown(self.values)} and {shown(self.mse_weight)}"
+            )
         object.__setattr__(self, "values", tuple(self.values))
         if len(self.values) < 2 or list(self.values) != sorted(set(self.values)):
             raise ConfigurationError(f"rating values must be two or more rising numbers, got {self.values}")
@@ -162,10 +170,23 @@ class ClickTask:
 
 def task_from_dict(data: Mapping[str, Any]) -> Task:
     """Rebuild a task from :meth:`Task.to_dict`."""
-    fields = dict(data)
-    name = fields.pop("name", None)
+    known = ("values", "mse_weight")
+    name = data.get("name")
     if name == RatingTask.name:
-        return RatingTask(**fields)
+        return RatingTask(**{key: value for key, value in data.items() if key in known})
     if name == ClickTask.name:
         return ClickTask()
-    raise ConfigurationError(f"unknown task {name!r}; tasks are {RatingTask.name!r} and {ClickTask.name!r}")
+    raise ConfigurationError(f"unknown task {shown(name)}; tasks are {RatingTask.name!r} and {ClickTask.name!r}")
+
+
+def as_task(task: object) -> Task:
+    """A task, or one rebuilt from its :meth:`Task.to_dict`.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if isinstance(task, Mapping):
+        return task_from_dict(task)
+    if isinstance(task, Task):
+        return task
+    raise ConfigurationError(f"a task is a Task or its dict, got {shown(task)}")

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError
+from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError, shown
 
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
 _KNOWN_SLOTS = ("<user>", "<item>", "<history>")
@@ -64,6 +64,10 @@ class PromptTemplate:
         """Return a template from a template, the name of a preset, or a text with slots."""
         if isinstance(template, PromptTemplate):
             return template
+        if not isinstance(template, str):
+            raise ConfigurationError(
+                f"a template is a text with a <user> slot or a preset's name, got {shown(template)}"
+            )
         if template in PRESETS:
             return cls(PRESETS[template])
         if "<user>" not in template and not _SLOT.search(template) and " " not in template:

@@ -138,7 +138,7 @@ def tags(repository: Repository, commit: Commit) -> list[str]:
     found += [f"license:{value}" for value in _texts(data.get("license"))]
     if repository.type == "dataset" and any(path.endswith(".parquet") for path in commit.tree):
         found.append("format:parquet")
-    return list(dict.fromkeys([*found, "region:us"]))
+    return list(dict.fromkeys(str(tag) for tag in [*found, "region:us"]))
 
 
 def relation(data: Mapping[str, Any]) -> str:
