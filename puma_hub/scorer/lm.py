@@ -2,56 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, overload
 
 import torch
-from torch import nn
-from transformers import DynamicCache, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from puma_hub.errors import BankError, MismatchError, UnsupportedModelError
+from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.identity import ModelSpec
-from puma_hub.scorer import attention
+from puma_hub.scorer.answer_head import with_answer_head
 from puma_hub.scorer.answers import find_answer_ids
-from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, RowEncoder, left_padded, right_padded
-from puma_hub.scorer.models import cache_argument, load_causal_lm, max_positions
-from puma_hub.scorer.prefix_cache import PrefixCache, PrefixCacheReport, stack_cache
+from puma_hub.scorer.check import LoadingCheck
+from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, RowEncoder
+from puma_hub.scorer.forward import Forward
+from puma_hub.scorer.models import cache_argument, load_causal_lm, max_positions, plain_model, text_model, turns
+from puma_hub.scorer.prefix_cache import POLICIES, PrefixCache, PrefixCacheReport
+from puma_hub.scorer.shared import sharing_weights
 from puma_hub.scorer.tasks import RatingTask, Task
 from puma_hub.scorer.template import PromptTemplate
 from puma_hub.scorer.text import TextGenerator
 
 _START_WORD = " user"
-
-
-class AnswerHead(nn.Module):
-    """The rows of the output matrix that belong to the answers, in float32."""
-
-    def __init__(self, output: nn.Module, answer_ids: list[int]) -> None:
-        super().__init__()
-        bias = getattr(output, "bias", None)
-        self.register_buffer("weight", output.weight[answer_ids].detach().float())  # type: ignore[index]
-        self.register_buffer("bias", None if bias is None else bias[answer_ids].detach().float())
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(hidden_states.float(), self.weight, self.bias)  # type: ignore[arg-type]
-
-
-def with_answer_head(model: PreTrainedModel, answer_ids: list[int]) -> PreTrainedModel:
-    """Return a shallow copy of ``model`` whose output layer knows the answers only.
-
-    All weights but the answer rows are shared. What the model does to its logits afterwards (soft-capping,
-    scaling) is the model's own code, so it is respected whatever it is.
-    """
-    output = model.get_output_embeddings()
-    name = next((name for name, child in model.named_children() if child is output), None)
-    if output is None or name is None:
-        raise UnsupportedModelError(f"{type(model).__name__} has no output layer of its own; use a causal LM")
-    narrow = copy.copy(model)
-    narrow._modules = {**model._modules, name: AnswerHead(output, answer_ids)}
-    return narrow
+_CHECKED = ("a", "a somewhat longer title", "a title that is longer than the others, so that padding is needed")
 
 
 class PersonalizedLM:
@@ -86,18 +61,25 @@ class PersonalizedLM:
         self.template = PromptTemplate.of(template)
         self.task: Task = task if task is not None else RatingTask()
         self.tokenizer = tokenizer
-        self._cache_argument = cache_argument(model)
-        self.model = model.eval().requires_grad_(False)
-        attention.use_grouped(model)
+        self.model = plain_model(model)
         self._model_id, self._revision = model_id, revision
-        self._encoder = RowEncoder(tokenizer, self.template, max_positions(model))
+        self._encoder = RowEncoder(tokenizer, self.template, max_positions(self.model))
         context = self.template.render({"item_text": "a", "history": ["a"]})[1]
         self.answer_ids = find_answer_ids(tokenizer, context, self.task.answers)
-        self._scored = with_answer_head(model, self.answer_ids)
-        self._apart = False  # whether attention takes the prefix apart from the new tokens
-        bytes_per_token = self._probe() if prefix_cache != "off" else 0
-        self._policy = prefix_cache if bytes_per_token or prefix_cache != "auto" else "off"
-        self._cache = PrefixCache(self._prefix_states, bytes_per_token, self._policy, cache_budget)
+        self._lock = threading.RLock()
+        if prefix_cache not in POLICIES:
+            raise ConfigurationError(f"unknown prefix_cache {prefix_cache!r}; choose one of {', '.join(POLICIES)}")
+        self._own = text_model(sharing_weights(self.model))
+        self._turns = turns(self._own)
+        self._through = Forward(
+            with_answer_head(self._own, self.answer_ids), self.answer_ids, cache_argument(self._own)
+        )
+        with self._turns:
+            rows = self._encoder.encode([{"item_text": text} for text in _CHECKED])
+            cached = LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, prefix_cache)
+            size = self._through.prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes if cached else 0
+        self._policy = prefix_cache if cached else "off"
+        self._cache = PrefixCache(self._through.prefix_states, size, self._policy, cache_budget)
 
     @classmethod
     def from_pretrained(
@@ -223,97 +205,10 @@ class PersonalizedLM:
             raise BankError(
                 f"{len(prompts)} prompts for {len(encoded)} rows; give one prompt for each of one or more rows"
             )
-        return self._forward(prompts, encoded, cached=self._policy != "off")
-
-    def _forward(self, prompts: torch.Tensor, rows: EncodedRows, cached: bool) -> torch.Tensor:
-        # Layout: left padding, prefix, prompt, suffix, right padding; positions count real tokens only.
-        embed = self.model.get_input_embeddings()
-        suffix_ids, suffix_mask = right_padded(rows.suffixes, self.device)
-        parts = [prompts.to(self.device, self.dtype), embed(suffix_ids).to(self.dtype)]
-        past: dict[str, Any] = {}
-        if cached and any(rows.prefixes):
-            states, lengths = self._cache.gather(rows)
-            past = attention.prefix_arguments(self._cache_argument, states, self._apart)
-            width = int(lengths.max())
-            prefix_mask = torch.arange(width, device=self.device)[None] >= width - lengths[:, None]
-            queries = 0
-        else:
-            prefix_ids, prefix_mask = left_padded(rows.prefixes, self.device)
-            parts.insert(0, embed(prefix_ids).to(self.dtype))
-            lengths, queries = prefix_mask.sum(-1), prefix_mask.shape[1]
-        ones = torch.ones(prompts.shape[:2], dtype=torch.bool, device=self.device)
-        mask = torch.cat([prefix_mask, ones, suffix_mask], 1)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix_mask.shape[1] - queries :]
-        output = self._scored(
-            inputs_embeds=torch.cat(parts, 1),
-            attention_mask=mask.long(),
-            position_ids=positions,
-            use_cache=bool(past),
-            **past,
-        )
-        last = queries + prompts.shape[1] - 1 + suffix_mask.sum(-1)
-        return output.logits[torch.arange(len(last), device=self.device), last].float()
-
-    @torch.no_grad()
-    def _prefix_states(self, group: PrefixGroup) -> torch.Tensor:
-        # Models cannot run over no tokens at all, so such a group's cache is cut from that of one token.
-        ids, mask = left_padded(group.prefixes if group.length else [(0,)], self.device)
-        cache = DynamicCache()
-        self._scored(
-            inputs_embeds=self.model.get_input_embeddings()(ids).to(self.dtype),
-            attention_mask=mask.long(),
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-            logits_to_keep=1,
-            **{self._cache_argument: cache},
-        )
-        # Keys and values of padding may be anything; zeros are safe under a mask.
-        return stack_cache(cache).masked_fill(~mask[None, :, None, :, None], 0.0)[..., : group.length, :]
-
-    @torch.no_grad()
-    def _probe(self) -> int:
-        """Compare cached scoring with plain forwards of single rows; return the cache's bytes a token.
-
-        Raises:
-            UnsupportedModelError: the two disagree, so the model does not treat a prefix as a constant.
-        """
-        rows = self._encoder.encode([{"item_text": "a"}, {"item_text": "a somewhat longer title"}])
-        ids = torch.tensor([[self.answer_ids[0]], [self.answer_ids[1]]], device=self.device)
-        prompts = self.model.get_input_embeddings()(ids).float()
-        plain = torch.cat([self._plain(prompts[i], rows.prefixes[i], rows.suffixes[i]) for i in range(2)])
-        self._cache = PrefixCache(self._prefix_states, 0, "recompute")
-        fault: UnsupportedModelError | None = None
-        for apart in (True, False) if attention.is_grouped(self.model) else (False,):
-            self._apart = apart
-            try:
-                fault = self._compared(self._forward(prompts, rows, cached=True), plain)
-            except UnsupportedModelError:
-                return 0
-            except (TypeError, AttributeError, RuntimeError, IndexError, ValueError) as error:
-                name = type(self.model).__name__
-                fault = UnsupportedModelError(f"{name} cannot be scored from a cached prefix: {error}")
-                fault.__cause__ = error
-            if fault is None:
-                return self._prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes
-        assert fault is not None
-        raise fault
-
-    def _compared(self, cached: torch.Tensor, plain: torch.Tensor) -> UnsupportedModelError | None:
-        allowed = (1e-3 if self.dtype == torch.float32 else 1e-1) * max(1.0, float(plain.abs().max()))
-        difference = float((cached - plain).abs().max())
-        if difference <= allowed:
-            return None
-        return UnsupportedModelError(
-            f"{type(self.model).__name__} gives other logits from a cached prefix than from the text (difference "
-            f"{difference:.3g}, allowed {allowed:.3g}): it is not purely causal, or ignores position_ids; choose "
-            "another model"
-        )
-
-    def _plain(self, prompt: torch.Tensor, prefix: tuple[int, ...], suffix: tuple[int, ...]) -> torch.Tensor:
-        embed = self.model.get_input_embeddings()
-        ids = [torch.tensor(part, dtype=torch.long, device=self.device) for part in (prefix, suffix)]
-        embeds = torch.cat([embed(ids[0]).to(self.dtype), prompt.to(self.dtype), embed(ids[1]).to(self.dtype)])
-        return self.model(inputs_embeds=embeds[None], use_cache=False).logits[:, -1, self.answer_ids].float()
+        with self._turns:
+            if self._policy == "off" or not any(encoded.prefixes):
+                return self._through.whole(prompts, encoded)
+            return self._through.from_prefix(prompts, encoded, self._cache)
 
     # Text
 
@@ -342,7 +237,7 @@ class PersonalizedLM:
             MismatchError: a prompt has another shape.
             BankError: the number of prompts differs from the number of texts.
         """
-        generator = TextGenerator(self.model, self.tokenizer)
+        generator = TextGenerator(self._own, self.tokenizer)
         if isinstance(text, str):
             ids = generator.generate([generator.split(text)], [torch.as_tensor(prompt)], **generation_kwargs)
             return generator.decode(ids[0, 0])

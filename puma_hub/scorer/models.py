@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from puma_hub.errors import StorageError, UnsupportedModelError
 
-_NEEDED_ARGUMENTS = ("inputs_embeds", "position_ids", "attention_mask")
 _CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and since
+_STRETCHED = ("longrope", "dynamic")
+_TURNS = threading.RLock()
 _SOURCE = ("revision", "token", "cache_dir", "local_files_only")
 
 
@@ -51,24 +60,74 @@ def _clear_errors(what: str) -> Iterator[None]:
         raise StorageError(f"cannot load {what}: {reason}") from error
 
 
-def cache_argument(model: PreTrainedModel) -> str:
-    """What ``model.forward`` calls its key/value cache.
+def plain_model(model: Any) -> PreTrainedModel:
+    """The model of transformers that ``model`` is, or is compiled from.
 
     Raises:
-        UnsupportedModelError: it takes none, lacks another argument, or is not decoder-only.
+        UnsupportedModelError: it is none, or a wrapper of one.
+    """
+    model = getattr(model, "_orig_mod", model)  # torch.compile
+    if isinstance(model, PreTrainedModel):
+        return model
+    name = type(model).__name__
+    if hasattr(model, "merge_and_unload"):
+        raise UnsupportedModelError(f"{name} wraps a model; give what its merge_and_unload() returns")
+    raise UnsupportedModelError(
+        f"{name} is no model of transformers; give what AutoModelForCausalLM.from_pretrained loads"
+    )
+
+
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM of text within a model of text and images, over the same modules; others as they are."""
+    text = model.config.get_text_config()
+    inner = getattr(model.base_model, "language_model", None)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    output = model.get_output_embeddings()
+    if text is model.config or inner is None or kind is None or output is None or inner is model.base_model:
+        return model
+    with torch.device("meta"):
+        alone = kind(text)
+    if type(alone.base_model) is not type(inner):
+        return model
+    setattr(alone, alone.base_model_prefix, inner)
+    alone.set_output_embeddings(output)
+    alone.generation_config = model.generation_config
+    alone.name_or_path = model.name_or_path
+    return alone.eval().requires_grad_(False)
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """What ``model.forward`` calls its key/value cache; None where it takes none.
+
+    Raises:
+        UnsupportedModelError: it takes no embeddings, has no output layer, or is not decoder-only.
     """
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder model; soft prompts need a decoder-only model")
     accepted = inspect.signature(model.forward).parameters
-    missing = [argument for argument in _NEEDED_ARGUMENTS if argument not in accepted]
-    caches = [argument for argument in _CACHE_ARGUMENTS if argument in accepted]
-    missing += [] if caches else [" or ".join(_CACHE_ARGUMENTS)]
-    if missing:
-        raise UnsupportedModelError(f"{name}.forward does not accept {', '.join(missing)}; choose another model")
-    return caches[0]
+    if "inputs_embeds" not in accepted:
+        raise UnsupportedModelError(f"{name}.forward does not accept inputs_embeds; choose another model")
+    return next((argument for argument in _CACHE_ARGUMENTS if argument in accepted), None)
+
+
+def turns(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """What threads that run ``model`` hold: a lock where its weights come and go (offloading), or nothing."""
+    hooks = [vars(module).get("_hf_hook") for module in model.modules()]
+    comes_and_goes = any(getattr(hook, "offload", False) or hasattr(hook, "hooks") for hook in hooks)
+    return _TURNS if comes_and_goes else nullcontext()
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """The longest sequence the model was made for."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 10**9))
+    """The longest sequence that the model takes, and treats as it treats shorter ones.
+
+    Rotary embeddings of type ``longrope`` and ``dynamic`` change for every position as soon as the longest row of a
+    batch passes the original length, so that one row would change the others; such a model ends there.
+    """
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    original = [kind.get("original_max_position_embeddings") for kind in kinds if kind.get("rope_type") in _STRETCHED]
+    ends = [longest if end is None else end for end in original]
+    return int(min([end for end in (longest, *ends) if end] or [10**9]))
