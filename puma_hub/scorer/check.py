@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from puma_hub.errors import UnsupportedModelError
 from puma_hub.scorer.encoding import EncodedRows
 from puma_hub.scorer.forward import WHOLE, Forward, Way
 from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.models import accepted_arguments
 from puma_hub.scorer.prefix_cache import PrefixCache
 
 _ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
@@ -38,7 +38,7 @@ class LoadingCheck:
         self._name = type(model).__name__
         self._answers = torch.tensor(answer_ids)
         self._inputs = ModelInputs(model)
-        self._options = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
+        self._options = {"use_cache": False} if "use_cache" in accepted_arguments(model) else {}
         count = len(rows)
         self._soft_ids = torch.tensor([[answer_ids[i % 2], answer_ids[1 - i % 2]] for i in range(count)])
         self._text = torch.cat([self._of_text(i) for i in range(count)])
@@ -103,7 +103,7 @@ class LoadingCheck:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            return f"fails {_NAMES[way.cached]}: {_reason(error)}"
+            return f"fails {_NAMES[way.cached]}: {reason(error)}"
         return None
 
     @torch.no_grad()
@@ -135,7 +135,7 @@ class LoadingCheck:
         except (torch.OutOfMemoryError, UnsupportedModelError):
             raise
         except Exception as error:  # whatever a model's own code may raise
-            raise self._refusal(f"fails on a short text: {_reason(error)}") from error
+            raise self._refusal(f"fails on a short text: {reason(error)}") from error
 
     def _require_finite(self, logits: torch.Tensor) -> None:
         bad = int((~logits.isfinite()).sum())
@@ -163,9 +163,7 @@ class LoadingCheck:
 
     def _compared(self, found: torch.Tensor, expected: torch.Tensor) -> str | None:
         self._require_finite(found)
-        allowed = _ALLOWED.get(self._model.dtype, _ALLOWED_IN_HALF) * max(1.0, float(expected.abs().max()))
-        difference = float((found - expected.to(found.device)).abs().max())
-        return None if difference <= allowed else f"difference {difference:.3g}, allowed {allowed:.3g}"
+        return difference(found, expected, self._model.dtype)
 
     def _refusal(self, what: str, advice: str = "choose another model") -> UnsupportedModelError:
         return UnsupportedModelError(f"{self._name} {what}; {advice}")
@@ -175,6 +173,14 @@ _NAMES = {True: "from a cached prefix", False: "in a batch or alone"}
 _BATCH = "gives a row other logits beside other rows than alone, as 8-bit layers do"
 
 
-def _reason(error: Exception) -> str:
+def difference(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
+    """How far logits computed in ``dtype`` are from those expected; None where they agree within rounding."""
+    allowed = _ALLOWED.get(dtype, _ALLOWED_IN_HALF) * max(1.0, float(expected.abs().max()))
+    largest = float((found - expected.to(found.device)).abs().max())
+    return None if largest <= allowed else f"difference {largest:.3g}, allowed {allowed:.3g}"
+
+
+def reason(error: Exception) -> str:
+    """One line that says what went wrong."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

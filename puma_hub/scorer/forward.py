@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from transformers import DynamicCache, PreTrainedModel
 from puma_hub.scorer import attention
 from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, left_padded
 from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.models import accepted_arguments
 from puma_hub.scorer.prefix_cache import PrefixCache, stack_cache
 
 
@@ -49,7 +49,7 @@ class Forward:
         self.inputs = ModelInputs(model)
         self._answers = torch.tensor(answer_ids)
         self._argument = cache
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._accepted = accepted_arguments(model)
         self._attention = getattr(model.config, "_attn_implementation", None)
         self.way = Way()
         self._lock = threading.RLock()

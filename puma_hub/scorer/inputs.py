@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
+from puma_hub.errors import MismatchError
 from puma_hub.scorer.encoding import Tokens, right_padded
 
 
@@ -32,6 +33,31 @@ class ModelInputs:
         """Where inputs belong: of an offloaded model where it computes."""
         place = getattr(getattr(self._embed, "_hf_hook", None), "execution_device", None)
         return self._embed.weight.device if place is None else torch.device(place)
+
+    @property
+    def rows(self) -> int:
+        """The number of tokens that have an embedding."""
+        return int(self._embed.weight.shape[0])
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self._embed.weight.shape[1])
+
+    def require_known(self, texts: Iterable[Sequence[int]]) -> None:
+        """Refuse tokens that have no embedding.
+
+        Raises:
+            MismatchError: there are some.
+        """
+        rows = self.rows
+        unknown = {token for tokens in texts if tokens and max(tokens) >= rows for token in tokens if token >= rows}
+        if unknown:
+            raise MismatchError(
+                f"{len(unknown)} tokens of these texts (ids {', '.join(map(str, sorted(unknown)[:5]))}) have no "
+                f"embedding, the model has {rows}: the tokenizer is another model's, or tokens were added to it; call "
+                f"model.resize_token_embeddings({max(unknown) + 1}) and train these tokens, or give the model's own "
+                "tokenizer"
+            )
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """Embeddings ``(..., d)`` of token ids, in the model's dtype."""

@@ -33,8 +33,8 @@ class PersonalizedLM:
     """A frozen LLM with a template and a task.
 
     Args:
-        model: a decoder-only model that accepts ``inputs_embeds``, ``position_ids`` and a key/value cache
-            (``past_key_values``, which transformers 5.24 and later call ``cache``).
+        model: a decoder-only model that accepts ``inputs_embeds``; see docs/models.md. It stays as it is: the scorer
+            works on modules of its own over the same weights, so several scorers and threads can share it.
         tokenizer: its tokenizer.
         template: a :class:`PromptTemplate`, the name of a preset, or a text with slots.
         task: what is asked, see :mod:`puma_hub.scorer.tasks`.
@@ -42,7 +42,8 @@ class PersonalizedLM:
         cache_budget: bytes the prefix cache may take; a third of the free memory by default.
 
     Raises:
-        UnsupportedModelError: the model cannot be scored exactly, with the reason.
+        UnsupportedModelError: the model cannot be scored exactly, with the reason. It is compared at loading with its
+            own forward over token ids.
         AnswerTokenError: the tokenizer cannot tell the task's answers apart.
     """
 
@@ -74,6 +75,7 @@ class PersonalizedLM:
         self._through = Forward(
             with_answer_head(self._own, self.answer_ids), self.answer_ids, cache_argument(self._own)
         )
+        self._through.inputs.require_known([self.answer_ids])
         with self._turns:
             rows = self._encoder.encode([{"item_text": text} for text in _CHECKED])
             cached = LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, prefix_cache)
@@ -95,19 +97,51 @@ class PersonalizedLM:
         revision: str | None = None,
         token: str | bool | None = None,
         model_id: str | None = None,
+        subfolder: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool | None = None,
+        attn_implementation: str | None = None,
+        quantization_config: Any = None,
+        device_map: Any = None,
+        max_memory: Mapping[Any, Any] | None = None,
+        offload_folder: str | os.PathLike[str] | None = None,
     ) -> PersonalizedLM:
-        """Load a causal LM and its tokenizer from a folder or the Hub (safetensors only).
+        """Load a causal LM and its tokenizer from a folder or the Hub (safetensors only; no code is run).
 
-        ``model_id`` is the name its banks and adapters carry; what it was loaded by, by default.
+        Args:
+            device: where the model goes; the process's own GPU, or the CPU, by default.
+            model_id: the name its banks and adapters carry; what it was loaded by, by default.
+            subfolder, cache_dir, local_files_only, attn_implementation, quantization_config, device_map, max_memory,
+                offload_folder: as of ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
+            UnsupportedModelError: it needs code of its own, or cannot be scored exactly.
+            ConfigurationError: both ``device`` and ``device_map`` are given.
+            MissingDependencyError: a package is needed to read it.
         """
-        if device is None:  # each process of torchrun or accelerate its own
-            device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-        model, tokenizer = load_causal_lm(model_id_or_dir, dtype=dtype, revision=revision, token=token)
+        if device is not None and device_map is not None:
+            raise ConfigurationError(f"give device={device!r} or device_map={device_map!r}, not both")
+        options: dict[str, Any] = {
+            "revision": revision,
+            "token": token,
+            "subfolder": subfolder,
+            "cache_dir": cache_dir,
+            "local_files_only": local_files_only,
+            "attn_implementation": attn_implementation,
+            "quantization_config": quantization_config,
+            "device_map": device_map,
+            "max_memory": max_memory,
+            "offload_folder": offload_folder,
+        }
+        given = {name: value for name, value in options.items() if value is not None}
+        model, tokenizer = load_causal_lm(model_id_or_dir, dtype=dtype, **given)
+        if device is not None or (device_map is None and getattr(model, "hf_quantizer", None) is None):
+            if device is None:  # each process of torchrun or accelerate its own
+                device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+            model = model.to(torch.device(device))  # type: ignore[arg-type]
         return cls(
-            model.to(torch.device(device)),  # type: ignore[arg-type]
+            model,
             tokenizer,
             template=template,
             task=task,
@@ -130,31 +164,31 @@ class PersonalizedLM:
 
     @property
     def hidden_size(self) -> int:
-        embeddings: Any = self.model.get_input_embeddings()
-        return int(embeddings.weight.shape[1])
+        return self._through.inputs.hidden_size
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where prompts go in and logits come out."""
+        return self._through.inputs.device
 
     @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 
+    def _embed(self, ids: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad(), self._turns:
+            return self._through.inputs.embed(ids.to(self.device)).float()
+
     def input_embeddings(self) -> torch.Tensor:
         """All input embeddings ``(vocabulary, d)`` as the layers receive them, float32 on the CPU."""
-        embed: Any = self.model.get_input_embeddings()
-        parts = torch.arange(embed.weight.shape[0], device=self.device).split(16_384)
-        with torch.no_grad():
-            return torch.cat([embed(ids).float().cpu() for ids in parts])
+        parts = torch.arange(self._through.inputs.rows).split(16_384)
+        return torch.cat([self._embed(ids).cpu() for ids in parts])
 
     @cached_property
     def embedding_rms(self) -> float:
         """Root mean square of one coordinate of the input embeddings, as the layers receive them."""
-        embed = self.model.get_input_embeddings()
-        rows = embed.weight.shape[0]
-        ids = torch.arange(0, rows, max(1, rows // 4096), device=self.device)
-        return float(embed(ids).float().square().mean().sqrt())
+        rows = self._through.inputs.rows
+        return float(self._embed(torch.arange(0, rows, max(1, rows // 4096))).square().mean().sqrt())
 
     def word_prompt(self, prompt_length: int) -> torch.Tensor:
         """Input embeddings ``(l, d)`` of the word "user", float32: where a prompt that all users share starts.
@@ -162,9 +196,7 @@ class PersonalizedLM:
         From there the LLM reads a sentence it can make sense of; the word's tokens are repeated to the length.
         """
         ids = self.tokenizer(_START_WORD, add_special_tokens=False)["input_ids"]
-        repeated = torch.tensor([ids[i % len(ids)] for i in range(prompt_length)], device=self.device)
-        with torch.no_grad():
-            return self.model.get_input_embeddings()(repeated).float()
+        return self._embed(torch.tensor([ids[i % len(ids)] for i in range(prompt_length)]))
 
     @property
     def cache_report(self) -> PrefixCacheReport:
@@ -173,16 +205,24 @@ class PersonalizedLM:
     # Scoring
 
     def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
-        """Tokenise rows once, for many calls of :meth:`logits`, and choose the cache policy for them."""
-        encoded = self._encoder.encode(rows, prompt_length)
-        if self._policy != "off":
-            self._cache.plan(encoded, self.device)
+        """Tokenise rows once, for many calls of :meth:`logits`, and choose the cache policy for them.
+
+        Raises:
+            TemplateError: a row with its prompt does not fit the model's context.
+            MismatchError: the tokenizer has tokens that the model has no embedding of, and a row holds some.
+        """
+        with self._lock:
+            encoded = self._encoder.encode(rows, prompt_length)
+            self._through.inputs.require_known({*encoded.prefixes, *encoded.suffixes})
+            if self._policy != "off":
+                self._cache.plan(encoded, self.device)
         return encoded
 
     def fill_cache(self, rows: EncodedRows, progress: Any = None) -> None:
         """Compute the prefix caches of ``rows`` ahead of use where the policy keeps them all."""
         if self._policy != "off":
-            self._cache.fill(rows, progress)
+            with self._turns:
+                self._cache.fill(rows, progress)
 
     def logits(self, prompts: torch.Tensor, rows: EncodedRows | Iterable[Mapping[str, Any]]) -> torch.Tensor:
         """Answer logits, float32 ``(B, answers)``, differentiable in ``prompts``.
@@ -212,6 +252,11 @@ class PersonalizedLM:
 
     # Text
 
+    @cached_property
+    def generator(self) -> TextGenerator:
+        """What continues texts; its first use compares the model's continuations of tokens and of embeddings."""
+        return TextGenerator(self._own, self.tokenizer)
+
     @overload
     def generate(self, text: str, prompt: torch.Tensor, **generation_kwargs: Any) -> str: ...
     @overload
@@ -237,7 +282,7 @@ class PersonalizedLM:
             MismatchError: a prompt has another shape.
             BankError: the number of prompts differs from the number of texts.
         """
-        generator = TextGenerator(self._own, self.tokenizer)
+        generator = self.generator
         if isinstance(text, str):
             ids = generator.generate([generator.split(text)], [torch.as_tensor(prompt)], **generation_kwargs)
             return generator.decode(ids[0, 0])

@@ -66,6 +66,9 @@ def _rebound(function: types.FunctionType, memo: dict[int, Any]) -> types.Functi
     """The function with the new modules in the place of those it was made with."""
     contents = [cell.cell_contents for cell in function.__closure__ or ()]
     cells = [types.CellType(copy.deepcopy(c, memo) if isinstance(c, _BOUND) else c) for c in contents]
-    return types.FunctionType(
+    new = types.FunctionType(
         function.__code__, function.__globals__, function.__name__, function.__defaults__, tuple(cells)
     )
+    new.__kwdefaults__ = function.__kwdefaults__
+    new.__dict__.update(function.__dict__)
+    return new
