@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, pipeline
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, pipeline
 
 from puma_hub import ModelSpec, PersonalizedLM
 from puma_hub.errors import (

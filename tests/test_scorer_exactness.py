@@ -64,7 +64,9 @@ def test_rows_with_no_token_before_the_slot(make_lm: Callable[..., PersonalizedL
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma3"])
 def test_the_prefix_is_attended_to_apart(make_lm: Callable[..., PersonalizedLM], family: str) -> None:
-    assert make_lm(family)._through.way.apart  # exact either way, so nothing else would show that this short cut is lost
+    assert make_lm(
+        family
+    )._through.way.apart  # exact either way, so nothing else would show that this short cut is lost
 
 
 def test_post_processing_is_the_models_own(make_lm: Callable[..., PersonalizedLM]) -> None:

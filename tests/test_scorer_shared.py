@@ -1,4 +1,4 @@
-"""A caller's model stays as it was, whatever scores with it, and works where accelerate or others changed its forward."""
+"""A caller's model stays as it was, and works where accelerate or others have changed its forward."""
 
 from __future__ import annotations
 

@@ -46,10 +46,10 @@ class LoadingCheck:
         embeds = self._inputs.embed(self._soft_ids.to(self._inputs.device)).float()
         noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0)).to(embeds.device)
         self._prompts = (embeds, noise * embeds.square().mean().sqrt())
-        fault = self._compared(self._guarded(self._of_embeddings, embeds, self._soft_ids), self._text)
+        fault = self._compared(self._guarded(_EMBEDDINGS, self._of_embeddings, embeds, self._soft_ids), self._text)
         if fault:
             raise self._refusal(f"reads inputs_embeds otherwise than the same tokens' ids ({fault})")
-        self._noise = self._guarded(self._of_embeddings, self._prompts[1], None)
+        self._noise = self._guarded(_EMBEDDINGS, self._of_embeddings, self._prompts[1], None)
         self._require_causal()
 
     @torch.no_grad()
@@ -113,7 +113,7 @@ class LoadingCheck:
 
     def _of_text(self, row: int, cut: int = 0) -> torch.Tensor:
         ids = [*self._rows.prefixes[row], *self._soft_ids[row].tolist(), *self._rows.suffixes[row]]
-        return self._guarded(lambda: self._at(self._own(input_ids=self._ids([ids[: len(ids) - cut]])), -1))
+        return self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids[: len(ids) - cut]])), -1))
 
     def _ids(self, ids: list[list[int]]) -> torch.Tensor:
         return torch.tensor(ids, device=self._inputs.device)
@@ -129,13 +129,13 @@ class LoadingCheck:
     def _at(self, logits: torch.Tensor, position: int) -> torch.Tensor:
         return logits[:, position, self._answers.to(logits.device)].float()
 
-    def _guarded(self, call: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+    def _guarded(self, doing: str, call: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
         try:
             return call(*arguments)
         except (torch.OutOfMemoryError, UnsupportedModelError):
             raise
         except Exception as error:  # whatever a model's own code may raise
-            raise self._refusal(f"fails on a short text: {reason(error)}") from error
+            raise self._refusal(f"fails on {doing}: {reason(error)}") from error
 
     def _require_finite(self, logits: torch.Tensor) -> None:
         bad = int((~logits.isfinite()).sum())
@@ -148,7 +148,7 @@ class LoadingCheck:
     def _require_causal(self) -> None:
         longest = max(range(len(self._rows)), key=lambda i: len(self._rows.prefixes[i]))
         ids = [*self._rows.prefixes[longest], *self._soft_ids[longest].tolist(), *self._rows.suffixes[longest]]
-        before = self._guarded(lambda: self._at(self._own(input_ids=self._ids([ids])), -2))
+        before = self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids])), -2))
         fault = self._compared(self._of_text(longest, cut=1), before)
         if fault:
             raise self._refusal(f"is not purely causal: a token changes the logits of the one before it ({fault})")
@@ -169,13 +169,14 @@ class LoadingCheck:
         return UnsupportedModelError(f"{self._name} {what}; {advice}")
 
 
+_TEXT, _EMBEDDINGS = "a short text", "inputs_embeds"
 _NAMES = {True: "from a cached prefix", False: "in a batch or alone"}
 _BATCH = "gives a row other logits beside other rows than alone, as 8-bit layers do"
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
     """How far logits computed in ``dtype`` are from those expected; None where they agree within rounding."""
-    allowed = _ALLOWED.get(dtype, _ALLOWED_IN_HALF) * max(1.0, float(expected.abs().max()))
+    allowed = _ALLOWED.get(dtype, _ALLOWED_IN_HALF) * float(expected.abs().max()) + 1e-6
     largest = float((found - expected.to(found.device)).abs().max())
     return None if largest <= allowed else f"difference {largest:.3g}, allowed {allowed:.3g}"
 

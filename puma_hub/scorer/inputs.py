@@ -29,6 +29,11 @@ class ModelInputs:
         self._soft_id = int(getattr(text, "pad_token_id", None) or 0)
 
     @property
+    def has_layers(self) -> bool:
+        """Whether each layer has an embedding of its own for every token."""
+        return self._look_up is not None
+
+    @property
     def device(self) -> torch.device:
         """Where inputs belong: of an offloaded model where it computes."""
         place = getattr(getattr(self._embed, "_hf_hook", None), "execution_device", None)

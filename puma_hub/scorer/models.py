@@ -144,7 +144,7 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     """What ``model.forward`` calls its key/value cache; None where it takes none.
 
     Raises:
-        UnsupportedModelError: it takes no embeddings, has no output layer, or is not decoder-only.
+        UnsupportedModelError: it takes or has no embeddings, or is not decoder-only.
     """
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
@@ -152,6 +152,8 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     accepted = accepted_arguments(model)
     if "inputs_embeds" not in accepted:
         raise UnsupportedModelError(f"{name}.forward does not accept inputs_embeds; choose another model")
+    if getattr(model.get_input_embeddings(), "weight", None) is None:
+        raise UnsupportedModelError(f"{name} has no one matrix of input embeddings; choose a model of text")
     return next((argument for argument in _CACHE_ARGUMENTS if argument in accepted), None)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -37,6 +38,8 @@ class TextGenerator:
         self._longest = max_positions(model)
         self._inputs = ModelInputs(model)
         self._turns = turns(model)
+        if self._inputs.has_layers:
+            _only_first(model)
         with self._turns:
             self._pads = self._checked()
 
@@ -171,3 +174,17 @@ class TextGenerator:
         if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size or not len(prompt):
             raise MismatchError(f"the prompt must be (length, {self.hidden_size}), got {tuple(prompt.shape)}")
         return self._inputs.of([before], prompt[None], [after])
+
+
+def _only_first(model: Any) -> None:
+    """Let generation give the layers' own embeddings for the text alone; it looks new tokens up by their ids."""
+    prepare = model.prepare_inputs_for_generation
+
+    @functools.wraps(prepare)  # generate reads its signature
+    def prepared(*arguments: Any, **options: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = prepare(*arguments, **options)
+        if inputs.get("input_ids") is not None:
+            inputs.pop("per_layer_inputs", None)
+        return inputs
+
+    model.prepare_inputs_for_generation = prepared
