@@ -77,7 +77,7 @@ class LoadingCheck:
                 )
             whole = found
         if self._depends_on_batch():
-            raise self._refusal(_BATCH, "load it without quantisation, or choose another model")
+            raise self._refusal(_BATCH, _WHOLE_LAYERS)
         raise self._refusal(whole)
 
     def _fault(self, forward: Forward, way: Way) -> str | None:
@@ -150,6 +150,8 @@ class LoadingCheck:
         ids = [*self._rows.prefixes[longest], *self._soft_ids[longest].tolist(), *self._rows.suffixes[longest]]
         before = self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids])), -2))
         fault = self._compared(self._of_text(longest, cut=1), before)
+        if fault and self._depends_on_batch():
+            raise self._refusal(_BATCH, _WHOLE_LAYERS)
         if fault:
             raise self._refusal(f"is not purely causal: a token changes the logits of the one before it ({fault})")
 
@@ -171,6 +173,7 @@ class LoadingCheck:
 
 _TEXT, _EMBEDDINGS = "a short text", "inputs_embeds"
 _NAMES = {True: "from a cached prefix", False: "in a batch or alone"}
+_WHOLE_LAYERS = "load it without quantisation, or choose another model"
 _BATCH = "gives a row other logits beside other rows than alone, as 8-bit layers do"
 
 

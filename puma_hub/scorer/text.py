@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -180,11 +180,14 @@ def _only_first(model: Any) -> None:
     """Let generation give the layers' own embeddings for the text alone; it looks new tokens up by their ids."""
     prepare = model.prepare_inputs_for_generation
 
-    @functools.wraps(prepare)  # generate reads its signature
     def prepared(*arguments: Any, **options: Any) -> dict[str, Any]:
         inputs: dict[str, Any] = prepare(*arguments, **options)
         if inputs.get("input_ids") is not None:
             inputs.pop("per_layer_inputs", None)
         return inputs
 
+    known = {**inspect.signature(prepare).parameters}  # generate reads them
+    named = inspect.Parameter("per_layer_inputs", inspect.Parameter.KEYWORD_ONLY)
+    last = [known.popitem()[1]] if list(known.values())[-1].kind is inspect.Parameter.VAR_KEYWORD else []
+    prepared.__signature__ = inspect.Signature([*known.values(), named, *last])  # type: ignore[attr-defined]
     model.prepare_inputs_for_generation = prepared
