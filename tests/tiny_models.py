@@ -111,6 +111,10 @@ _SIZES: dict[str, Any] = {
     "query_pre_attn_scalar": 8,
     "axial_pos_shape": [16, 16],
     "axial_pos_embds_dim": [16, 16],
+    "image_token_id": 397,
+    "image_token_index": 397,
+    "video_token_id": 398,
+    "audio_token_id": 399,
     "pad_token_id": 1,
     "bos_token_id": 0,
     "eos_token_id": 1,
@@ -160,7 +164,7 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "XLNetLMHeadModel": {"d_head": 8},
 }
 # Latent attention: as many key/value heads as heads, of the rotary size.
-_LATENT = ("AXK1", "AXK2", "DeepseekV2", "DeepseekV3", "Glm4MoeLite", "GlmMoeDsa", "LongcatFlash", "MiniCPM3", "Youtu")
+_LATENT = ("AXK1", "AXK2", "BailingHybrid", "DeepseekV2", "DeepseekV3", "Glm4MoeLite", "GlmMoeDsa", "LongcatFlash", "MiniCPM3", "Youtu")
 
 
 def causal_lm_names() -> list[str]:

@@ -139,7 +139,7 @@ class TextGenerator:
             UnsupportedModelError: not even one alone.
         """
         vocabulary = self._inputs.rows
-        texts = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (4, 9)]
+        texts = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (9, 21)]
         rows = [self._inputs.of([tuple(text)], torch.zeros(1, 0, self.hidden_size), [()]) for text in texts]
         name = type(self.model).__name__
         try:
