@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from puma_hub.hub.bank_files import write_head, write_shards
 
 from puma_hub import PromptBank
 from puma_hub.cli import common
 from puma_hub.demo.sources import MODELS
 from puma_hub.errors import StorageError
-from puma_hub.hub.bank_files import write_head, write_shards
 from puma_hub.hub.bank_publish import describe
 from puma_hub.hub.contents import contents, is_bank
 from puma_hub.identity import fingerprint

@@ -10,7 +10,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import PreTrainedTokenizerFast, pipeline
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, pipeline
 
 from puma_hub import ModelSpec, PersonalizedLM
 from puma_hub.errors import (
@@ -203,12 +203,12 @@ def test_errors(inputs: Any, options: dict[str, Any], error: type[Exception], me
 
 
 def test_models_and_tokenizers_that_cannot(tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
-    import transformers
+    class NoEmbeddings(LlamaForCausalLM):
+        def forward(self, input_ids: torch.Tensor) -> Any:  # type: ignore[override]
+            return super().forward(input_ids)
 
-    small: dict[str, Any] = {"vocab_size": 400, "hidden_size": 32, "num_hidden_layers": 2, "state_size": 4}
-    mamba = transformers.MambaForCausalLM(transformers.MambaConfig(**small))
-    with pytest.raises(UnsupportedModelError, match="does not accept position_ids"):
-        pipeline(TASK, model=mamba, tokenizer=tokenizer)
+    with pytest.raises(UnsupportedModelError, match="does not accept inputs_embeds"):
+        pipeline(TASK, model=NoEmbeddings(make_model("llama").config), tokenizer=tokenizer)
     with pytest.raises(TemplateError, match="cannot render these messages"):  # it has no chat template
         pipeline(TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank())(CHAT, user_id="user-1")
     tokenizer.save_pretrained(tmp_path)

@@ -64,7 +64,9 @@ def test_rows_with_no_token_before_the_slot(make_lm: Callable[..., PersonalizedL
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3", "phi3", "gemma3"])
 def test_the_prefix_is_attended_to_apart(make_lm: Callable[..., PersonalizedLM], family: str) -> None:
-    assert make_lm(family)._apart  # exact either way, so nothing else would show that this short cut is lost
+    assert make_lm(
+        family
+    )._through.way.apart  # exact either way, so nothing else would show that this short cut is lost
 
 
 def test_post_processing_is_the_models_own(make_lm: Callable[..., PersonalizedLM]) -> None:
@@ -79,7 +81,7 @@ def test_frozen_model_gets_no_gradient(make_lm: Callable[..., PersonalizedLM]) -
     lm.logits(prompts, ROWS).sum().backward()
     assert prompts.grad is not None and prompts.grad.abs().sum() > 0
     for name, parameter in lm.model.named_parameters():
-        assert parameter.grad is None and not parameter.requires_grad
+        assert parameter.grad is None and parameter.requires_grad  # the caller's own affair
         assert torch.equal(parameter, before[name])
 
 

@@ -42,6 +42,8 @@ def fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name}={getattr(config, name, None)}\n".encode())
     embeddings: Any = model.get_input_embeddings()
     weight = embeddings.weight.detach()
+    if weight.is_meta:  # offloaded by accelerate, which holds the values until the layer runs
+        weight = embeddings._hf_hook.weights_map["weight"]
     digest.update(f"embeddings={tuple(weight.shape)}\n".encode())
     for start in range(0, weight.shape[0], _ROWS_AT_ONCE):
         rows = weight[start : start + _ROWS_AT_ONCE].to("cpu", torch.bfloat16).contiguous()

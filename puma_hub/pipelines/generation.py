@@ -41,7 +41,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.generator = TextGenerator(self.model, self.tokenizer)
+        self.generator = self.lm.generator if self.lm is not None else TextGenerator(self.model, self.tokenizer)
 
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, (str, Mapping)) or _is_chat(inputs)

@@ -14,7 +14,9 @@ from puma_hub.identity import ModelSpec
 from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, require_dtype
 from puma_hub.pipelines.prompts import UNKNOWN_USERS, UserPrompts, bank_for, load_adapter, load_banks
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.scorer.models import load_causal_lm, load_tokenizer
+from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.models import has_hooks, load_causal_lm, load_tokenizer, plain_model, text_model
+from puma_hub.scorer.shared import sharing_weights
 
 
 class PersonalizedPipeline(BatchPipeline):
@@ -58,6 +60,8 @@ class PersonalizedPipeline(BatchPipeline):
             self.lm, llm, tokenizer, device = model, model.model, model.tokenizer, model.device
         else:
             llm = model
+        if isinstance(llm, torch.nn.Module):
+            llm = plain_model(llm)
         if not isinstance(llm, PreTrainedModel) or tokenizer is None:
             raise ConfigurationError(
                 "this pipeline needs model=, the id or folder of a causal LM, a loaded one with tokenizer=, or a "
@@ -67,7 +71,12 @@ class PersonalizedPipeline(BatchPipeline):
             require_dtype(llm, kwargs.get("dtype"))
         if isinstance(tokenizer, str):
             tokenizer = load_tokenizer(tokenizer, token=token)
-        super().__init__(model=llm.eval(), tokenizer=tokenizer, device=device, **kwargs)
+        if self.lm is None:  # the caller's model keeps its mode and its device
+            llm = text_model(sharing_weights(llm))
+        kept = has_hooks(llm)  # accelerate has placed it
+        super().__init__(model=llm, tokenizer=tokenizer, device=_given_place(llm) if kept else device, **kwargs)
+        if kept:
+            self.device = ModelInputs(llm).device
         self.bank = bank_for(self.spec, self.source_banks, self.adapter) if self.source_banks else None
         if self.adapter is not None:
             self.spec.require_same(self.adapter.config.require_pair(), "the adapter's target")
@@ -88,6 +97,11 @@ def checked_unknown_users(unknown_users: str) -> str:
     if unknown_users not in UNKNOWN_USERS:
         raise ConfigurationError(f"unknown_users must be one of {', '.join(UNKNOWN_USERS)}, got {unknown_users!r}")
     return unknown_users
+
+
+def _given_place(llm: PreTrainedModel) -> Any:
+    """The device argument that makes transformers leave a model where it is."""
+    return None if getattr(llm, "hf_device_map", None) is not None else llm.device
 
 
 def _require_place(lm: PersonalizedLM, device: Any) -> None:

@@ -111,13 +111,9 @@ def prefix_arguments(name: str, states: torch.Tensor, apart: bool) -> dict[str, 
     return {name: Cache(layers=layers), "prefix_layers": layers}
 
 
-def use_grouped(model: PreTrainedModel) -> None:
-    """Let a model that uses ``sdpa`` use :data:`GROUPED_SDPA` instead."""
-    if getattr(model.config, "_attn_implementation", None) == "sdpa":
+def use(model: PreTrainedModel, implementation: str) -> None:
+    """Let ``model`` attend by ``implementation``: transformers' own, or :data:`GROUPED_SDPA`."""
+    if implementation == GROUPED_SDPA:
         AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)
         AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)
-        model.set_attn_implementation(GROUPED_SDPA)
-
-
-def is_grouped(model: PreTrainedModel) -> bool:
-    return getattr(model.config, "_attn_implementation", None) == GROUPED_SDPA
+    model.set_attn_implementation(implementation)

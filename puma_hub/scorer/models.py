@@ -3,72 +3,190 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from puma_hub.errors import StorageError, UnsupportedModelError, without_secrets
+from puma_hub.errors import MissingDependencyError, StorageError, UnsupportedModelError, without_secrets
 
-_NEEDED_ARGUMENTS = ("inputs_embeds", "position_ids", "attention_mask")
 _CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and since
-_SOURCE = ("revision", "token", "cache_dir", "local_files_only")
+_STRETCHED = ("longrope", "dynamic")
+_TURNS = threading.RLock()
+_SOURCE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
 
 
 def load_causal_lm(model_id_or_dir: str, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load a model and its tokenizer from a folder or the Hub (safetensors only).
+    """Load a model and its tokenizer from a folder or the Hub (safetensors only; no code is run).
 
     ``options`` are ``AutoModelForCausalLM.from_pretrained``'s.
 
     Raises:
         StorageError: one of them cannot be read.
+        UnsupportedModelError: one of them needs code of its own.
+        MissingDependencyError: a package is needed to read it.
     """
     source = {name: options[name] for name in _SOURCE if name in options}
     tokenizer = load_tokenizer(model_id_or_dir, **source)
-    with _clear_errors(f"a causal LM and its tokenizer from {model_id_or_dir!r}"):
-        model = AutoModelForCausalLM.from_pretrained(model_id_or_dir, **{**options, "use_safetensors": True})
+    fixed = {"use_safetensors": True, "trust_remote_code": False}
+    with _clear_errors(model_id_or_dir):
+        model = AutoModelForCausalLM.from_pretrained(model_id_or_dir, **{**options, **fixed})
     return model, tokenizer
 
 
 def load_tokenizer(model_id_or_dir: str, **source: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer.
+    """Load a tokenizer; no code is run.
 
     Raises:
         StorageError: it cannot be read.
+        UnsupportedModelError: it needs code of its own.
+        MissingDependencyError: a package is needed to read it.
     """
-    with _clear_errors(f"a causal LM and its tokenizer from {model_id_or_dir!r}"):
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model_id_or_dir, **source)
+    with _clear_errors(model_id_or_dir):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            model_id_or_dir, trust_remote_code=False, **source
+        )
     return tokenizer
 
 
 @contextmanager
-def _clear_errors(what: str) -> Iterator[None]:
+def _clear_errors(name: str) -> Iterator[None]:
+    what = f"a causal LM and its tokenizer from {name!r}"
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise StorageError(f"cannot load {what}: {without_secrets(reason)}") from error
+    except torch.OutOfMemoryError:
+        raise
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        ImportError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        SafetensorError,
+    ) as error:
+        text = without_secrets(str(error).strip())
+        if "trust_remote_code" in text:
+            raise UnsupportedModelError(
+                f"{name!r} holds code that it needs to be loaded (auto_map), and puma_hub runs no code of "
+                "repositories; load it yourself and give PersonalizedLM the model and its tokenizer, or choose a model "
+                "of transformers' own"
+            ) from error
+        if isinstance(error, ImportError):
+            raise MissingDependencyError(f"cannot load {what}: {_package(error)}") from error
+        raise StorageError(f"cannot load {what}: {text.splitlines()[0] if text else type(error).__name__}") from error
 
 
-def cache_argument(model: PreTrainedModel) -> str:
-    """What ``model.forward`` calls its key/value cache.
+def _package(error: ImportError) -> str:
+    """The first line that helps: the command that installs what is missing, where one is named."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    if any("pip install" in line for line in lines):
+        return next(line for line in lines if "pip install" in line)
+    return f"{lines[0]}; install it with `pip install {error.name}`" if error.name else lines[0]
+
+
+def plain_model(model: Any) -> PreTrainedModel:
+    """The model of transformers that ``model`` is, or is compiled from.
 
     Raises:
-        UnsupportedModelError: it takes none, lacks another argument, or is not decoder-only.
+        UnsupportedModelError: it is none, or a wrapper of one.
+    """
+    model = getattr(model, "_orig_mod", model)  # torch.compile
+    if isinstance(model, PreTrainedModel):
+        return model
+    name = type(model).__name__
+    if hasattr(model, "merge_and_unload"):
+        raise UnsupportedModelError(f"{name} wraps a model; give what its merge_and_unload() returns")
+    raise UnsupportedModelError(
+        f"{name} is no model of transformers; give what AutoModelForCausalLM.from_pretrained loads"
+    )
+
+
+def text_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The causal LM of text within a model of text and images, over the same modules; others as they are."""
+    text = model.config.get_text_config()
+    inner = getattr(model.base_model, "language_model", None)
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    output = model.get_output_embeddings()
+    if text is model.config or inner is None or kind is None or output is None or inner is model.base_model:
+        return model
+    with torch.device("meta"):
+        alone = kind(text)
+    if type(alone.base_model) is not type(inner):
+        return model
+    setattr(alone, alone.base_model_prefix, inner)
+    alone.set_output_embeddings(output)
+    alone.generation_config = model.generation_config
+    alone.name_or_path = model.name_or_path
+    return alone.eval().requires_grad_(False)
+
+
+def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
+    """The names that ``model.forward`` takes; of a function in its place that takes any, those of its class."""
+    found = inspect.signature(model.forward).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
+        return frozenset(found) | frozenset(inspect.signature(type(model).forward).parameters)
+    return frozenset(found)
+
+
+def cache_argument(model: PreTrainedModel) -> str | None:
+    """What ``model.forward`` calls its key/value cache; None where it takes none.
+
+    Raises:
+        UnsupportedModelError: it takes or has no embeddings, or is not decoder-only.
     """
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
         raise UnsupportedModelError(f"{name} is an encoder-decoder model; soft prompts need a decoder-only model")
-    accepted = inspect.signature(model.forward).parameters
-    missing = [argument for argument in _NEEDED_ARGUMENTS if argument not in accepted]
-    caches = [argument for argument in _CACHE_ARGUMENTS if argument in accepted]
-    missing += [] if caches else [" or ".join(_CACHE_ARGUMENTS)]
-    if missing:
-        raise UnsupportedModelError(f"{name}.forward does not accept {', '.join(missing)}; choose another model")
-    return caches[0]
+    accepted = accepted_arguments(model)
+    if "inputs_embeds" not in accepted:
+        raise UnsupportedModelError(f"{name}.forward does not accept inputs_embeds; choose another model")
+    if getattr(model.get_input_embeddings(), "weight", None) is None:
+        raise UnsupportedModelError(f"{name} has no one matrix of input embeddings; choose a model of text")
+    return next((argument for argument in _CACHE_ARGUMENTS if argument in accepted), None)
+
+
+def has_hooks(model: PreTrainedModel) -> bool:
+    """Whether accelerate has put the model on several devices, or offloads it."""
+    return any("_hf_hook" in vars(module) for module in model.modules())
+
+
+def turns(model: PreTrainedModel) -> AbstractContextManager[Any]:
+    """What threads that run ``model`` hold: a lock where its weights come and go (offloading), or nothing."""
+    hooks = [vars(module).get("_hf_hook") for module in model.modules()]
+    comes_and_goes = any(getattr(hook, "offload", False) or hasattr(hook, "hooks") for hook in hooks)
+    return _TURNS if comes_and_goes else nullcontext()
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """The longest sequence the model was made for."""
-    return int(getattr(model.config.get_text_config(), "max_position_embeddings", 10**9))
+    """The longest sequence that the model takes, and treats as it treats shorter ones.
+
+    Rotary embeddings of type ``longrope`` and ``dynamic`` change for every position as soon as the longest row of a
+    batch passes the original length, so that one row would change the others; such a model ends there.
+    """
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    ends = [kind.get("original_max_position_embeddings") for kind in _stretched(model)]
+    return int(min([end for end in (longest, *ends) if end and end > 0] or [10**9]))
+
+
+def is_stretched(model: PreTrainedModel) -> bool:
+    """Whether the longest row of a batch changes the positions of all; see :func:`max_positions`."""
+    return bool(_stretched(model))
+
+
+def _stretched(model: PreTrainedModel) -> list[dict[str, Any]]:
+    rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return [kind for kind in kinds if kind.get("rope_type") in _STRETCHED]

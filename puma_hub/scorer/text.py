@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from puma_hub.errors import BankError, MismatchError, TemplateError
+from puma_hub.errors import BankError, MismatchError, TemplateError, UnsupportedModelError
+from puma_hub.scorer.check import difference, reason
 from puma_hub.scorer.encoding import Tokens, leading_tokens
-from puma_hub.scorer.models import cache_argument, max_positions
+from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.models import cache_argument, is_stretched, max_positions, turns
 
 SLOT = "<user>"
 
@@ -18,8 +22,12 @@ SLOT = "<user>"
 class TextGenerator:
     """Continues texts in which a soft prompt stands.
 
+    Args:
+        model: a model that nobody else changes; see :func:`~puma_hub.scorer.shared.sharing_weights`.
+        tokenizer: its tokenizer.
+
     Raises:
-        UnsupportedModelError: the model is not decoder-only, or takes no embeddings.
+        UnsupportedModelError: the model is not decoder-only, or does not continue embeddings as it continues tokens.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -28,11 +36,16 @@ class TextGenerator:
         self.tokenizer = tokenizer
         self._leading = leading_tokens(tokenizer)
         self._longest = max_positions(model)
+        self._inputs = ModelInputs(model)
+        self._turns = turns(model)
+        if self._inputs.has_layers:
+            _only_first(model)
+        with self._turns:
+            self._pads = self._checked()
 
     @property
     def hidden_size(self) -> int:
-        embeddings: Any = self.model.get_input_embeddings()
-        return int(embeddings.weight.shape[1])
+        return self._inputs.hidden_size
 
     def split(self, text: str, slot: str = SLOT, leading: bool = True) -> tuple[Tokens, Tokens]:
         """The token ids before and after the slot.
@@ -42,11 +55,13 @@ class TextGenerator:
 
         Raises:
             TemplateError: the slot does not stand in the text exactly once.
+            MismatchError: the model has no embedding of a token.
         """
         if text.count(slot) != 1:
             raise TemplateError(f"the text must hold {SLOT} exactly once, found {text.count(slot)} times")
-        before, after = text.split(slot)
-        return (self._leading if leading else ()) + self._tokens(before), self._tokens(after)
+        before, after = (self._tokens(part) for part in text.split(slot))
+        self._inputs.require_known([before, after])
+        return (self._leading if leading else ()) + before, after
 
     def _tokens(self, text: str) -> Tokens:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -57,8 +72,8 @@ class TextGenerator:
     ) -> torch.Tensor:
         """New token ids ``(B, sequences a text, tokens)``; ``options`` are ``model.generate``'s.
 
-        Texts are padded on the left under the attention mask, so positions count real tokens only and a text is
-        continued as it would be alone.
+        A text is continued as it would be alone: texts are padded on the left under the attention mask where the
+        model heeds it, and else only texts of one length go together.
 
         Args:
             parts: of :meth:`split`, one a text.
@@ -71,28 +86,108 @@ class TextGenerator:
         """
         if len(prompts) != len(parts):
             raise BankError(f"{len(prompts)} prompts for {len(parts)} texts; give one prompt for each text")
-        rows = [self._embedded(*tokens, torch.as_tensor(prompt)) for tokens, prompt in zip(parts, prompts)]
-        width = max(len(row) for row in rows)
-        if width >= self._longest:
+        rows = [self._given(*tokens, torch.as_tensor(prompt)) for tokens, prompt in zip(parts, prompts)]
+        lengths = [row["inputs_embeds"].shape[1] for row in rows]
+        self._require_room(max(lengths), options)
+        groups = [list(range(len(rows)))]
+        if not self._pads:
+            groups = [[i for i, other in enumerate(lengths) if other == length] for length in sorted(set(lengths))]
+        with self._turns:
+            written = [self._generate(**self._together([rows[i] for i in group]), **options) for group in groups]
+        found = [getattr(output, "sequences", output) for output in written]
+        ids = [part.reshape(len(group), -1, part.shape[-1]) for group, part in zip(groups, found)]
+        width = max(part.shape[-1] for part in ids)
+        end = self._end(options)
+        whole = torch.cat([nn.functional.pad(part, (0, width - part.shape[-1]), value=end) for part in ids])
+        return whole[torch.tensor([i for group in groups for i in group], device=whole.device).argsort()]
+
+    def _require_room(self, width: int, options: Mapping[str, Any]) -> None:
+        said = options.get("generation_config") or self.model.generation_config
+        new = options.get("max_new_tokens") or getattr(said, "max_new_tokens", None) or 1
+        needed = width + (int(new) if is_stretched(self.model) else 1)
+        if needed > self._longest:
             raise TemplateError(
-                f"a text needs {width} positions with its prompt and one for each new token, the model has "
-                f"{self._longest}; shorten the text"
+                f"a text needs {needed} positions with its prompt and new tokens, the model has {self._longest}; "
+                "shorten the text or ask for fewer new tokens"
             )
-        embeds = torch.stack([torch.nn.functional.pad(row, (0, 0, width - len(row), 0)) for row in rows])
-        lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
-        mask = torch.arange(width, device=embeds.device)[None] >= width - lengths[:, None]
+
+    def _end(self, options: Mapping[str, Any]) -> int:
+        known = (options.get("pad_token_id"), self.model.generation_config.pad_token_id, self.tokenizer.pad_token_id)
+        return int(next((i for i in (*known, self.tokenizer.eos_token_id) if i is not None), 0))
+
+    def _together(self, rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """The rows' inputs as one batch, padded on the left."""
+        width = max(row["inputs_embeds"].shape[1] for row in rows)
+        missing = [width - row["inputs_embeds"].shape[1] for row in rows]
+        given = {}
+        for name in rows[0]:
+            beyond = [0, 0] * (rows[0][name].ndim - 2)  # no padding of the dimensions after the positions
+            given[name] = torch.cat([nn.functional.pad(r[name], (*beyond, n, 0)) for r, n in zip(rows, missing)])
+        places = torch.arange(width, device=self._inputs.device)[None]
+        mask = places >= torch.tensor(missing, device=places.device)[:, None]
+        return {**given, "attention_mask": mask.long()}
+
+    def _generate(self, **options: Any) -> Any:
         model: Any = self.model
-        output: Any = model.generate(inputs_embeds=embeds, attention_mask=mask.long(), **options)
-        ids: torch.Tensor = getattr(output, "sequences", output)
-        return ids.reshape(len(rows), -1, ids.shape[-1])
+        return model.generate(**options)
+
+    @torch.no_grad()
+    def _checked(self) -> bool:
+        """Whether texts of unequal length can be continued together.
+
+        Raises:
+            UnsupportedModelError: not even one alone.
+        """
+        vocabulary = self._inputs.rows
+        texts = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (9, 21)]
+        rows = [self._inputs.of([tuple(text)], torch.zeros(1, 0, self.hidden_size), [()]) for text in texts]
+        name = type(self.model).__name__
+        try:
+            tokens = self._first_logits(input_ids=torch.tensor(texts[:1], device=self._inputs.device))
+            alone = self._first_logits(**self._together(rows[:1]))
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model's own code may raise
+            raise UnsupportedModelError(
+                f"{name} cannot continue a text from embeddings: {reason(error)}; choose another model"
+            ) from error
+        if difference(alone, tokens, self.model.dtype):
+            raise UnsupportedModelError(
+                f"{name} continues embeddings otherwise than the same tokens' ids; choose another model"
+            )
+        try:
+            together = self._first_logits(**self._together(rows))[:, :1]
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            return False
+        return not difference(together, tokens, self.model.dtype)
+
+    def _first_logits(self, **given: torch.Tensor) -> torch.Tensor:
+        """Logits ``(2, B, vocabulary)`` of the first two new tokens."""
+        quiet = GenerationConfig(max_new_tokens=2, min_new_tokens=2, do_sample=False, pad_token_id=0)
+        output = self._generate(**given, generation_config=quiet, output_logits=True, return_dict_in_generate=True)
+        return torch.stack(output.logits)
 
     def decode(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _embedded(self, before: Tokens, after: Tokens, prompt: torch.Tensor) -> torch.Tensor:
+    def _given(self, before: Tokens, after: Tokens, prompt: torch.Tensor) -> dict[str, torch.Tensor]:
         if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size or not len(prompt):
             raise MismatchError(f"the prompt must be (length, {self.hidden_size}), got {tuple(prompt.shape)}")
-        embed: Any = self.model.get_input_embeddings()
-        device, dtype = self.model.device, self.model.dtype
-        first, last = (embed(torch.tensor(ids, dtype=torch.long, device=device)).to(dtype) for ids in (before, after))
-        return torch.cat([first, prompt.to(device, dtype), last])
+        return self._inputs.of([before], prompt[None], [after])
+
+
+def _only_first(model: Any) -> None:
+    """Let generation give the layers' own embeddings for the text alone; it looks new tokens up by their ids."""
+    prepare = model.prepare_inputs_for_generation
+
+    def prepared(*arguments: Any, **options: Any) -> dict[str, Any]:
+        inputs: dict[str, Any] = prepare(*arguments, **options)
+        if inputs.get("input_ids") is not None:
+            inputs.pop("per_layer_inputs", None)
+        return inputs
+
+    known = {**inspect.signature(prepare).parameters}  # generate reads them
+    named = inspect.Parameter("per_layer_inputs", inspect.Parameter.KEYWORD_ONLY)
+    last = [known.popitem()[1]] if list(known.values())[-1].kind is inspect.Parameter.VAR_KEYWORD else []
+    prepared.__signature__ = inspect.Signature([*known.values(), named, *last])  # type: ignore[attr-defined]
+    model.prepare_inputs_for_generation = prepared

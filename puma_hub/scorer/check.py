@@ -1,0 +1,190 @@
+"""The comparison at loading: the scorer's logits against the model's own, before the first row is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from puma_hub.errors import UnsupportedModelError
+from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.scorer.forward import WHOLE, Forward, Way
+from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.models import accepted_arguments
+from puma_hub.scorer.prefix_cache import PrefixCache
+
+_ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
+_ALLOWED_IN_HALF = 5e-2
+
+
+class LoadingCheck:
+    """A few short rows, and what the model itself says of them, one at a time.
+
+    The rows are scored as plain text, from the token ids alone, and with prompts that are no token's embedding.
+
+    Args:
+        model: as the caller gave it, with all its outputs.
+        rows: rows of unequal lengths.
+        answer_ids: the answers' token ids.
+
+    Raises:
+        UnsupportedModelError: the model cannot be scored, with the reason.
+    """
+
+    def __init__(self, model: PreTrainedModel, rows: EncodedRows, answer_ids: Sequence[int]) -> None:
+        self._model, self._rows = model, rows
+        self._name = type(model).__name__
+        self._answers = torch.tensor(answer_ids)
+        self._inputs = ModelInputs(model)
+        self._options = {"use_cache": False} if "use_cache" in accepted_arguments(model) else {}
+        count = len(rows)
+        self._soft_ids = torch.tensor([[answer_ids[i % 2], answer_ids[1 - i % 2]] for i in range(count)])
+        self._text = torch.cat([self._of_text(i) for i in range(count)])
+        self._require_finite(self._text)
+        embeds = self._inputs.embed(self._soft_ids.to(self._inputs.device)).float()
+        noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0)).to(embeds.device)
+        self._prompts = (embeds, noise * embeds.square().mean().sqrt())
+        fault = self._compared(self._guarded(_EMBEDDINGS, self._of_embeddings, embeds, self._soft_ids), self._text)
+        if fault:
+            raise self._refusal(f"reads inputs_embeds otherwise than the same tokens' ids ({fault})")
+        self._noise = self._guarded(_EMBEDDINGS, self._of_embeddings, self._prompts[1], None)
+        self._require_causal()
+
+    @torch.no_grad()
+    def choose(self, forward: Forward, policy: str) -> bool:
+        """Let ``forward`` take the fastest way that is exact under ``policy``; return whether it is a cached one.
+
+        Raises:
+            UnsupportedModelError: none is.
+        """
+        fault = ""
+        for way in forward.ways(cached=True) if policy != "off" else ():
+            found = self._fault(forward, way)
+            if found is None:
+                return True
+            fault = fault or found
+        whole = ""
+        for way in WHOLE:
+            found = self._fault(forward, way)
+            if found is None and policy in ("auto", "off"):
+                return False
+            if found is None:
+                raise self._refusal(
+                    f"cannot be scored from a cached prefix: it {fault or 'takes no such cache, mask and positions'}",
+                    "use prefix_cache='off', or 'auto'",
+                )
+            whole = found
+        if self._depends_on_batch():
+            raise self._refusal(_BATCH, _WHOLE_LAYERS)
+        raise self._refusal(whole)
+
+    def _fault(self, forward: Forward, way: Way) -> str | None:
+        """Why scoring this way is not exact; None where it is."""
+        forward.take(way)
+        everything = list(range(len(self._rows)))
+        try:
+            for numbers in (everything, everything[:1]):
+                rows = self._rows.take(numbers)
+                cache = PrefixCache(forward.prefix_states, 0, "recompute")
+                for prompts, soft_ids, expected in (
+                    (self._prompts[0], self._soft_ids, self._text),
+                    (self._prompts[1], None, self._noise),
+                ):
+                    soft = None if soft_ids is None else soft_ids[numbers]
+                    if way.cached:
+                        logits = forward.from_prefix(prompts[numbers], rows, cache, soft)
+                    else:
+                        logits = forward.whole(prompts[numbers], rows, soft)
+                    fault = self._compared(logits, expected[numbers])
+                    if fault:
+                        return f"gives other logits {_NAMES[way.cached]} than for its own text ({fault})"
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            return f"fails {_NAMES[way.cached]}: {reason(error)}"
+        return None
+
+    @torch.no_grad()
+    def _own(self, **given: Any) -> torch.Tensor:
+        logits: torch.Tensor = self._model(**given, **self._options).logits
+        return logits
+
+    def _of_text(self, row: int, cut: int = 0) -> torch.Tensor:
+        ids = [*self._rows.prefixes[row], *self._soft_ids[row].tolist(), *self._rows.suffixes[row]]
+        return self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids[: len(ids) - cut]])), -1))
+
+    def _ids(self, ids: list[list[int]]) -> torch.Tensor:
+        return torch.tensor(ids, device=self._inputs.device)
+
+    def _of_embeddings(self, prompts: torch.Tensor, soft_ids: torch.Tensor | None) -> torch.Tensor:
+        results = []
+        for i, prompt in enumerate(prompts):
+            before, after = [self._rows.prefixes[i]], [self._rows.suffixes[i]]
+            given = self._inputs.of(before, prompt[None], after, None if soft_ids is None else soft_ids[i : i + 1])
+            results.append(self._at(self._own(**given), -1))
+        return torch.cat(results)
+
+    def _at(self, logits: torch.Tensor, position: int) -> torch.Tensor:
+        return logits[:, position, self._answers.to(logits.device)].float()
+
+    def _guarded(self, doing: str, call: Callable[..., torch.Tensor], *arguments: Any) -> torch.Tensor:
+        try:
+            return call(*arguments)
+        except (torch.OutOfMemoryError, UnsupportedModelError):
+            raise
+        except Exception as error:  # whatever a model's own code may raise
+            raise self._refusal(f"fails on {doing}: {reason(error)}") from error
+
+    def _require_finite(self, logits: torch.Tensor) -> None:
+        bad = int((~logits.isfinite()).sum())
+        if bad:
+            raise UnsupportedModelError(
+                f"{bad} of {logits.numel()} answer logits of {self._name} are not finite in "
+                f"{str(self._model.dtype).removeprefix('torch.')}; load it with dtype='bfloat16' or 'float32'"
+            )
+
+    def _require_causal(self) -> None:
+        longest = max(range(len(self._rows)), key=lambda i: len(self._rows.prefixes[i]))
+        ids = [*self._rows.prefixes[longest], *self._soft_ids[longest].tolist(), *self._rows.suffixes[longest]]
+        before = self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids])), -2))
+        fault = self._compared(self._of_text(longest, cut=1), before)
+        if fault and self._depends_on_batch():
+            raise self._refusal(_BATCH, _WHOLE_LAYERS)
+        if fault:
+            raise self._refusal(f"is not purely causal: a token changes the logits of the one before it ({fault})")
+
+    def _depends_on_batch(self) -> bool:
+        ids = [[*self._rows.prefixes[i], *self._soft_ids[i].tolist(), *self._rows.suffixes[i]] for i in range(2)]
+        length = min(map(len, ids))
+        ids = [row[:length] for row in ids]
+        together = self._at(self._own(input_ids=self._ids(ids)), -1)
+        alone = torch.cat([self._at(self._own(input_ids=self._ids([row])), -1) for row in ids])
+        return self._compared(together, alone) is not None
+
+    def _compared(self, found: torch.Tensor, expected: torch.Tensor) -> str | None:
+        self._require_finite(found)
+        return difference(found, expected, self._model.dtype)
+
+    def _refusal(self, what: str, advice: str = "choose another model") -> UnsupportedModelError:
+        return UnsupportedModelError(f"{self._name} {what}; {advice}")
+
+
+_TEXT, _EMBEDDINGS = "a short text", "inputs_embeds"
+_NAMES = {True: "from a cached prefix", False: "in a batch or alone"}
+_WHOLE_LAYERS = "load it without quantisation, or choose another model"
+_BATCH = "gives a row other logits beside other rows than alone, as 8-bit layers do"
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
+    """How far logits computed in ``dtype`` are from those expected; None where they agree within rounding."""
+    allowed = _ALLOWED.get(dtype, _ALLOWED_IN_HALF) * float(expected.abs().max()) + 1e-6
+    largest = float((found - expected.to(found.device)).abs().max())
+    return None if largest <= allowed else f"difference {largest:.3g}, allowed {allowed:.3g}"
+
+
+def reason(error: Exception) -> str:
+    """One line that says what went wrong."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
