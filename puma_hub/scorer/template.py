@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from puma_hub.errors import ConfigurationError, TemplateError
+from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError
+from puma_hub.scorer.tokens import Part, Parts
 
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
 _KNOWN_SLOTS = ("<user>", "<item>", "<history>")
+_SLOTS = re.compile(r"(<item>|<history>)")
 _HISTORY_TITLES = 5  # paper, data section: five clicked titles a row
 
 # Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
@@ -31,6 +33,9 @@ PRESETS: dict[str, str] = {
         'Would the reader open "<item>"? Reply with "Yes" or "No".\nAnswer:'
     ),
 }
+
+# The numbers that a preset's own words ask for.
+VALUES_OF_PRESETS = {PRESETS[name]: ("1", "2", "3", "4", "5") for name in ("paper/amazon", "paper/yelp")}
 
 
 @dataclass(frozen=True)
@@ -72,16 +77,27 @@ class PromptTemplate:
             )
         return cls(template)
 
-    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the text before and after the user's slot for one row of interactions."""
-        history = row.get("history") or []
-        values = {
-            "<item>": str(row.get("item_text", "")),
-            "<history>": "; ".join(str(title) for title in history[:_HISTORY_TITLES]),
-        }
+    def parts(self, row: Mapping[str, Any]) -> tuple[Parts, Parts]:
+        """The text before and after the user's slot for one row of interactions, the row's words marked as given.
+
+        Raises:
+            InteractionsError: the row lacks its item's text, or its history is no list of texts.
+        """
         before, after = self.text.split("<user>")
+        values = {"<history>": _history(row.get("history")), "<item>": ""}
+        if "<item>" in self.text:
+            values["<item>"] = _item_text(row)
         # One pass, so that slot-like text inside an item is left as it is.
-        return tuple(_SLOT.sub(lambda m: values[m.group()], part) for part in (before, after))  # type: ignore[return-value]
+        return _filled(before, values), _filled(after, values)
+
+    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the text before and after the user's slot for one row of interactions.
+
+        Raises:
+            InteractionsError: as :meth:`parts`.
+        """
+        before, after = ("".join(part.text for part in parts) for parts in self.parts(row))
+        return before, after
 
     def columns(self, present: Collection[str]) -> list[str]:
         """Those of the columns ``present`` that :meth:`render` reads.
@@ -95,3 +111,23 @@ class PromptTemplate:
                 f"template {self.text!r} shows <history>, rows have no column 'history'; add it or change the template"
             )
         return names
+
+
+def _filled(text: str, values: Mapping[str, str]) -> Parts:
+    pieces = [Part(values.get(piece, piece), piece in values) for piece in _SLOTS.split(text)]
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _item_text(row: Mapping[str, Any]) -> str:
+    text = row.get("item_text")
+    if text is None or (isinstance(text, float) and text != text):
+        raise InteractionsError("a row has no item_text, and the template shows <item>; drop the row or fill it")
+    return str(text)
+
+
+def _history(titles: Any) -> str:
+    if titles is None:
+        return ""
+    if isinstance(titles, (str, bytes, Mapping)) or not isinstance(titles, Iterable):
+        raise InteractionsError(f"a row's history must be a list of titles, got {type(titles).__name__}")
+    return "; ".join([str(title) for title in titles if title is not None][:_HISTORY_TITLES])
