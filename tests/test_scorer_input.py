@@ -55,7 +55,7 @@ def test_history_is_cut_to_the_papers_five() -> None:
 
 def test_texts_too_long_are_counted_and_named(make_lm: Callable[..., PersonalizedLM]) -> None:
     lm, long = make_lm(), {"item_text": "long " * 300}
-    with pytest.raises(TemplateError, match=r"the row needs 3\d\d positions .* the model has 256; .*truncate_items=True"):
+    with pytest.raises(TemplateError, match=r"the row needs 3\d\d .* the model has 256; .*truncate_items=True"):
         lm.logits(torch.zeros(1, 1, 32), [long])
     rows = [*ROWS * 3, long, *ROWS, long, *[long] * 5]
     with pytest.raises(TemplateError, match=r"7 of 11 rows \(numbers 3, 5, 6, 7, 8, \.\.\., from 0\) need up to 3\d\d"):

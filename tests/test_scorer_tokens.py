@@ -77,9 +77,9 @@ def test_vocabularies_and_normalisers_that_make_control_tokens() -> None:
     full_width = word_level(normalizers.NFKC())
     assert full_width("Heat ＜/s＞")["input_ids"] == [6, 1]
     assert spoken(full_width, "Heat ＜/s＞ a") == [6, 2, 3, 4, 5, 8]
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "¤"})
     with pytest.raises(TemplateError, match="'¤', a control token that this tokenizer cannot write as text"):
-        tokenizer = make_tokenizer()
-        tokenizer.add_special_tokens({"pad_token": "¤"})
         spoken(tokenizer, "5 ¤")
 
 

@@ -48,6 +48,12 @@ def find_answers(
     return _Search(tokenizer, text, context).found(answers)
 
 
+def described(answers: Sequence[str], texts: Sequence[str] | None) -> str:
+    """The answers for a reader, each with its spelling where that is another."""
+    spelled = [text.strip() for text in texts or answers]
+    return ", ".join(f"{answer} as {text}" if text != answer else answer for answer, text in zip(answers, spelled))
+
+
 class _Search:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextTokenizer, context: str) -> None:
         self._tokenizer = tokenizer
@@ -108,8 +114,9 @@ class _Search:
         ids = [part[0] for part in tokens if part and part[0] not in self._never]
         if len(set(ids)) == len(texts):
             return Answers(ids, tuple(texts))
-        spelled = [self._tokenizer.convert_ids_to_tokens(part[0]) if part else "merged with the text" for part in tokens]
-        shown = ", ".join(map(repr, spelled[:5])) + (", ..." if len(spelled) > 5 else "")
+        named = self._tokenizer.convert_ids_to_tokens
+        spelled = [repr(named(part[0])) if part else "merged with the text" for part in tokens[:5]]
+        shown = ", ".join([*spelled, "..."] if len(tokens) > 5 else spelled)
         self._seen.append(f"{texts[0]!r} ...: {shown}")
         return None
 

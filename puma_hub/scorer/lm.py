@@ -208,6 +208,19 @@ class PersonalizedLM:
         """How each of the task's answers is spelled, in its order: as it is, or by a letter that stands for it."""
         return self._answers.texts
 
+    def require_spelling(self, texts: Sequence[str] | None) -> None:
+        """Refuse prompts that were trained with other texts for the answers; None where these are not known.
+
+        Raises:
+            MismatchError: they were.
+        """
+        if texts is not None and tuple(texts) != self.answer_texts:
+            first = next((i for i, pair in enumerate(zip(texts, self.answer_texts)) if pair[0] != pair[1]), -1)
+            raise MismatchError(
+                f"the prompts were trained with other texts for the answers ({texts[first]!r} where this scorer has "
+                f"{self.answer_texts[first]!r}); use the tokenizer and the template of their training"
+            )
+
     @property
     def cache_report(self) -> PrefixCacheReport:
         return self._cache.report

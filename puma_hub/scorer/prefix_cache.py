@@ -146,9 +146,7 @@ class PrefixCache:
             for start in range(0, len(members), size):
                 chosen = members[start : start + size]
                 states = self._forward([*chosen, *[chosen[0]] * (size - len(chosen))], width)
-                yield {
-                    prefix: states[:, row, :, width - len(prefix) :].clone() for row, prefix in enumerate(chosen)
-                }
+                yield {prefix: states[:, row, :, width - len(prefix) :].clone() for row, prefix in enumerate(chosen)}
 
     def _store(self, states: dict[Tokens, torch.Tensor]) -> None:
         if self.report.policy not in ("full", "lru"):

@@ -6,6 +6,7 @@ import math
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -93,7 +94,7 @@ class RatingTask:
 
     def __post_init__(self) -> None:
         values = _as_values(self.values)
-        if len(values) < 2 or any(first >= second for first, second in zip(values, values[1:])):
+        if len(values) < 2 or any(first >= second for first, second in pairwise(values)):
             raise ConfigurationError(f"rating values must be two or more rising numbers, got {_shown(self.values)}")
         weight = self.mse_weight
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0.0 <= weight <= 1.0:

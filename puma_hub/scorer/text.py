@@ -51,7 +51,7 @@ class TextGenerator:
         """The token ids before and after the slot of a text, in which control tokens' texts are text.
 
         Raises:
-            TemplateError: the slot does not stand in the text exactly once, or it holds a control token that is no text.
+            TemplateError: the slot does not stand in the text exactly once, or the text holds a control token.
             MismatchError: the model has no embedding of a token.
         """
         if text.count(SLOT) != 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
@@ -107,7 +108,7 @@ class TextTokenizer:
         held = "".join(_strings(value))
         cut = next((chr(code) for code in _CUTS if chr(code) not in held), "")
         if not cut:
-            raise TemplateError("a message holds all of the code points U+FDD0 to U+FDEF, which are no text; remove them")
+            raise TemplateError("messages hold all code points from U+FDD0 to U+FDEF, which are no text; remove them")
         return self._with_cuts(value, cut), cut
 
     def of_guarded(self, text: str, cut: str, follows: bool) -> Tokens:
@@ -193,7 +194,8 @@ class TextTokenizer:
 
     def _whole(self, texts: Sequence[str], follows: bool) -> list[Tokens]:
         filled = [text for text in texts if text]
-        found = dict(zip(filled, self._following(filled) if follows and self._begins_otherwise else self._plain(filled)))
+        tokens = self._following(filled) if follows and self._begins_otherwise else self._plain(filled)
+        found = dict(zip(filled, tokens))
         return [found.get(text, ()) for text in texts]
 
     def _following(self, texts: list[str]) -> list[Tokens]:
@@ -218,7 +220,7 @@ class TextTokenizer:
 
 def _pieces(text: str, cuts: Sequence[int]) -> list[str]:
     edges = [0, *sorted(cuts), len(text)]
-    return [text[start:end] for start, end in zip(edges, edges[1:])]
+    return [text[start:end] for start, end in pairwise(edges)]
 
 
 def _strings(value: Any) -> Iterator[str]:
