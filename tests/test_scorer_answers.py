@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import string
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
 
-from puma_hub import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
+from puma_hub import ClickTask, PersonalizedLM, PromptBank, PromptTemplate, PumaAdapter, PumaConfig, RatingTask
+from puma_hub.cli.common import rating_values
+from puma_hub.cli.main import main
 from puma_hub.errors import AnswerTokenError, ConfigurationError
+from puma_hub.hub.bank_card import bank_card
+from puma_hub.hub.card import adapter_card
 from puma_hub.scorer.answers import Answers, find_answers
 from puma_hub.scorer.tokens import TextTokenizer
-from tests.conftest import make_bank, make_tokenizer
+from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 
 HALVES = tuple(i / 2 for i in range(1, 11))
 
@@ -91,3 +99,61 @@ def test_scores_are_of_the_values(make_lm: Callable[..., PersonalizedLM]) -> Non
     expected = lm.logits(prompts, rows).softmax(-1)[0]
     assert result["score"] == pytest.approx(float(expected @ torch.tensor(HALVES)), abs=1e-5)
     assert make_lm(task=ClickTask(), template="click").answer_texts == (" Yes", " No")
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("1,2,5", (1, 2, 5)),
+        ("0.5:5:0.5", HALVES),
+        ("0:10", tuple(range(11))),
+        ("-10:10", tuple(range(-10, 11))),
+        ("0:1:0.1", tuple(i / 10 for i in range(11))),
+    ],
+)
+def test_values_of_the_command_line(text: str, values: tuple[float, ...]) -> None:
+    assert RatingTask(rating_values(text)) == RatingTask(values)
+
+
+@pytest.mark.parametrize("text", ["", "a", "1,", "1:", "5:1", "1:2:0", "0:1:0.3", "1:1e9", "1:2:3:4", "nan:5", "1:inf"])
+def test_bad_values_of_the_command_line(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match=r"rising numbers with commas, or first:last"):
+        rating_values(text)
+
+
+def test_half_stars_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_model("llama").save_pretrained(tmp_path / "llama")
+    make_tokenizer().save_pretrained(tmp_path / "llama")
+    rows = make_interactions(users=4, rows=10)
+    texts = [*rows["item_text"][:-1], "long " * 300]
+    rows = rows.remove_columns("item_text").add_column("item_text", texts)
+    labels = np.array([label - 0.5 for label in rows["label"]], dtype=np.float32)
+    rows.remove_columns("label").add_column("label", labels).to_parquet(tmp_path / "rows.parquet")
+    common = ["--model", str(tmp_path / "llama"), "--interactions", str(tmp_path / "rows.parquet")]
+    fit = ["fit", *common, "--out", str(tmp_path / "source"), "--epochs", "1", "--json", str(tmp_path / "fit.json")]
+    assert main(fit) != 0 and "--values" in capsys.readouterr().err
+    assert main([*fit, "--values", "1:9"]) != 0 and "outside the task's values" in capsys.readouterr().err
+    evaluate = ["evaluate", *common, "--bank", str(tmp_path / "source/bank"), "--json", str(tmp_path / "report.json")]
+    halves = ["--values", "0.5:5:0.5"]
+    assert main([*fit, *halves]) == 0
+    report = json.loads((tmp_path / "fit.json").read_text())
+    assert report["answer_texts"] == list("ABCDEFGHIJ") and report["truncated_rows"] == 0
+    assert main([*evaluate, *halves]) != 0
+    assert (
+        "1 of 8 rows (numbers 7, from 0) need up to" in (err := capsys.readouterr().err) and "--truncate-items" in err
+    )
+    assert main([*evaluate, *halves, "--truncate-items"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["truncated_rows"] == 1 and 0 < report["metrics"]["rmse"] < 5
+    assert main([*evaluate]) != 0 and main([*evaluate, *halves, "--task", "click"]) != 0
+    bank = PromptBank.load_from_disk(tmp_path / "source/bank")
+    assert bank.head is not None and bank.head.answers == 10 and bank.provenance.task == RatingTask(HALVES)
+    assert "rating: 0.5 as A, 1 as B" in str(bank_card(bank, "alice/bank", None, False))
+    adapter = PumaAdapter(
+        PumaConfig(
+            [bank.model], bank.model, task=bank.provenance.task, answer_texts=bank.provenance.details["answer_texts"]
+        )
+    )
+    adapter.save_pretrained(tmp_path / "adapter")
+    assert PumaAdapter.from_pretrained(tmp_path / "adapter").config.answer_texts == list("ABCDEFGHIJ")
+    assert "0.5 as A" in str(adapter_card(adapter, "alice/adapter"))

@@ -66,12 +66,11 @@ def _shown(values: Iterable[Any]) -> str:
     return f"({', '.join(texts if len(texts) <= 12 else [*texts[:3], '...', texts[-1]])})"
 
 
-def _reject(labels: np.ndarray, bad: np.ndarray, allowed: str) -> None:
+def _reject(labels: np.ndarray, bad: np.ndarray, allowed: str, remedy: str) -> None:
     if bad.any():
         examples = ", ".join(str(value) for value in sorted({float(v) for v in labels[bad]})[:5])
         raise InteractionsError(
-            f"{int(bad.sum())} of {len(labels)} labels are outside the task's values {allowed}: {examples}; "
-            "map the labels to these values or give the task its own"
+            f"{int(bad.sum())} of {len(labels)} labels are outside the task's values {allowed}: {examples}; {remedy}"
         )
 
 
@@ -116,7 +115,8 @@ class RatingTask:
         upper = np.searchsorted(values, array).clip(1, len(values) - 1)
         distance = np.minimum(np.abs(array - values[upper - 1]), np.abs(array - values[upper]))
         allowed = min(_NOISE * float(np.abs(values).max()), float(np.diff(values).min()) / 4)
-        _reject(array, ~(distance <= allowed), _shown(self.answers))
+        remedy = "map the labels to these values, or give the task its own (RatingTask(values), --values)"
+        _reject(array, ~(distance <= allowed), _shown(self.answers), remedy)
 
     def _nearest(self, labels: torch.Tensor) -> torch.Tensor:
         """The number of each label's value, ``(B,)``."""
@@ -177,7 +177,7 @@ class ClickTask:
 
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
         array = np.asarray(labels, dtype=np.float64)
-        _reject(array, ~np.isin(array, (0, 1)), "(0, 1)")
+        _reject(array, ~np.isin(array, (0, 1)), "(0, 1)", "map the labels to these values")
 
     def loss(
         self,
