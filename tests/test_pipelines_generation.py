@@ -214,3 +214,12 @@ def test_models_and_tokenizers_that_cannot(tokenizer: PreTrainedTokenizerFast, t
     tokenizer.save_pretrained(tmp_path)
     pipe = pipeline(TASK, model=make_model("llama"), tokenizer=str(tmp_path), bank=make_bank(), **GREEDY)
     assert pipe(INPUTS[0])[0]["generated_text"].startswith("Movie")
+
+
+def test_a_text_too_long_names_the_input(tokenizer: PreTrainedTokenizerFast) -> None:
+    pipe = pipeline("personalized-text-generation", model=make_model("llama"), tokenizer=tokenizer, bank=make_bank())
+    inputs = [{"text": "Toy", "user_id": "user-1"} for _ in range(5)]
+    inputs[3] = {"text": "long " * 300, "user_id": "user-1"}
+    for batch_size in (1, 2, 8):
+        with pytest.raises(TemplateError, match=r"^input 3: a text needs 3\d\d positions"):
+            pipe(inputs, batch_size=batch_size, max_new_tokens=1)

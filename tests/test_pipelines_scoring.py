@@ -280,3 +280,19 @@ def test_an_lm_is_taken_as_it_is(make_lm: Callable[..., PersonalizedLM], saved_l
     assert half.dtype == half.lm.dtype == torch.bfloat16 and half.lm.spec == half.spec
     whole = pipeline(TASK, model=saved_lm("llama"), bank=make_bank(), dtype="float32")
     assert close(half(ROWS), whole(ROWS), 0.3) and isinstance(pipe.adapter, (PumaAdapter, type(None)))
+
+
+def test_errors_of_a_batch_name_the_input(make_lm: Callable[..., PersonalizedLM]) -> None:
+    pipe = pipeline(TASK, model=make_lm(), bank=make_bank())
+    rows = [ROWS[i % 3] for i in range(9)]
+    rows[7] = {"user_id": "user-0", "item_text": "long " * 300}
+    for batch_size in (1, 4, 64):
+        for inputs in (rows, (row for row in rows)):
+            with pytest.raises(TemplateError, match=r"^input 7: the row needs 3\d\d positions"):
+                list(pipe(inputs, batch_size=batch_size))
+
+
+def test_a_bank_with_other_texts_for_the_answers(make_lm: Callable[..., PersonalizedLM]) -> None:
+    bank = make_bank(task=RatingTask(), details={"answer_texts": list("ABCDE")})
+    with pytest.raises(MismatchError, match=r"other texts for the answers \('A' where this scorer has '1'\)"):
+        pipeline(TASK, model=make_lm(), bank=bank)

@@ -103,7 +103,7 @@ def test_lru_stays_inside_its_budget_and_is_exact(make_lm: Callable[..., Persona
     for _ in range(2):
         assert (small.logits(prompts, encoded) - expected).abs().max() <= 1e-4
     assert small.cache_report.bytes_held <= 400_000 < small.cache_report.bytes_needed
-    assert small.cache_report.misses > len(set(encoded.groups))
+    assert small.cache_report.misses > len(set(encoded.prefixes))
 
 
 @pytest.mark.parametrize(("budget", "policy"), [(10**9, "full"), (300_000, "lru"), (10, "recompute")])
@@ -119,7 +119,7 @@ def test_full_cache_computes_each_prefix_once(make_lm: Callable[..., Personalize
     lm.fill_cache(encoded)
     misses = lm.cache_report.misses
     lm.logits(torch.randn(15, 1, 32), encoded)
-    assert misses == len(set(encoded.groups)) == lm.cache_report.misses
+    assert misses == len(set(encoded.prefixes)) == lm.cache_report.misses
 
 
 def test_click_task_scores(make_lm: Callable[..., PersonalizedLM]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,12 +11,10 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from puma_hub import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
 from puma_hub.errors import (
-    AnswerTokenError,
     BankError,
     ConfigurationError,
     InteractionsError,
@@ -24,9 +23,8 @@ from puma_hub.errors import (
     TemplateError,
     UnsupportedModelError,
 )
-from puma_hub.scorer import RatingHead
-from puma_hub.scorer.answers import find_answer_ids
-from tests.conftest import make_model, make_tokenizer
+from puma_hub.scorer import RatingHead, task_from_dict
+from tests.conftest import make_model
 
 ROWS = [{"item_text": "Toy Story"}]
 
@@ -55,9 +53,61 @@ def test_history_is_cut_to_the_papers_five_the_newest() -> None:
     assert before == "c; d; e; f; g "
 
 
-def test_text_too_long(make_lm: Callable[..., PersonalizedLM]) -> None:
-    with pytest.raises(TemplateError, match="the model has 256"):
-        make_lm().logits(torch.zeros(1, 1, 32), [{"item_text": "long " * 300}])
+def test_texts_too_long_are_counted_and_named(make_lm: Callable[..., PersonalizedLM]) -> None:
+    lm, long = make_lm(), {"item_text": "long " * 300}
+    with pytest.raises(TemplateError, match=r"the row needs 3\d\d .* the model has 256; .*truncate_items=True"):
+        lm.logits(torch.zeros(1, 1, 32), [long])
+    rows = [*ROWS * 3, long, *ROWS, long, *[long] * 5]
+    with pytest.raises(TemplateError, match=r"7 of 11 rows \(numbers 3, 5, 6, 7, 8, \.\.\., from 0\) need up to 3\d\d"):
+        lm.encode(rows)
+
+
+@pytest.mark.parametrize("template", ["rating", "Rated by <user>: <item>\nRating:"])
+def test_items_are_cut_to_fit(make_lm: Callable[..., PersonalizedLM], template: str) -> None:
+    lm = make_lm(template=template, truncate_items=True)
+    text = "".join(f"word{i} " for i in range(200))
+    encoded = lm.encode([{"item_text": text}, *ROWS, {"item_text": text}, {"item_text": text * 5}], prompt_length=3)
+    assert encoded.truncated == 3 and encoded.cut.tolist() == [True, False, True, True]
+    assert encoded.take([1, 3]).truncated == 1
+    assert encoded.prefixes[0] is encoded.prefixes[2] and encoded.prefixes[0] == encoded.prefixes[3]
+    width = len(encoded.prefixes[0]) + len(encoded.suffixes[0])
+    assert 250 <= width <= 256 - 3
+    shown = lm.tokenizer.decode(encoded.prefixes[0] + encoded.suffixes[0])
+    before, after = (lm.template.text.split("<item>")[i].replace("<user>", "") for i in (0, 1))
+    assert shown.startswith(before) and shown.endswith(after)  # the template's own words are whole
+    assert text.startswith(shown[len(before) : len(shown) - len(after)])
+    with pytest.raises(TemplateError, match="without its item's text too; shorten the template or the history"):
+        make_lm(template=lm.template.text + " why" * 300, truncate_items=True).encode(ROWS)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({}, "no item_text"),
+        ({"item_text": None}, "no item_text"),
+        ({"item_text": float("nan")}, "no item_text"),
+        ({"item_text": "a", "history": "Toy Story"}, "must be a list of titles, got str"),
+        ({"item_text": "a", "history": 7}, "must be a list of titles, got int"),
+    ],
+)
+def test_odd_rows(make_lm: Callable[..., PersonalizedLM], row: dict[str, object], message: str) -> None:
+    with pytest.raises(InteractionsError, match=message):
+        make_lm().encode([row])
+
+
+def test_rows_of_little_text(make_lm: Callable[..., PersonalizedLM]) -> None:
+    lm = make_lm(template="<item><history><user>")
+    rows = [{"item_text": ""}, {"item_text": "  "}, {"item_text": "a", "history": np.array(["b", None, "c"])}]
+    encoded = lm.encode(rows)
+    assert encoded.prefixes[0] == () and lm.tokenizer.decode(encoded.prefixes[2]) == "ab; c"
+    assert lm.logits(torch.randn(3, 1, 32), encoded).isfinite().all()
+    assert len(lm.encode([])) == 0
+
+
+@pytest.mark.parametrize("budget", [-1, "1GB", 1.5, True])
+def test_bad_cache_budgets(make_lm: Callable[..., PersonalizedLM], budget: object) -> None:
+    with pytest.raises(ConfigurationError, match="whole number of bytes"):
+        make_lm(cache_budget=budget)
 
 
 def test_wrong_prompts(make_lm: Callable[..., PersonalizedLM]) -> None:
@@ -77,26 +127,6 @@ def test_wrong_prompts(make_lm: Callable[..., PersonalizedLM]) -> None:
 def test_unknown_cache_policy(make_lm: Callable[..., PersonalizedLM]) -> None:
     with pytest.raises(ConfigurationError, match="unknown prefix_cache"):
         make_lm(prefix_cache="some")
-
-
-@pytest.mark.parametrize("kind", ["byte-level", "sentencepiece"])
-@pytest.mark.parametrize("context", ["Answer:", "rate ", "by user"])
-def test_answers_are_found_in_their_context(kind: str, context: str) -> None:
-    tokenizer = make_tokenizer(kind)
-    ids = find_answer_ids(tokenizer, context, ["1", "2", "3"])
-    head = tokenizer(context)["input_ids"]
-    for answer, found in zip(["1", "2", "3"], ids):
-        spellings = [tokenizer(context + space + answer)["input_ids"] for space in ("", " ")]
-        assert any(whole[: len(head)] == head and whole[len(head)] == found for whole in spellings)
-
-
-def test_answers_with_one_first_token_are_an_error(make_lm: Callable[..., PersonalizedLM]) -> None:
-    with pytest.raises(AnswerTokenError, match="cannot tell the answers"):
-        make_lm(task=RatingTask(values=(10, 11, 12)))
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "Answer:": 1}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    with pytest.raises(AnswerTokenError):
-        find_answer_ids(PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>"), "Answer:", ["Yes", "No"])
 
 
 def test_refused_models(tokenizer: PreTrainedTokenizerFast) -> None:
@@ -181,7 +211,62 @@ def test_labels_outside_the_task(task: RatingTask, labels: list[float]) -> None:
         task.check_labels(np.array(labels))
 
 
-@pytest.mark.parametrize("options", [{"values": (1,)}, {"values": (2, 1)}, {"values": (1, 1)}, {"mse_weight": 1.5}])
+BAD_TASKS: list[dict[str, object]] = [
+    {"values": (1,)},
+    {"values": (2, 1)},
+    {"values": (1, 1)},
+    {"values": (0.3, 0.1 + 0.2)},
+    {"values": (1, float("nan"))},
+    {"values": (1, float("inf"))},
+    {"values": (False, True)},
+    {"values": "12345"},
+    {"values": ("1", "2")},
+    {"values": 5},
+    {"values": None},
+    {"mse_weight": 1.5},
+    {"mse_weight": float("nan")},
+    {"mse_weight": "0.5"},
+]
+
+
+@pytest.mark.parametrize("options", BAD_TASKS)
 def test_bad_rating_tasks(options: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         RatingTask(**options)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError):
+        task_from_dict({"name": "rating", **options})
+
+
+def test_equal_scales_are_one() -> None:
+    for values in ((1.0, 2.0), np.array([1, 2]), np.array([1, 2], dtype=np.float32), [1, 2.0], range(1, 3)):
+        task = RatingTask(values)  # type: ignore[arg-type]
+        assert task == RatingTask((1, 2)) and hash(task) == hash(RatingTask((1, 2)))
+        assert json.dumps(task.to_dict()) == json.dumps(RatingTask((1, 2)).to_dict())
+    task = RatingTask((0.1, 0.1 + 0.2, np.float64(0.5), 1e6 + 1, 1e6 + 2), np.float32(0.5))  # type: ignore[arg-type]
+    assert task.answers == ("0.1", "0.3", "0.5", "1000001", "1000002")
+    assert task_from_dict(json.loads(json.dumps(task.to_dict()))) == task
+    with pytest.raises(ConfigurationError, match="has no unit"):
+        task_from_dict({**task.to_dict(), "unit": 3})
+
+
+def test_labels_of_float32() -> None:
+    tenths = RatingTask(tuple(i / 10 for i in range(1, 101)))
+    labels = np.arange(1, 101, dtype=np.float32) / np.float32(10)
+    tenths.check_labels(labels)
+    loss = tenths.loss(torch.eye(100) * 50, torch.from_numpy(labels), None)
+    assert loss < 1e-4  # every label finds its own answer
+    tenths.check_labels([4.499999955])
+    for bad in (4.55, 4.501, float("nan"), 0.0, 10.1, float("inf")):
+        with pytest.raises(InteractionsError, match=r"1 of 2 labels .* \(0.1, 0.2, 0.3, ..., 10\)"):
+            tenths.check_labels([0.5, bad])
+
+
+def test_a_long_scale_keeps_the_weights_of_the_loss() -> None:
+    logits, steps = torch.randn(6, 5), torch.tensor([1.0, 5.0, 3.0, 2.0, 4.0, 4.0])
+    task, twenty = RatingTask(), RatingTask((20, 40, 60, 80, 100))
+
+    def head(unit: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda given: given.sum(-1) * unit
+
+    ours, theirs = (t.loss(logits, steps * u, head(u)) for t, u in ((task, 1.0), (twenty, 20.0)))  # type: ignore[arg-type]
+    assert torch.allclose(ours, theirs, rtol=1e-5)

@@ -40,6 +40,7 @@ class PumaConfig(PretrainedConfig):
         task: the task it was trained with, as a dict or a task.
         template: the template text it was trained with.
         rating_head: whether a trained rating head travels with it; true for tasks that have one.
+        answer_texts: how the target LLM spells the task's answers, in their order.
         trained_on: the source banks it was trained on, in numbers; None while it is not trained.
 
     Fields that are not known here are left out.
@@ -62,6 +63,7 @@ class PumaConfig(PretrainedConfig):
         task: Task | Mapping[str, Any] | None = None,
         template: PromptTemplate | str | None = None,
         rating_head: bool | None = None,
+        answer_texts: Sequence[str] | None = None,
         trained_on: TrainedOn | Mapping[str, Any] | None = None,
         format_version: int = FORMAT_VERSION,
         puma_hub_version: str | None = None,
@@ -97,6 +99,7 @@ class PumaConfig(PretrainedConfig):
         parsed = RatingTask() if task is None else as_task(task)
         self.task = parsed.to_dict()
         self.template = PromptTemplate.of(template).text if template is not None else None
+        self.answer_texts = None if answer_texts is None else [str(text) for text in answer_texts]
         self.trained_on = TrainedOn.of(trained_on)
         self.rating_head = parsed.has_head if rating_head is None else bool(rating_head)
         self.format_version = FORMAT_VERSION

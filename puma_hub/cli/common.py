@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from puma_hub.scorer import PersonalizedLM, Task
     from puma_hub.training import PumaTrainingArguments
 
+_MOST_VALUES = 1000  # in a range: more is a slip
+
 
 def whole_number(text: str) -> int:
     """A whole number of at least 1."""
@@ -28,12 +30,37 @@ def whole_number(text: str) -> int:
     return value
 
 
+def rating_values(text: str) -> tuple[float, ...]:
+    """Rating values such as ``1,2,5``, ``1:10`` or ``0.5:5:0.5``; both ends belong to a range."""
+    try:
+        if ":" not in text:
+            return tuple(float(part) for part in text.split(","))
+        first, last, step = (float(part) for part in (text if text.count(":") > 1 else f"{text}:1").split(":"))
+        steps = (last - first) / step
+        if abs(steps - round(steps)) > 1e-6 or not 1 <= steps < _MOST_VALUES:
+            raise ValueError
+        return tuple(first + number * step for number in range(round(steps) + 1))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise argparse.ArgumentTypeError(
+            f"must be rising numbers with commas, or first:last or first:last:step, got {text!r}"
+        ) from None
+
+
 def add_model(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
     parser.add_argument(
         flag, required=True, metavar="ID", help="folder or Hub id of a causal LM, or a fetched model's name"
     )
     parser.add_argument("--template", help="preset name or text with a <user> slot (default: the bank's, or rating)")
     parser.add_argument("--task", choices=("rating", "click"), default="rating", help="what is asked (default: rating)")
+    parser.add_argument(
+        "--values",
+        type=rating_values,
+        metavar="VALUES",
+        help="the ratings there are: 1:10, 0.5:5:0.5 (first:last:step), or each, with commas (default: 1:5)",
+    )
+    parser.add_argument(
+        "--truncate-items", action="store_true", help="cut item texts at their end where a row does not fit the LLM"
+    )
     parser.add_argument(
         "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the LLM"
     )
@@ -117,9 +144,14 @@ def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
 
 
 def task_of(args: argparse.Namespace) -> Task:
+    from puma_hub.errors import ConfigurationError
     from puma_hub.scorer import ClickTask, RatingTask
 
-    return RatingTask() if args.task == "rating" else ClickTask()
+    if args.task == "rating":
+        return RatingTask() if args.values is None else RatingTask(args.values)
+    if args.values is not None:
+        raise ConfigurationError(f"--values are of ratings, not of --task {args.task}; leave one of them out")
+    return ClickTask()
 
 
 def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
@@ -143,6 +175,7 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
         dtype=args.dtype,
         device=args.device,
         prefix_cache=args.prefix_cache,
+        truncate_items=args.truncate_items,
         **identity,
     )
 

@@ -70,6 +70,7 @@ class HeldOut:
             raise MismatchError("the bank was made for another task than the scorer; give both the same task")
         if isinstance(rows, datasets.Dataset) and not len(rows):
             raise InteractionsError("no row is held out; a user needs at least two rows, of which the last is held out")
+        lm.require_spelling(bank.provenance.details.get("answer_texts"))
         rows = check_interactions(rows, lm.task)
         kept = of_users(rows, bank.user_ids if users is None else list(users))
         if not len(kept):
@@ -98,6 +99,11 @@ class HeldOut:
     def _encoded(self) -> EncodedRows:
         names = self.lm.template.columns(self.rows.column_names)
         return self.lm.encode(self.rows.select_columns(names), self.bank.shape[0])
+
+    @property
+    def truncated(self) -> int:
+        """How many rows show less than their item's text."""
+        return self._encoded.truncated
 
     def rows_of(self, user_ids: Collection[str]) -> np.ndarray:
         """Numbers of the rows of some users."""
@@ -173,6 +179,8 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
         "users": len(set(users)),
         "rows_without_prompt": held_out.left_out,
         "rows_trained_on": held_out.trained_on,
+        "truncated_rows": held_out.truncated,
+        "answer_texts": list(held_out.lm.answer_texts),
         "seconds": time.monotonic() - start,
     }
     if task.name == "rating" and train is not None:

@@ -13,6 +13,7 @@ from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import BLOCK, LIBRARY, is_hub_id, pair_repo_id, pair_tags, public_id
 from puma_hub.hub.templates import filled
 from puma_hub.identity import ModelSpec
+from puma_hub.scorer.answers import described
 
 _TEMPLATE = "adapter_card.md"
 _TASKS = {"rating": "rating prediction", "click": "click prediction"}
@@ -42,7 +43,7 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
         parameters=f"{sum(parameter.numel() for parameter in adapter.parameters()):,}",
         prompt_length=config.prompt_length,
         rating_head=config.rating_head,
-        task=f"{config.scored_task.name}: {', '.join(config.scored_task.answers)}",
+        task=f"{config.scored_task.name}: {described(config.scored_task.answers, config.answer_texts)}",
         location=literal(location),
         shell_location=shlex.quote(visible(location)),
         pair=_pair_arguments(config, namespace),

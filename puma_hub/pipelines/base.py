@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import islice
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -98,6 +99,9 @@ class BatchPipeline(_Pipeline):
         """Whether ``inputs`` is one input."""
         raise NotImplementedError  # each pipeline has its own kinds of input
 
+    def admit(self, item: Any, **forward: Any) -> None:
+        """Refuse a prepared input of several that ``_forward`` would refuse, where that is found out at no cost."""
+
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> Any:
@@ -142,11 +146,17 @@ class BatchPipeline(_Pipeline):
         while batch := list(islice(remaining, batch_size)):
             prepared = []
             for position, item in batch:
-                try:
+                with _named(position):
                     prepared.append(self.preprocess(item, **preprocess))
-                except PumaHubError as error:
-                    raise type(error)(f"input {position}: {error}") from error
-            yield from (self.postprocess(output, **postprocess) for output in self.forward(prepared, **forward))
+                    self.admit(prepared[-1], **forward)
+            try:
+                outputs = self.forward(prepared, **forward)
+            except PumaHubError:
+                for (position, _), one in zip(batch, prepared):  # whose fault it is
+                    with _named(position):
+                        self.forward([one], **forward)
+                raise
+            yield from (self.postprocess(output, **postprocess) for output in outputs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
         """Refused.
@@ -162,6 +172,15 @@ class BatchPipeline(_Pipeline):
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
         """Refused, like :meth:`save_pretrained`."""
         self.save_pretrained("")
+
+
+@contextmanager
+def _named(position: int) -> Iterator[None]:
+    """Let errors name the position of an input."""
+    try:
+        yield
+    except PumaHubError as error:
+        raise type(error)(f"input {position}: {error}") from error
 
 
 def _each(inputs: Any) -> Iterable[Any]:

@@ -9,8 +9,8 @@ from jinja2 import TemplateError as ChatTemplateError
 
 from puma_hub.errors import InteractionsError, TemplateError
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
-from puma_hub.scorer.encoding import Tokens
 from puma_hub.scorer.text import SLOT, TextGenerator
+from puma_hub.scorer.tokens import Tokens
 
 _CHAT_SLOT = "\ue000soft-prompt\ue001"  # private characters: stands in no text, and no chat template cares for it
 _USUAL_NEW_TOKENS = 256  # as of transformers' text-generation
@@ -90,7 +90,8 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         slots = sum(content.count(SLOT) for content in contents)
         if slots > 1:
             raise TemplateError(f"the messages must hold {SLOT} at most once, found {slots} times")
-        marked = [{**message, "content": message["content"].replace(SLOT, _CHAT_SLOT)} for message in messages]
+        guarded, cut = self.generator.text_tokens.guarded(messages)
+        marked = [{**message, "content": message["content"].replace(SLOT, _CHAT_SLOT)} for message in guarded]
         if not slots:
             marked[0]["content"] = _CHAT_SLOT + marked[0]["content"]
         goes_on = _is_prefill(messages)
@@ -110,7 +111,11 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
                 f"the chat template writes the message with {SLOT} {text.count(_CHAT_SLOT)} times; put the slot into "
                 "another message"
             )
-        return self.generator.split(text, _CHAT_SLOT, leading=False)
+        return self.generator.split_rendered(text, _CHAT_SLOT, cut)
+
+    def admit(self, item: dict[str, Any], **generation_kwargs: Any) -> None:
+        options = {**self._usual_options(generation_kwargs), **generation_kwargs}
+        self.generator.require_room(sum(map(len, item["parts"])) + len(item["prompt"]), options)
 
     def _forward(self, inputs: list[dict[str, Any]], **generation_kwargs: Any) -> list[dict[str, Any]]:
         """New token ids ``(sequences, tokens)`` of each input, beside what :meth:`preprocess` found."""

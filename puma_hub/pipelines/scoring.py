@@ -15,7 +15,7 @@ from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_us
 from puma_hub.scorer import PersonalizedLM, PromptTemplate, RatingHead, RatingTask, Task
 
 _RENDERED = ("item_text", "history")
-_NOTHING = SimpleNamespace(task=None, scored_task=None, template=None)
+_NOTHING = SimpleNamespace(task=None, scored_task=None, template=None, details={})
 
 
 class PersonalizedScoringPipeline(PersonalizedPipeline):
@@ -68,6 +68,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
             raise MismatchError(
                 f"the bank's prompts were made for {bank.task}, {self.lm.task} is asked for; give both the same task"
             )
+        self.lm.require_spelling(bank.details.get("answer_texts"))
         self.head = self._fitting_head(head)
 
     def _fitting_head(self, head: RatingHead | None) -> RatingHead | None:

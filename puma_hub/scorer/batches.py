@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from puma_hub.scorer.encoding import EncodedRows, Tokens
+from puma_hub.scorer.encoding import EncodedRows
 from puma_hub.scorer.lm import PersonalizedLM
+from puma_hub.scorer.tokens import Tokens
 
 
 @torch.no_grad()
@@ -15,10 +16,15 @@ def predict_rows(
     """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``.
 
     Equal texts with one prompt are scored once, and texts of like length together.
+    Rows of one prefix follow one another, so that a prefix is computed once though none is kept.
     """
     distinct: dict[tuple[Tokens, Tokens, int], int] = {}  # to the first row that is so
     same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.prefixes, rows.suffixes, users.tolist()))]
-    order = sorted(distinct.values(), key=lambda row: len(rows.prefixes[row]) + len(rows.suffixes[row]))
+
+    def length_and_prefix(row: int) -> tuple[int, Tokens]:
+        return len(rows.prefixes[row]) + len(rows.suffixes[row]), rows.prefixes[row]
+
+    order = sorted(distinct.values(), key=length_and_prefix)  # equal prefixes one after the other: computed once
     parts = []
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]

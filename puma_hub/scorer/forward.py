@@ -11,10 +11,11 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from puma_hub.scorer import attention
-from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, left_padded
+from puma_hub.scorer.encoding import EncodedRows, left_padded
 from puma_hub.scorer.inputs import ModelInputs
 from puma_hub.scorer.models import accepted_arguments
 from puma_hub.scorer.prefix_cache import PrefixCache, stack_cache
+from puma_hub.scorer.tokens import Tokens
 
 
 @dataclass(frozen=True)
@@ -120,10 +121,10 @@ class Forward:
         return self._answers_at(prompts.shape[1] - 1 + suffix_lengths.cpu(), options, given)
 
     @torch.no_grad()
-    def prefix_states(self, group: PrefixGroup) -> torch.Tensor:
-        """The group's states as of :func:`stack_cache`, padded on the left."""
-        # Models cannot run over no tokens at all, so such a group's cache is cut from that of one token.
-        ids, mask = left_padded(group.prefixes if group.length else [(0,)], self.inputs.device)
+    def prefix_states(self, prefixes: Sequence[Tokens], width: int) -> torch.Tensor:
+        """The prefixes' states as of :func:`stack_cache`, padded on the left with states of any values."""
+        # Models cannot run over no tokens at all, so an empty prefix is computed as one token, which is padding.
+        ids, mask = left_padded([prefix or (0,) for prefix in prefixes], self.inputs.device, width)
         cache = DynamicCache()
         assert self._argument is not None
         self.model(
@@ -134,8 +135,7 @@ class Forward:
             **self._usable(logits_to_keep=1),
             **{self._argument: cache},
         )
-        # Keys and values of padding may be anything; zeros are safe under a mask.
-        return stack_cache(cache).masked_fill(~mask[None, :, None, :, None], 0.0)[..., : group.length, :]
+        return stack_cache(cache)
 
     def _usable(self, **options: Any) -> dict[str, Any]:
         return {name: value for name, value in options.items() if name in self._accepted}

@@ -9,7 +9,8 @@ import torch
 from transformers import PreTrainedModel
 
 from puma_hub.errors import MismatchError
-from puma_hub.scorer.encoding import Tokens, right_padded
+from puma_hub.scorer.encoding import right_padded
+from puma_hub.scorer.tokens import Tokens
 
 
 class ModelInputs:

@@ -16,9 +16,9 @@ from puma_hub.data.rows import records
 from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.answer_head import with_answer_head
-from puma_hub.scorer.answers import find_answer_ids
+from puma_hub.scorer.answers import find_answers
 from puma_hub.scorer.check import LoadingCheck
-from puma_hub.scorer.encoding import EncodedRows, PrefixGroup, RowEncoder
+from puma_hub.scorer.encoding import EncodedRows, RowEncoder
 from puma_hub.scorer.forward import Forward
 from puma_hub.scorer.models import cache_argument, load_causal_lm, max_positions, plain_model, text_model, turns
 from puma_hub.scorer.prefix_cache import POLICIES, PrefixCache, PrefixCacheReport
@@ -42,11 +42,13 @@ class PersonalizedLM:
         task: what is asked, see :mod:`puma_hub.scorer.tasks`.
         prefix_cache: ``auto``, ``full``, ``lru``, ``recompute`` or ``off``.
         cache_budget: bytes the prefix cache may take; a third of the free memory by default.
+        truncate_items: cut the items' texts at their end in rows that do not fit the model; otherwise an error.
 
     Raises:
         UnsupportedModelError: the model cannot be scored exactly, with the reason. It is compared at loading with its
             own forward over token ids.
         AnswerTokenError: the tokenizer cannot tell the task's answers apart.
+        ConfigurationError: the template asks for other values than the task's, or an argument cannot be used.
     """
 
     def __init__(
@@ -60,15 +62,16 @@ class PersonalizedLM:
         revision: str | None = None,
         prefix_cache: str = "auto",
         cache_budget: int | None = None,
+        truncate_items: bool = False,
     ) -> None:
         self.template = PromptTemplate.of(template)
         self.task: Task = task if task is not None else RatingTask()
         self.tokenizer = tokenizer
         self.model = plain_model(model)
         self._model_id, self._revision = model_id, revision
-        self._encoder = RowEncoder(tokenizer, self.template, max_positions(self.model))
-        context = self.template.render({"item_text": "a", "history": ["a"]})[1]
-        self.answer_ids = find_answer_ids(tokenizer, context, self.task.answers)
+        self._encoder = RowEncoder(tokenizer, self.template, max_positions(self.model), truncate_items)
+        self._answers = find_answers(tokenizer, self._encoder.text, self.template, self.task.answers)
+        self.answer_ids = self._answers.ids
         self._lock = threading.RLock()
         if prefix_cache not in POLICIES:
             raise ConfigurationError(f"unknown prefix_cache {prefix_cache!r}; choose one of {', '.join(POLICIES)}")
@@ -81,7 +84,7 @@ class PersonalizedLM:
         with self._turns:
             rows = self._encoder.encode([{"item_text": text} for text in _CHECKED])
             cached = LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, prefix_cache)
-            size = self._through.prefix_states(PrefixGroup([(self.answer_ids[0],)])).nbytes if cached else 0
+            size = self._through.prefix_states([(self.answer_ids[0],)], 1).nbytes if cached else 0
         self._policy = prefix_cache if cached else "off"
         self._cache = PrefixCache(self._through.prefix_states, size, self._policy, cache_budget)
 
@@ -96,6 +99,7 @@ class PersonalizedLM:
         device: str | torch.device | None = None,
         prefix_cache: str = "auto",
         cache_budget: int | None = None,
+        truncate_items: bool = False,
         revision: str | None = None,
         token: str | bool | None = None,
         model_id: str | None = None,
@@ -151,6 +155,7 @@ class PersonalizedLM:
             revision=revision,
             prefix_cache=prefix_cache,
             cache_budget=cache_budget,
+            truncate_items=truncate_items,
         )
 
     # What it is
@@ -199,6 +204,24 @@ class PersonalizedLM:
         """
         ids = self.tokenizer(_START_WORD, add_special_tokens=False)["input_ids"]
         return self._embed(torch.tensor([ids[i % len(ids)] for i in range(prompt_length)]))
+
+    @property
+    def answer_texts(self) -> tuple[str, ...]:
+        """How each of the task's answers is spelled, in its order: as it is, or by a letter that stands for it."""
+        return self._answers.texts
+
+    def require_spelling(self, texts: Sequence[str] | None) -> None:
+        """Refuse prompts that were trained with other texts for the answers; None where these are not known.
+
+        Raises:
+            MismatchError: they were.
+        """
+        if texts is not None and tuple(texts) != self.answer_texts:
+            first = next((i for i, pair in enumerate(zip(texts, self.answer_texts)) if pair[0] != pair[1]), -1)
+            raise MismatchError(
+                f"the prompts were trained with other texts for the answers ({texts[first]!r} where this scorer has "
+                f"{self.answer_texts[first]!r}); use the tokenizer and the template of their training"
+            )
 
     @property
     def cache_report(self) -> PrefixCacheReport:

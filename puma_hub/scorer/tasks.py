@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from numbers import Real
+from itertools import pairwise
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +17,9 @@ from puma_hub.scorer.head import RatingHead
 
 _LARGEST = 1e9  # of the values of a rating
 _CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
+_DIGITS = 12  # of a value; what comes behind is noise, as in 0.1 + 0.2
+_PAPER_RANGE = 4.0  # of ratings from 1 to 5
+_NOISE = 1e-6  # of a label, relative: labels may have been float32
 
 
 @runtime_checkable
@@ -46,21 +50,48 @@ class Task(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 
 
-def _reject(labels: np.ndarray, bad: np.ndarray, allowed: str) -> None:
+def _as_values(values: Any) -> tuple[float, ...]:
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"rating values must be numbers, got {shown(values)}")
+    found: list[float] = []
+    for value in values:
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
+        if not is_number or not abs(value) <= _LARGEST:
+            raise ConfigurationError(
+                f"rating values must be numbers up to {_LARGEST:g} in size, got {shown(value)} among them"
+            )
+        rounded = int(value) if isinstance(value, numbers.Integral) else float(f"{float(value):.{_DIGITS}g}")
+        found.append(int(rounded) if float(rounded).is_integer() else rounded)
+    return tuple(found)
+
+
+def _shown(values: Iterable[Any]) -> str:
+    texts = [str(value) for value in values]
+    return f"({', '.join(texts if len(texts) <= 12 else [*texts[:3], '...', texts[-1]])})"
+
+
+def _reject(labels: np.ndarray, bad: np.ndarray, allowed: str, remedy: str) -> None:
     if bad.any():
         values, counts = np.unique(labels[bad], return_counts=True)
         examples = ", ".join(
             f"{value} ({count} row{'s' * (count > 1)})" for value, count in zip(values[:5].tolist(), counts.tolist())
         )
         raise InteractionsError(
-            f"{int(bad.sum())} of {len(labels)} labels are outside the task's values {allowed}: {examples}; "
-            "map the labels to these values or give the task its own"
+            f"{int(bad.sum())} of {len(labels)} labels are outside the task's values {allowed}: {examples}; {remedy}"
         )
 
 
 @dataclass(frozen=True)
 class RatingTask:
-    """Predict a rating among ``values``; loss ``w * MSE(head) + (1 - w) * CE`` (paper, losses section)."""
+    """Predict a rating among ``values``; loss ``w * MSE(head) + (1 - w) * CE`` (paper, losses section).
+
+    ``values`` are two or more rising numbers, such as ``(1, 2, 3, 4, 5)``, half stars or 0 to 100. They are kept as
+    ints where they are whole, and else as floats of 12 digits. On a scale longer than the paper's 4 the squared error
+    is measured in the paper's units, so that the two parts of the loss keep their weights.
+
+    Raises:
+        ConfigurationError: the values are not such numbers, or ``mse_weight`` is not between 0 and 1.
+    """
 
     values: tuple[float, ...] = (1, 2, 3, 4, 5)
     mse_weight: float = 0.8
@@ -68,24 +99,37 @@ class RatingTask:
     has_head: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        numbers = (*self.values, self.mse_weight) if isinstance(self.values, Iterable) else (None,)
-        if not all(isinstance(n, Real) and not isinstance(n, bool) and abs(n) <= _LARGEST for n in numbers):
-            raise ConfigurationError(
-                f"rating values and mse_weight must be numbers, got {shown(self.values)} and {shown(self.mse_weight)}"
-            )
-        object.__setattr__(self, "values", tuple(self.values))
-        if len(self.values) < 2 or list(self.values) != sorted(set(self.values)):
-            raise ConfigurationError(f"rating values must be two or more rising numbers, got {self.values}")
-        if not 0.0 <= self.mse_weight <= 1.0:
-            raise ConfigurationError(f"mse_weight must lie in [0, 1], got {self.mse_weight}")
+        values = _as_values(self.values)
+        if len(values) < 2 or any(first >= second for first, second in pairwise(values)):
+            raise ConfigurationError(f"rating values must be two or more rising numbers, got {_shown(self.values)}")
+        weight = self.mse_weight
+        if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0.0 <= weight <= 1.0:
+            raise ConfigurationError(f"mse_weight must lie in [0, 1], got {shown(weight)}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "mse_weight", float(weight))
 
     @property
     def answers(self) -> tuple[str, ...]:
-        return tuple(f"{value:g}" for value in self.values)
+        return tuple(str(value) if isinstance(value, int) else f"{value:.{_DIGITS}g}" for value in self.values)
 
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
-        array = np.asarray(labels, dtype=np.float64)
-        _reject(array, ~np.isin(array, self.values), str(self.values))
+        """Refuse labels that are no values of the task; float32's noise is allowed.
+
+        Raises:
+            InteractionsError: there are some.
+        """
+        array, values = np.asarray(labels, dtype=np.float64), np.asarray(self.values, dtype=np.float64)
+        upper = np.searchsorted(values, array).clip(1, len(values) - 1)
+        distance = np.minimum(np.abs(array - values[upper - 1]), np.abs(array - values[upper]))
+        allowed = min(_NOISE * float(np.abs(values).max()), float(np.diff(values).min()) / 4)
+        remedy = "map the labels to these values, or give the task its own (RatingTask(values), --values)"
+        _reject(array, ~(distance <= allowed), _shown(self.answers), remedy)
+
+    def _nearest(self, labels: torch.Tensor) -> torch.Tensor:
+        """The number of each label's value, ``(B,)``."""
+        values = torch.tensor(self.values, dtype=torch.float64, device=labels.device)
+        middles = (values[1:] + values[:-1]) / 2
+        return torch.searchsorted(middles, labels.to(torch.float64).contiguous())
 
     def loss(
         self,
@@ -99,13 +143,13 @@ class RatingTask:
         With a teacher's ``probabilities (B, answers)`` the ratings are its predictions and may lie between values.
         """
         if probabilities is None:
-            values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
-            cross_entropy = F.cross_entropy(logits, torch.searchsorted(values, labels.to(torch.float32)))
+            cross_entropy = F.cross_entropy(logits, self._nearest(labels.to(logits.device)))
         else:
             cross_entropy = F.cross_entropy(logits, probabilities.to(logits.device))
         if head is None:
             return cross_entropy
-        squared = F.mse_loss(head(logits), labels.to(torch.float32))
+        unit = max(1.0, (self.values[-1] - self.values[0]) / _PAPER_RANGE)
+        squared = F.mse_loss(head(logits), labels.to(torch.float32)) / unit**2
         return self.mse_weight * squared + (1.0 - self.mse_weight) * cross_entropy
 
     def linear_predictor(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
@@ -140,7 +184,7 @@ class ClickTask:
 
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
         array = np.asarray(labels, dtype=np.float64)
-        _reject(array, ~np.isin(array, (0, 1)), "(0, 1)")
+        _reject(array, ~np.isin(array, (0, 1)), "(0, 1)", "map the labels to these values")
 
     def loss(
         self,

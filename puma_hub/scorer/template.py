@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError, shown
+from puma_hub.scorer.tokens import Part, Parts
 
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
 _KNOWN_SLOTS = ("<user>", "<item>", "<history>")
+_SLOTS = re.compile(r"(<item>|<history>)")
 _HISTORY_TITLES = 5  # paper, data section: five clicked titles a row, here the newest
 
 # Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
@@ -31,6 +33,9 @@ PRESETS: dict[str, str] = {
         'Would the reader open "<item>"? Reply with "Yes" or "No".\nAnswer:'
     ),
 }
+
+# The numbers that a preset's own words ask for.
+VALUES_OF_PRESETS = {PRESETS[name]: ("1", "2", "3", "4", "5") for name in ("paper/amazon", "paper/yelp")}
 
 
 @dataclass(frozen=True)
@@ -76,19 +81,29 @@ class PromptTemplate:
             )
         return cls(template)
 
-    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the text before and after the user's slot for one row of interactions.
+    def parts(self, row: Mapping[str, Any]) -> tuple[Parts, Parts]:
+        """The text before and after the user's slot for one row of interactions, the row's words marked as given.
 
         A ``history`` lists titles, the oldest first; the last five are shown in that order, the newest at the end.
 
         Raises:
-            InteractionsError: the history is not a list of titles.
+            InteractionsError: the row lacks its item's text, or its history is no list of texts.
         """
-        item = row.get("item_text")
-        values = {"<item>": "" if item is None else str(item), "<history>": "; ".join(_newest(row.get("history")))}
         before, after = self.text.split("<user>")
+        values = {"<history>": "; ".join(_newest(row.get("history"))), "<item>": ""}
+        if "<item>" in self.text:
+            values["<item>"] = _item_text(row)
         # One pass, so that slot-like text inside an item is left as it is.
-        return tuple(_SLOT.sub(lambda m: values[m.group()], part) for part in (before, after))  # type: ignore[return-value]
+        return _filled(before, values), _filled(after, values)
+
+    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the text before and after the user's slot for one row of interactions.
+
+        Raises:
+            InteractionsError: as :meth:`parts`.
+        """
+        before, after = ("".join(part.text for part in parts) for parts in self.parts(row))
+        return before, after
 
     def columns(self, present: Collection[str]) -> list[str]:
         """Those of the columns ``present`` that :meth:`render` reads.
@@ -117,3 +132,15 @@ def _newest(history: Any) -> list[str]:
     if others:
         raise InteractionsError(f"history must hold titles as text, got {', '.join(others)}; give the titles")
     return titles[-_HISTORY_TITLES:]
+
+
+def _filled(text: str, values: Mapping[str, str]) -> Parts:
+    pieces = [Part(values.get(piece, piece), piece in values) for piece in _SLOTS.split(text)]
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _item_text(row: Mapping[str, Any]) -> str:
+    text = row.get("item_text")
+    if text is None or (isinstance(text, float) and text != text):
+        raise InteractionsError("a row has no item_text, and the template shows <item>; drop the row or fill it")
+    return str(text)

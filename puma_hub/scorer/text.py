@@ -12,9 +12,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from puma_hub.errors import BankError, MismatchError, TemplateError, UnsupportedModelError
 from puma_hub.scorer.check import difference, reason
-from puma_hub.scorer.encoding import Tokens, leading_tokens
 from puma_hub.scorer.inputs import ModelInputs
 from puma_hub.scorer.models import cache_argument, is_stretched, max_positions, turns
+from puma_hub.scorer.tokens import Part, TextTokenizer, Tokens
 
 SLOT = "<user>"
 
@@ -34,7 +34,7 @@ class TextGenerator:
         cache_argument(model)
         self.model = model
         self.tokenizer = tokenizer
-        self._leading = leading_tokens(tokenizer)
+        self.text_tokens = TextTokenizer(tokenizer)
         self._longest = max_positions(model)
         self._inputs = ModelInputs(model)
         self._turns = turns(model)
@@ -47,24 +47,31 @@ class TextGenerator:
     def hidden_size(self) -> int:
         return self._inputs.hidden_size
 
-    def split(self, text: str, slot: str = SLOT, leading: bool = True) -> tuple[Tokens, Tokens]:
-        """The token ids before and after the slot.
-
-        Args:
-            leading: begin with what the tokenizer puts before every text, such as ``<bos>``.
+    def split(self, text: str) -> tuple[Tokens, Tokens]:
+        """The token ids before and after the slot of a text, in which control tokens' texts are text.
 
         Raises:
-            TemplateError: the slot does not stand in the text exactly once.
+            TemplateError: the slot does not stand in the text exactly once, or the text holds a control token.
             MismatchError: the model has no embedding of a token.
         """
-        if text.count(slot) != 1:
-            raise TemplateError(f"the text must hold {SLOT} exactly once, found {text.count(slot)} times")
-        before, after = (self._tokens(part) for part in text.split(slot))
-        self._inputs.require_known([before, after])
-        return (self._leading if leading else ()) + before, after
+        if text.count(SLOT) != 1:
+            raise TemplateError(f"the text must hold {SLOT} exactly once, found {text.count(SLOT)} times")
+        before, after = ((Part(part, True),) for part in text.split(SLOT))
+        return self._known(
+            self.text_tokens.leading + self.text_tokens.of([before], False)[before],
+            self.text_tokens.of([after], True)[after],
+        )
 
-    def _tokens(self, text: str) -> Tokens:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+    def split_rendered(self, text: str, slot: str, cut: str) -> tuple[Tokens, Tokens]:
+        """Likewise of a text with all its control tokens, with cuts as of :meth:`TextTokenizer.guarded`."""
+        before, after = text.split(slot)
+        return self._known(
+            self.text_tokens.of_guarded(before, cut, False), self.text_tokens.of_guarded(after, cut, True)
+        )
+
+    def _known(self, before: Tokens, after: Tokens) -> tuple[Tokens, Tokens]:
+        self._inputs.require_known([before, after])
+        return before, after
 
     @torch.no_grad()
     def generate(
@@ -88,7 +95,7 @@ class TextGenerator:
             raise BankError(f"{len(prompts)} prompts for {len(parts)} texts; give one prompt for each text")
         rows = [self._given(*tokens, torch.as_tensor(prompt)) for tokens, prompt in zip(parts, prompts)]
         lengths = [row["inputs_embeds"].shape[1] for row in rows]
-        self._require_room(max(lengths), options)
+        self.require_room(max(lengths), options)
         groups = [list(range(len(rows)))]
         if not self._pads:
             groups = [[i for i, other in enumerate(lengths) if other == length] for length in sorted(set(lengths))]
@@ -101,7 +108,12 @@ class TextGenerator:
         whole = torch.cat([nn.functional.pad(part, (0, width - part.shape[-1]), value=end) for part in ids])
         return whole[torch.tensor([i for group in groups for i in group], device=whole.device).argsort()]
 
-    def _require_room(self, width: int, options: Mapping[str, Any]) -> None:
+    def require_room(self, width: int, options: Mapping[str, Any]) -> None:
+        """Refuse a text that takes ``width`` positions with its prompt where none is left for new tokens.
+
+        Raises:
+            TemplateError: none is.
+        """
         said = options.get("generation_config") or self.model.generation_config
         new = options.get("max_new_tokens") or getattr(said, "max_new_tokens", None) or 1
         needed = width + (int(new) if is_stretched(self.model) else 1)

@@ -197,6 +197,7 @@ class AdapterTrainer:
             "prompt_length": self.banks[0].shape[0],
             "task": task,
             "template": template,
+            "answer_texts": self.lm.answer_texts,
         }
         base = init.config if init is not None else config
         if base is not None:
@@ -321,5 +322,7 @@ class AdapterTrainer:
                 "prefix_cache": prefixes,
             },
             flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",
+            answer_texts=list(self.lm.answer_texts),
+            truncated_rows=self._encoded.rows.truncated,
             prefix_cache=self.lm.cache_report.to_dict(),
         )

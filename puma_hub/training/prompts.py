@@ -157,7 +157,8 @@ class PromptTrainer:
         with torch.no_grad():
             prompts = module.user_prompts(module.prompts).cpu().numpy()
             base = None if module.base is None else (module.scale * module.base).cpu().numpy()
-        details = {key: self.report[key] for key in ("method", "prompt_method", "best_epoch", "users", "rows", "seed")}
+        told = ("method", "prompt_method", "best_epoch", "users", "rows", "seed", "answer_texts")
+        details = {key: self.report[key] for key in told}
         bank = PromptBank.from_arrays(
             self.users,
             prompts,
@@ -201,6 +202,8 @@ class PromptTrainer:
                 "prefix_cache": prefixes,
             },
             flops_formula=FLOPS_FORMULA,
+            answer_texts=list(self.lm.answer_texts),
+            truncated_rows=self._encoded.rows.truncated,
             prefix_cache=self.lm.cache_report.to_dict(),
         )
 

@@ -1,0 +1,98 @@
+"""Caches smaller than what is needed: what a miss costs, and that nothing depends on what was evicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
+from puma_hub.scorer.batches import predict_rows
+from puma_hub.scorer.prefix_cache import PrefixCache
+from puma_hub.scorer.tokens import Tokens
+from tests.conftest import make_interactions
+
+FAMILIES = ["llama", "gemma3", "phi3"]
+
+
+def rows_of(count: int) -> list[dict[str, str]]:
+    return [{"item_text": "Toy Story " * (1 + i % 5) + str(i)} for i in range(count)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_states_do_not_depend_on_their_company(make_lm: Callable[..., PersonalizedLM], family: str) -> None:
+    lm = make_lm(family, prefix_cache="recompute")
+    encoded = lm.encode([{"item_text": ""}, *rows_of(40)])
+    cache = PrefixCache(lm._through.prefix_states, 1, "recompute")
+    together = cache._states(encoded.prefixes)
+    for number in range(len(encoded)):
+        for company in ([number], [number, (number + 7) % 41, (number + 1) % 41]):
+            found = cache._states([encoded.prefixes[i] for i in company])
+            assert torch.equal(found[encoded.prefixes[number]], together[encoded.prefixes[number]])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_the_same_bits_under_every_policy(make_lm: Callable[..., PersonalizedLM], family: str) -> None:
+    prompts = torch.randn(60, 1, 32)
+    found = []
+    for policy, budget in (("full", None), ("lru", 300_000), ("lru", 0), ("recompute", None)):
+        lm = make_lm(family, prefix_cache=policy, cache_budget=budget)
+        encoded = lm.encode(rows_of(60))
+        parts = [list(range(start, start + 20)) for start in (0, 20, 10, 40, 0)]  # some come back, evicted or not
+        found.append(torch.cat([lm.logits(prompts[part], encoded.take(part)) for part in parts]))
+        assert lm.cache_report.bytes_held <= (10**9 if policy == "full" else budget or 0)
+    assert all(torch.equal(found[0], other) for other in found[1:])
+
+
+def test_a_miss_computes_what_the_batch_needs(make_lm: Callable[..., PersonalizedLM]) -> None:
+    lm = make_lm(prefix_cache="recompute")
+    encoded = lm.encode(rows_of(200))
+    computed: list[int] = []
+
+    def counted(prefixes: Sequence[Tokens], width: int) -> torch.Tensor:
+        computed.append(len(prefixes))
+        return lm._through.prefix_states(prefixes, width)
+
+    cache = PrefixCache(counted, 1, "recompute")
+    cache.gather(encoded.take(range(0, 200, 25)))
+    widths = {-(-len(encoded.prefixes[i]) // 4) for i in range(0, 200, 25)}
+    assert sum(computed) <= 8 + 3 * len(widths)  # the last batch of each width is filled up
+
+
+def test_predictions_compute_a_prefix_once_though_none_is_kept(make_lm: Callable[..., PersonalizedLM]) -> None:
+    lm = make_lm(prefix_cache="recompute")
+    encoded = lm.encode(rows_of(30) * 10)
+    users = torch.arange(10).repeat_interleave(30)
+    predict_rows(lm, encoded, torch.randn(10, 1, 32), users, batch_size=20)
+    assert lm.cache_report.misses <= 30 + 300 // 20  # and once more where a batch ends among the rows of one
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(make_lm: Callable[..., PersonalizedLM], tmp_path: Path) -> None:
+    rows = make_interactions(users=4, rows=10)
+
+    def trainer(folder: str) -> PromptTrainer:
+        lm = make_lm("gemma3", prefix_cache="lru", cache_budget=30_000)
+        args = PumaTrainingArguments(
+            output_dir=str(tmp_path / folder),
+            num_train_epochs=2,
+            per_device_train_batch_size=4,
+            checkpoint_seconds=0.0,
+        )
+        return PromptTrainer(lm, rows, args)
+
+    whole = trainer("whole").train()
+    stopped = trainer("stopped")
+    calls, logits = [0], stopped.lm.logits
+
+    def failing(*arguments: object) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == 12:
+            raise KeyboardInterrupt
+        return logits(*arguments)  # type: ignore[arg-type]
+
+    stopped.lm.logits = failing  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    assert (whole.prompts == trainer("stopped").train().prompts).all()
