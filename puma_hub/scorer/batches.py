@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from puma_hub.scorer.encoding import EncodedRows, Tokens
+from puma_hub.scorer.finite import require_finite
 from puma_hub.scorer.lm import PersonalizedLM
 
 
@@ -15,6 +16,9 @@ def predict_rows(
     """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``.
 
     Equal texts with one prompt are scored once, and texts of like length together.
+
+    Raises:
+        NotFiniteError: rows have logits that are NaN or infinite.
     """
     distinct: dict[tuple[Tokens, Tokens, int], int] = {}  # to the first row that is so
     same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.prefixes, rows.suffixes, users.tolist()))]
@@ -24,4 +28,6 @@ def predict_rows(
         numbers = order[start : start + batch_size]
         parts.append(lm.logits(prompts[users[numbers].to(prompts.device)], rows.take(numbers)))
     place = {row: number for number, row in enumerate(order)}
-    return torch.cat(parts)[torch.tensor([place[row] for row in same], device=lm.device)]
+    logits = torch.cat(parts)[torch.tensor([place[row] for row in same], device=lm.device)]
+    require_finite(logits, "answers", lm.dtype)
+    return logits
