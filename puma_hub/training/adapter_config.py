@@ -36,23 +36,23 @@ def whole_config(
         "task": lm.task.to_dict(),
         "template": lm.template.text,
     }
+    begun: Any = init.config if init is not None else None
     if config is not None:
         _require_fit(config, facts)
-        if init is not None:
-            _require_shape(config, init.config)
-    if init is not None:
-        _require_models(init.config, facts, "init")
-        if init.config.scored_task != lm.task:
+        if begun is not None:
+            _require_shape(config, begun)
+    if begun is not None:
+        _require_models(begun, facts, "init")
+        if begun.scored_task != lm.task:
             raise MismatchError(
-                f"init was made for {init.config.scored_task}, the target's scorer is for {lm.task}; give both the "
-                "same task"
+                f"init was made for {begun.scored_task}, the target's scorer is for {lm.task}; give both the same task"
             )
-        if init.config.prompt_length != facts["prompt_length"]:
+        if begun.prompt_length != facts["prompt_length"]:
             raise MismatchError(
-                f"init takes prompts of length {init.config.prompt_length}, the banks' have length "
+                f"init takes prompts of length {begun.prompt_length}, the banks' have length "
                 f"{facts['prompt_length']}; give banks of that length"
             )
-    base = init.config if init is not None else config
+    base = begun if begun is not None else config
     if base is None:
         return PumaConfig(**facts)
     own = {name: value for name, value in base.to_diff_dict().items() if name not in _OF_A_FILE}
