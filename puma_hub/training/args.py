@@ -9,7 +9,7 @@ from puma_hub.errors import ConfigurationError
 
 PROMPT_METHODS = ("shared", "independent")
 VALIDATION_SHARE = 0.1
-_LARGEST = 1e30  # far from where float32 ends
+_LARGEST = 1e37  # a tenth of what float32 holds
 # What a trainer uses where the arguments leave a field at None.
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
