@@ -41,6 +41,10 @@ class UnsupportedModelError(PumaHubError, ValueError):
     """The language model cannot be scored exactly through soft prompts."""
 
 
+class NotFiniteError(PumaHubError, ArithmeticError):
+    """The language model gave NaN or infinite numbers, for instance since its dtype overflows."""
+
+
 class BankError(PumaHubError, ValueError):
     """A prompt bank is malformed: shapes, ids or values."""
 

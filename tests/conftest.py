@@ -127,11 +127,14 @@ def make_interactions(users: int = 8, rows: int = 12, seed: int = 0) -> datasets
     return datasets.Dataset.from_dict(data)
 
 
-def make_bank(users: int = 8, size: int = 32, length: int = 1, seed: int = 0, **provenance: object) -> PromptBank:
-    """A bank of random prompts for a model named ``source``."""
+def make_bank(
+    users: int = 8, size: int = 32, length: int = 1, seed: int = 0, family: str | None = None, **provenance: object
+) -> PromptBank:
+    """A bank of random prompts for a model named ``source``, with the weights of ``make_model(family)`` if given."""
+    spec = ModelSpec("source", size) if family is None else ModelSpec.from_model(make_model(family), "source")
     prompts = np.random.default_rng(seed).normal(size=(users, length, size)).astype(np.float32)
     ids = [f"user-{user}" for user in range(users)]
-    return PromptBank.from_arrays(ids, prompts, ModelSpec("source", size), **provenance)  # type: ignore[arg-type]
+    return PromptBank.from_arrays(ids, prompts, spec, **provenance)  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="session")

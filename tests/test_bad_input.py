@@ -371,7 +371,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     "a teacher asked with another template": (
         lambda p: with_source_predictions(p.lm, p.own_bank(template="<user> rates <item>:"), p.rows),
         e.MismatchError,
-        "load it with the bank's template",
+        "give the scorer the bank's template",
     ),
     "a rate that blows up": (lambda p: p.fit(learning_rate=1e30).train(), e.ConfigurationError, "lower learning rate"),
     "no epochs": (lambda p: p.fit(num_train_epochs=0), e.ConfigurationError, "num_train_epochs"),

@@ -63,6 +63,51 @@ def run(processes: int, batch: int, place: Path, out: Path) -> None:
         assert done.returncode == 0 or (processes > 1 and finished), done.stderr[-3000:]
 
 
+BROKEN = """
+from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer  # first: see the module
+from dataclasses import replace
+from accelerate import PartialState
+from puma_hub import AdapterTrainer, PersonalizedLM, PromptTrainer, PumaTrainingArguments
+from puma_hub.errors import PumaHubError
+
+state = PartialState(cpu=True)
+assert state.num_processes == 2
+lm = PersonalizedLM(make_model("llama"), make_tokenizer(), model_id="tiny")
+args = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=8, disable_tqdm=True, validation_share=0.0)
+rows = make_interactions()
+trainers = [PromptTrainer(lm, rows, args), AdapterTrainer(lm, make_bank(), rows, replace(args, start_rows=0))]
+right = lm.logits
+for trainer in trainers:
+    steps = []
+
+    def logits(prompts, rows):
+        steps.append(len(rows))
+        found = right(prompts, rows)
+        return found * float("nan") if state.process_index == 1 and len(steps) == 3 else found
+
+    lm.logits = logits
+    try:
+        trainer.train()
+    except PumaHubError as error:
+        print(f"process {state.process_index}, {type(trainer).__name__}: {error}", flush=True)
+    state.wait_for_everyone()
+"""
+
+
+def test_what_one_process_cannot_compute_stops_both(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(BROKEN)
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    # Where one stops alone, the other waits for it for ever.
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
+    for trainer in ("PromptTrainer", "AdapterTrainer"):
+        for process in (0, 1):
+            told = f"process {process}, {trainer}: at step 3 the answers of 8 of 16 rows are NaN or infinite"
+            assert told in done.stdout, done.stdout + done.stderr[-3000:]
+
+
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     make_model("llama").save_pretrained(tmp_path / "llama")
     make_tokenizer().save_pretrained(tmp_path / "llama")

@@ -10,10 +10,11 @@ import pytest
 import torch
 from sklearn.metrics import mean_absolute_error, mean_squared_error, roc_auc_score
 
-from puma_hub import ClickTask, ModelSpec, PersonalizedLM, PromptBank, compare_banks, evaluate_bank
+from puma_hub import ClickTask, PersonalizedLM, PromptBank, compare_banks, evaluate_bank
 from puma_hub.data import chronological_split
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.evaluation import controls, rating_baselines
+from puma_hub.evaluation.compare import derangement
 from puma_hub.metrics import MAE, RMSE, UserAUC
 from puma_hub.scorer import RatingHead
 from tests.conftest import make_bank, make_interactions
@@ -120,8 +121,16 @@ def test_click_report(make_lm: Callable[..., PersonalizedLM]) -> None:
     rows = make_interactions()
     clicks = rows.remove_columns("label").add_column("label", [float(i % 2) for i in range(len(rows))])  # type: ignore[call-arg]
     clicks = clicks.add_column("history", [["Toy Story"]] * len(rows))  # type: ignore[call-arg]
-    report = evaluate_bank(lm, fitting_bank(lm), clicks)
-    assert 0 <= report["metrics"]["auc"] <= 1 and report["metrics"]["users_with_both_classes"] == 8
+    bank = fitting_bank(lm)
+    report = evaluate_bank(lm, bank, clicks)
+    prompts = torch.from_numpy(np.stack([bank[user] for user in clicks["user_id"]]))
+    with torch.no_grad():
+        log_odds = lm.logits(prompts, clicks.select_columns(["item_text", "history"]))[:, 0].numpy()
+    labels = np.array(clicks["label"])
+    expected = [roc_auc_score(labels[i : i + 12], log_odds[i : i + 12]) for i in range(0, 96, 12)]
+    assert report["metrics"]["auc"] == pytest.approx(roc_auc_score(labels, log_odds), abs=1e-3)
+    assert report["metrics"]["user_auc"] == pytest.approx(np.mean(expected), abs=1e-2)
+    assert report["metrics"]["users_with_both_classes"] == 8
 
 
 def test_controls_by_hand(
@@ -140,7 +149,7 @@ def test_controls_by_hand(
         return float(mean_squared_error(rows["label"], predictions) ** 0.5)
 
     mean = bank.prompts.mean(0)
-    order = np.random.default_rng(5).permutation(3)
+    order = derangement(3, seed=5)
     shuffled = {user: bank[users[order[i]]] for i, user in enumerate(users)}
     assert found["own"] == pytest.approx(rmse_with(bank.__getitem__), rel=1e-5)
     assert found["mean"] == pytest.approx(rmse_with(lambda user: mean), rel=1e-5)
@@ -172,7 +181,7 @@ def test_refusals(make_lm: Callable[..., PersonalizedLM], interactions: datasets
         evaluate_bank(lm, make_bank(size=16), interactions)
     with pytest.raises(MismatchError, match="another task"):
         evaluate_bank(make_lm(template="click", task=ClickTask()), bank, interactions)
-    stranger = PromptBank.from_arrays(["nobody"], np.ones((1, 1, 32)), ModelSpec("m", 32))
+    stranger = PromptBank.from_arrays(["nobody"], np.ones((1, 1, 32)), lm.spec)
     with pytest.raises(InteractionsError, match="none of the 96 rows"):
         evaluate_bank(lm, stranger, interactions)
     with pytest.raises(MismatchError, match="share no user"):

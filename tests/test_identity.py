@@ -91,12 +91,21 @@ def test_spec_from_model() -> None:
 
 def test_require_same() -> None:
     spec = ModelSpec("a", 8, fingerprint="1" * 16)
-    spec.require_same(ModelSpec("b", 8), "bank")  # nothing known against it
     spec.require_same(ModelSpec("b", 8, fingerprint="1" * 16), "bank")
     with pytest.raises(MismatchError, match=r"hidden size 8.*hidden size 9"):
         spec.require_same(ModelSpec("b", 9), "bank")
     with pytest.raises(MismatchError, match=r"1111.*2222"):
         spec.require_same(ModelSpec("a", 8, fingerprint="2" * 16), "bank")
+
+
+def test_without_a_fingerprint_names_have_to_be_the_same() -> None:
+    known, bare = ModelSpec("org/a", 8, fingerprint="1" * 16, revision="x"), ModelSpec("org/a", 8)
+    for first, second in ((known, bare), (bare, known), (bare, ModelSpec("org/a", 8, revision="y"))):
+        first.require_same(second, "bank")
+    for other in (ModelSpec("org/b", 8), ModelSpec("models/a", 8), ModelSpec("org/a", 8, revision="y")):
+        for first, second in ((known, other), (other, known)):
+            with pytest.raises(MismatchError, match=r"bank: .* give the fingerprint of both: ModelSpec.from_model"):
+                first.require_same(second, "bank")
 
 
 _BAD: list[tuple[object, ...]] = [

@@ -53,7 +53,7 @@ def alone(
 def test_a_batch_writes_what_each_text_alone_would(
     saved_lm: Callable[..., str], tokenizer: PreTrainedTokenizerFast, family: str
 ) -> None:
-    bank = make_bank(length=2)
+    bank = make_bank(family=family, length=2)
     pipe = pipeline(TASK, model=saved_lm(family), bank=bank, device="cpu", **GREEDY)
     expected = []
     for item in INPUTS:
@@ -70,7 +70,7 @@ def test_a_batch_writes_what_each_text_alone_would(
 
 
 def test_texts_and_users_apart(make_lm: Callable[..., PersonalizedLM]) -> None:
-    lm, bank = make_lm(), make_bank()
+    lm, bank = make_lm(), make_bank(family="llama")
     pipe = pipeline(TASK, model=lm, bank=bank)
     text = "Movie: <user> rates"
     (whole,) = pipe(text, user_id="user-3", **GREEDY)
@@ -89,7 +89,7 @@ def test_texts_and_users_apart(make_lm: Callable[..., PersonalizedLM]) -> None:
 
 
 def test_generation_arguments(saved_lm: Callable[..., str], tokenizer: PreTrainedTokenizerFast) -> None:
-    bank = make_bank()
+    bank = make_bank(family="llama")
     pipe = pipeline(TASK, model=saved_lm("llama"), bank=bank, max_new_tokens=5, unknown_users="mean")
     beams = {"num_beams": 3, "num_return_sequences": 2, "do_sample": False}
     results = pipe(INPUTS[:1] * 2, batch_size=2, return_full_text=False, **beams)
@@ -120,7 +120,7 @@ def chats() -> list[list[dict[str, str]]]:
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_chats(family: str) -> None:
-    tokenizer, bank = make_tokenizer(), make_bank()
+    tokenizer, bank = make_tokenizer(), make_bank(family=family)
     tokenizer.chat_template = CHAT_TEMPLATE
     pipe = pipeline(TASK, model=make_model(family), tokenizer=tokenizer, bank=bank, user_id="user-4", **GREEDY)
     rendered = [
@@ -145,7 +145,7 @@ def test_chats(family: str) -> None:
 
 
 def test_unknown_users(make_lm: Callable[..., PersonalizedLM]) -> None:
-    bank = make_bank()
+    bank = make_bank(family="llama")
     pipe = pipeline(TASK, model=make_lm(), bank=bank, **GREEDY)
     texts = [{"user_id": "user-1", "text": "Hi"}, {"user_id": "nobody-7", "text": "Hi"}]
     with pytest.raises(UnknownUserError, match="input 1: the user is not among the 8 users") as caught:
@@ -196,7 +196,7 @@ def test_errors(inputs: Any, options: dict[str, Any], error: type[Exception], me
         "{% for m in messages %}{% if m.role == 'tool' %}{{ raise_exception('no tools') }}{% endif %}"
         "{% if m.role != 'hidden' %}{{ m.content }}{% endif %}{% endfor %}"
     )
-    pipe = pipeline(TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank(), **GREEDY)
+    pipe = pipeline(TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank(family="llama"), **GREEDY)
     with pytest.raises(error, match=message) as caught:
         pipe(inputs, **options)
     assert "user-1" not in str(caught.value)
@@ -210,9 +210,11 @@ def test_models_and_tokenizers_that_cannot(tokenizer: PreTrainedTokenizerFast, t
     with pytest.raises(UnsupportedModelError, match="does not accept inputs_embeds"):
         pipeline(TASK, model=NoEmbeddings(make_model("llama").config), tokenizer=tokenizer)
     with pytest.raises(TemplateError, match="cannot render these messages"):  # it has no chat template
-        pipeline(TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank())(CHAT, user_id="user-1")
+        pipeline(TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank(family="llama"))(
+            CHAT, user_id="user-1"
+        )
     tokenizer.save_pretrained(tmp_path)
-    pipe = pipeline(TASK, model=make_model("llama"), tokenizer=str(tmp_path), bank=make_bank(), **GREEDY)
+    pipe = pipeline(TASK, model=make_model("llama"), tokenizer=str(tmp_path), bank=make_bank(family="llama"), **GREEDY)
     assert pipe(INPUTS[0])[0]["generated_text"].startswith("Movie")
 
 

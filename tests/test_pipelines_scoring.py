@@ -86,7 +86,7 @@ def test_scores_of_a_folder_and_a_bank_in_a_folder(
 ) -> None:
     """Template, task and head are the bank's."""
     text = "Film <item>\nRating by <user>:"
-    bank = make_bank(length=2, template=text, task=RatingTask(values=(1, 2, 3)))
+    bank = make_bank(family=family, length=2, template=text, task=RatingTask(values=(1, 2, 3)))
     bank = PromptBank(bank.dataset, bank.provenance, three_head())
     bank.save_to_disk(tmp_path / "bank")
     pipe = pipeline(TASK, model=saved_lm(family), bank=str(tmp_path / "bank"), device="cpu")
@@ -100,7 +100,7 @@ def test_scores_of_a_folder_and_a_bank_in_a_folder(
 
 
 def test_every_kind_of_input(make_lm: Callable[..., PersonalizedLM]) -> None:
-    bank = make_bank()
+    bank = make_bank(family="llama")
     pipe = pipeline(TASK, model=make_lm(), bank=bank)
     expected = pipe(ROWS)
     assert pipe([]) == [] and pipe(()) == [] and pipe(datasets.Dataset.from_list(ROWS).select([])) == []
@@ -124,7 +124,7 @@ def test_every_kind_of_input(make_lm: Callable[..., PersonalizedLM]) -> None:
 
 def test_click_scores_and_history(make_lm: Callable[..., PersonalizedLM], tokenizer: PreTrainedTokenizerFast) -> None:
     rows = [{**row, "history": ["Drama", "Toy"]} for row in ROWS]
-    bank = make_bank(task=ClickTask(), template="paper/mind")
+    bank = make_bank(family="gemma3", task=ClickTask(), template="paper/mind")
     pipe = pipeline(TASK, model=make_model("gemma3"), tokenizer=tokenizer, bank=bank)
     assert pipe.lm.task == ClickTask() and pipe.head is None
     prompts = [bank[row["user_id"]] for row in ROWS]
@@ -135,9 +135,9 @@ def test_click_scores_and_history(make_lm: Callable[..., PersonalizedLM], tokeni
         assert list(result["distribution"].values()) == pytest.approx(row.tolist(), abs=1e-5)
     assert [result["score"] for result in results] == pytest.approx(logits[:, 0].sigmoid().tolist(), abs=1e-5)
     assert results[0]["score"] != pipe(ROWS)[0]["score"]  # history is read
-    assert pipeline(TASK, model=make_lm(task=ClickTask()), bank=bank).lm.task == ClickTask()
+    assert pipeline(TASK, model=make_lm("gemma3", task=ClickTask()), bank=bank).lm.task == ClickTask()
     unrecorded = pipeline(
-        TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank(), scored_task=ClickTask()
+        TASK, model=make_model("llama"), tokenizer=tokenizer, bank=make_bank(family="llama"), scored_task=ClickTask()
     )
     assert unrecorded.lm.template == PromptTemplate.of("click")
 
@@ -190,16 +190,16 @@ def test_parts_that_do_not_belong_together(tokenizer: PreTrainedTokenizerFast) -
     joined = pipeline(TASK, **parts, bank=[bank, bank], adapter=both)
     assert (joined.bank.prompts == both.migrate([bank, bank]).prompts).all()
     with pytest.raises(MismatchError, match="give both the same task"):
-        pipeline(TASK, **parts, bank=make_bank(task=ClickTask()), scored_task=RatingTask())
+        pipeline(TASK, **parts, bank=make_bank(family="gemma3", task=ClickTask()), scored_task=RatingTask())
     with pytest.raises(MismatchError, match="takes 3 answers, the task has 5"):
-        pipeline(TASK, **parts, bank=make_bank(), head=three_head())
+        pipeline(TASK, **parts, bank=make_bank(family="gemma3"), head=three_head())
 
 
 # Users without a prompt
 
 
 def test_unknown_users(make_lm: Callable[..., PersonalizedLM]) -> None:
-    bank = make_bank()
+    bank = make_bank(family="llama")
     pipe = pipeline(TASK, model=make_lm(), bank=bank)
     rows = [ROWS[0], {"user_id": "nobody-7", "item_text": "Heat"}]
     with pytest.raises(UnknownUserError, match=r"input 1: the user is not .* unknown_users='mean'") as e:
@@ -234,7 +234,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
 
 @pytest.mark.parametrize(("row", "error", "message"), BAD)
 def test_bad_rows(make_lm: Callable[..., PersonalizedLM], row: Any, error: type[Exception], message: str) -> None:
-    pipe = pipeline(TASK, model=make_lm(), bank=make_bank())
+    pipe = pipeline(TASK, model=make_lm(), bank=make_bank(family="llama"))
     with pytest.raises(error, match=message) as caught:
         pipe(row)
     assert "user-1" not in str(caught.value)
@@ -243,7 +243,7 @@ def test_bad_rows(make_lm: Callable[..., PersonalizedLM], row: Any, error: type[
 
 
 def test_bad_arguments(make_lm: Callable[..., PersonalizedLM], saved_lm: Callable[..., str], tmp_path: Path) -> None:
-    lm, bank = make_lm(), make_bank()
+    lm, bank = make_lm(), make_bank(family="llama")
     for options, error, message in (
         ({"unknown_users": "average"}, ConfigurationError, "one of error, mean, got 'average'"),
         ({"template": "click"}, ConfigurationError, "has its own template and task"),
@@ -274,11 +274,11 @@ def test_bad_arguments(make_lm: Callable[..., PersonalizedLM], saved_lm: Callabl
 
 def test_an_lm_is_taken_as_it_is(make_lm: Callable[..., PersonalizedLM], saved_lm: Callable[..., str]) -> None:
     lm = make_lm(prefix_cache="off", template="paper/amazon")
-    pipe = pipeline(TASK, model=lm, bank=make_bank(), device=-1, template="paper/amazon")
+    pipe = pipeline(TASK, model=lm, bank=make_bank(family="llama"), device=-1, template="paper/amazon")
     assert pipe.lm is lm and pipe.model is lm.model
-    half = pipeline(TASK, model=saved_lm("llama"), bank=make_bank(), dtype=torch.bfloat16)
+    half = pipeline(TASK, model=saved_lm("llama"), bank=make_bank(family="llama"), dtype=torch.bfloat16)
     assert half.dtype == half.lm.dtype == torch.bfloat16 and half.lm.spec == half.spec
-    whole = pipeline(TASK, model=saved_lm("llama"), bank=make_bank(), dtype="float32")
+    whole = pipeline(TASK, model=saved_lm("llama"), bank=make_bank(family="llama"), dtype="float32")
     assert close(half(ROWS), whole(ROWS), 0.3) and isinstance(pipe.adapter, (PumaAdapter, type(None)))
 
 

@@ -13,11 +13,11 @@ import torch
 
 from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArguments
 from puma_hub.data import of_users
-from puma_hub.errors import CheckpointError, ConfigurationError, InteractionsError, MismatchError
+from puma_hub.errors import BankError, CheckpointError, ConfigurationError, InteractionsError, MismatchError
 from puma_hub.scorer import RatingHead, RatingTask
 from puma_hub.training import with_source_predictions
 from puma_hub.training.args import ADAPTER_DEFAULTS
-from puma_hub.training.teacher import OFFSET_SHARE, SPREAD
+from puma_hub.training.teacher import OFFSET_SHARE, SPREAD, TEACHER_COLUMNS
 
 QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True, seed=3)
 
@@ -56,7 +56,8 @@ def test_prompts_are_drawn_in_and_logits_spread_by_hand(
     for user, item in zip(interactions["user_id"], interactions["item_text"]):
         prompt = torch.from_numpy(mean + 0.4 * (bank[user] - mean))[None]
         logits.append(lm.logits(prompt, [{"item_text": item}]).detach()[0].double().numpy())
-    spread = np.mean(logits, axis=0) + 1.5 * (logits - np.mean(logits, axis=0))
+    centre = np.array(bank.provenance.details["mean_answers"])
+    spread = centre + 1.5 * (logits - centre)
     assert bank.head is not None
     expected = bank.head(torch.from_numpy(spread).float()).detach().numpy()
     np.testing.assert_allclose(taught["source_prediction"][:], expected, atol=1e-4)
@@ -65,6 +66,41 @@ def test_prompts_are_drawn_in_and_logits_spread_by_hand(
     usual = with_source_predictions(lm, bank, interactions)["source_prediction"][:]
     asked = with_source_predictions(lm, bank, interactions, offset_share=OFFSET_SHARE, spread=SPREAD)
     assert usual == asked["source_prediction"][:] and np.std(usual) > 0
+
+
+def test_what_is_said_of_a_row_depends_on_no_other_row(
+    source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
+) -> None:
+    lm, bank = source
+    together = with_source_predictions(lm, bank, interactions, spread=3.0)
+    order = np.random.default_rng(0).permutation(96)
+    mixed = with_source_predictions(lm, bank, interactions.select(order), spread=3.0, batch_size=7)
+    alone = with_source_predictions(lm, bank, interactions.select([40]), spread=3.0)
+    for name in TEACHER_COLUMNS:
+        all_at_once = np.array(together[name][:])
+        np.testing.assert_allclose(np.array(mixed[name][:]), all_at_once[order], atol=1e-5)
+        np.testing.assert_allclose(np.array(alone[name][0]), all_at_once[40], atol=1e-5)
+
+
+def test_a_bank_records_the_mean_answers_of_its_training(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset
+) -> None:
+    lm = make_lm()
+    still = replace(QUIET, learning_rate=1e-12, base_learning_rate=1e-12, num_train_epochs=20, validation_share=0.0)
+    still = replace(still, per_device_train_batch_size=96)
+    bank = PromptTrainer(lm, interactions, still).train()
+    prompts = torch.from_numpy(np.stack([bank[user] for user in interactions["user_id"]]))
+    with torch.no_grad():
+        mean = lm.logits(prompts, interactions.select_columns(["item_text"])).mean(0)
+    np.testing.assert_allclose(bank.provenance.details["mean_answers"], mean, atol=1e-4)
+    none = bank.with_provenance(details={})
+    plain = with_source_predictions(lm, none, interactions)["source_prediction"][:]
+    assert plain == with_source_predictions(lm, bank, interactions, spread=1.0)["source_prediction"][:]
+    with pytest.raises(ConfigurationError, match="records; this bank has none"):
+        with_source_predictions(lm, none, interactions, spread=1.15)
+    for wrong in ([1.0], "12345", [float("nan")] * 5):
+        with pytest.raises(BankError, match="must be 5 numbers"):
+            with_source_predictions(lm, bank.with_provenance(details={"mean_answers": wrong}), interactions)
 
 
 def test_loss_by_hand() -> None:

@@ -107,7 +107,9 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=whole_number, help="rows a step on each process (default: the method's)")
     parser.add_argument("--seed", type=int, default=42, help="of everything random (default: 42)")
     parser.add_argument(
-        "--validation-share", type=float, default=0.1, help="kept for choosing the epoch (default: 0.1)"
+        "--validation-share",
+        type=float,
+        help="kept for choosing the epoch (default: 0.1; none for users who are added to a bank)",
     )
     parser.add_argument("--offset-penalty", type=float, help="on what is a user's own (default: the method's)")
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")

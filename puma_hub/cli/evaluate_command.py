@@ -35,4 +35,6 @@ def run(args: argparse.Namespace) -> Result:
     if args.controls:
         report["controls"] = found = controls_of(held_out)
         rows |= {label: {found["metric"]: found[name]} for name, label in CONTROLS.items()}
-    return Result(f"{report['rows']} rows of {report['users']} users\n{metrics_table(rows)}", report)
+    notes = dict.fromkeys([*report["notes"], *report.get("controls", {}).get("notes", ())])
+    text = "\n".join([f"{report['rows']} rows of {report['users']} users", metrics_table(rows), *notes])
+    return Result(text, report)

@@ -15,20 +15,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_interactions(parser)
     common.add_training(parser)
     parser.add_argument(
-        "--method", choices=("shared", "independent"), default="shared", help="base plus offsets, or as in the paper"
+        "--method", choices=("shared", "independent"), help="base plus offsets, the default, or as in the paper"
     )
-    parser.add_argument("--prompt-length", type=common.whole_number, default=1, help="soft tokens a user (default: 1)")
+    parser.add_argument("--prompt-length", type=common.whole_number, help="soft tokens a user (default: 1)")
+    parser.add_argument(
+        "--bank",
+        metavar="ID",
+        help="folder or Hub id of a bank of this LLM: train the users of the rows against its base and head, which "
+        "stay as they are, and add them to it",
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
+    from puma_hub.bank import PromptBank
     from puma_hub.bank.storage import LAYOUT
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.training import PromptTrainer
 
     check_outputs(args, {f"{args.out}/bank": LAYOUT}, working=common.training_folders(args))
+    before = PromptBank.from_pretrained(args.bank) if args.bank is not None else None
+    template = args.template or (before.provenance.template if before is not None else None)
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
-    trainer = PromptTrainer(common.load_lm(args.model, args, args.template), common.load_rows(args)["train"], arguments)
+    lm = common.load_lm(args.model, args, template)
+    trainer = PromptTrainer(lm, common.load_rows(args)["train"], arguments, bank=before)
     bank = trainer.train()
     if common.is_main_process():
         bank.save_to_disk(f"{args.out}/bank")
-    return Result(f"{bank} in {args.out}/bank", trainer.report)
+    joined = trainer.report.get("bank")
+    how = "" if joined is None else f", {joined['added']} users added and {joined['renewed']} renewed"
+    return Result(f"{bank} in {args.out}/bank{how}", trainer.report)

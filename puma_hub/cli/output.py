@@ -39,13 +39,14 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
 
 
-def metrics_table(rows: dict[str, dict[str, float]]) -> str:
-    """A Markdown table of metrics, one row a name."""
+def metrics_table(rows: dict[str, dict[str, float | None]]) -> str:
+    """A Markdown table of metrics, one row a name; what could not be computed is a dash."""
     columns = list(dict.fromkeys(key for values in rows.values() for key in values))
     return table(
         ["", *columns],
-        [
-            [name, *(format(values[key], ".4f") if key in values else "" for key in columns)]
-            for name, values in rows.items()
-        ],
+        [[name, *(_figure(values[key]) if key in values else "" for key in columns)] for name, values in rows.items()],
     )
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else format(value, ".4f")

@@ -21,7 +21,8 @@ from puma_hub.demo.sources import SOURCES
 from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import evaluate_bank
 from puma_hub.evaluation.compare import controls_of
-from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows, scores
+from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
+from puma_hub.evaluation.scores import scores
 from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
 from puma_hub.hub.made_anew import Earlier, save_anew
 from puma_hub.layout import Layout, require_replaceable
@@ -123,7 +124,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     seconds["teacher"] = time.monotonic() - began
     encoded = source_lm.encode(taught.select_columns("item_text"), source.shape[0])
     teacher_flops = forward_flops(source_lm, encoded, source.shape[0])[0]
-    del source_lm, held_out, trainer.lm
+    del source_lm, held_out, trainer
 
     target_lm = _load(TARGET_MODEL, settings, say)
     say(f"training the adapter on {len(chosen)} of {len(source)} users")
@@ -179,7 +180,7 @@ def demo_facts(report: dict[str, Any]) -> AdapterFacts:
     )
     keys = {"migrated": "migrated", "migrated_mean": "migrated_mean", "migrated_shuffled": "shuffled"}
     keys |= {"source": "source", "source_mean": "source_mean", "source_shuffled": "source_shuffled"}
-    metrics = {name: {"rmse": unseen[key]} for name, key in keys.items()}
+    metrics = {name: {"rmse": unseen[key]} for name, key in keys.items() if unseen[key] is not None}
     training = Training(
         users["selected"],
         users["total"],

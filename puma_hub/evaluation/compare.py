@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 
 from puma_hub.bank import PromptBank
-from puma_hub.errors import InteractionsError, MismatchError
-from puma_hub.evaluation.evaluate import HeldOut, scores
+from puma_hub.bank.users import user_list
+from puma_hub.errors import InteractionsError, MismatchError, UnknownUserError
+from puma_hub.evaluation.evaluate import HeldOut, users_of
+from puma_hub.evaluation.scores import main_metric, missing, scores
 from puma_hub.scorer import PersonalizedLM
 
 _CLUSTERS = 5
-_LOWER_IS_BETTER = {"rmse": True, "user_auc": False}
+_LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 
 
 def controls(
@@ -31,12 +35,18 @@ def controls(
     Args:
         interactions: held-out rows.
         users: whose rows count, for instance those an adapter never saw; all users of the bank by default. The
-            mean prompt is the whole bank's; prompts are shuffled among these users.
+            mean prompt is the whole bank's; prompts are shuffled among these users so that nobody keeps the own one.
         allow_training_rows: also where the bank was trained on these rows.
 
     Returns:
         The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
-        (positive is better for either direction of the metric).
+        (positive is better for either direction of the metric). The metric is RMSE, or for clicks user AUC, or AUC
+        where no user has rows of both classes. ``shuffled`` is None for one user alone, and all figures are where
+        all clicks are of one class; ``notes`` say so.
+
+    Raises:
+        UnknownUserError: some of ``users`` are not in the bank.
+        MismatchError, InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
     held_out = HeldOut.build(lm, bank, interactions, users=users, allow_training_rows=allow_training_rows)
     return controls_of(held_out, users, seed)
@@ -46,26 +56,53 @@ def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int
     """The :func:`controls` of rows that may have been scored before.
 
     Raises:
+        UnknownUserError: some of ``users`` are not in the bank.
         InteractionsError: none of ``users`` has a row.
     """
     bank, task = held_out.bank, held_out.lm.task
-    chosen = list(users) if users is not None else bank.user_ids
+    chosen = users_of(bank, users) if users is not None else bank.user_ids
     numbers = held_out.rows_of(chosen)
     if not len(numbers):
         raise InteractionsError(f"none of the {len(chosen)} users has held-out rows; check the user ids")
     row_users, labels = [held_out.users[number] for number in numbers], held_out.labels[numbers]
     everybody = bank.prompts.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
-    rows = bank.rows(chosen)
-    other = dict(zip(chosen, np.random.default_rng(seed).permutation(rows).tolist()))
     predictions = {
         "own": held_out.own[numbers],
         "mean": held_out.predict(everybody, np.zeros(len(numbers)), numbers),
-        "shuffled": held_out.predict(bank.prompts, [other[user] for user in row_users], numbers),
     }
-    metric = "rmse" if task.name == "rating" else "user_auc"
-    values = {name: scores(task, array, labels, row_users)[metric] for name, array in predictions.items()}
-    gain = values["mean"] - values["own"] if _LOWER_IS_BETTER[metric] else values["own"] - values["mean"]
-    return {"metric": metric, **values, "gain": gain, "users": len(set(row_users)), "rows": len(numbers)}
+    if len(chosen) > 1:
+        rows = np.array(bank.rows(chosen))
+        other = dict(zip(chosen, rows[derangement(len(rows), seed)].tolist()))
+        predictions["shuffled"] = held_out.predict(bank.prompts, [other[user] for user in row_users], numbers)
+    metrics = {name: scores(task, array, labels, row_users) for name, array in predictions.items()}
+    metric = main_metric(metrics["own"])
+    values = {name: figures[metric] for name, figures in metrics.items()}
+    own, mean = values["own"], values["mean"]
+    gain = None
+    if own is not None and mean is not None:
+        gain = mean - own if _LOWER_IS_BETTER[metric] else own - mean
+    alone = [] if len(chosen) > 1 else ["shuffled is not defined: one user has nobody to change prompts with"]
+    return {
+        "metric": metric,
+        "shuffled": None,
+        **values,
+        "gain": gain,
+        "users": len(set(row_users)),
+        "rows": len(numbers),
+        "notes": [*missing(metrics["own"]), *alone],
+    }
+
+
+def derangement(size: int, seed: int) -> np.ndarray:
+    """A random order of ``size`` >= 2 places in which none stays where it was, all such orders equally likely.
+
+    Orders are drawn until one is so: e = 2.7 of them on average.
+    """
+    generator, places = np.random.default_rng(seed), np.arange(size)
+    while True:
+        order = generator.permutation(size)
+        if not (order == places).any():
+            return order
 
 
 def compare_banks(
@@ -83,19 +120,29 @@ def compare_banks(
 
     Args:
         interactions: held-out rows.
-        users: whose rows count; the users of both banks by default.
+        users: whose rows count, as far as they are in both banks; the users of both banks by default.
         allow_training_rows: compare even though a bank was trained on these rows.
 
     Returns:
         ``source`` and ``target``: the :func:`controls` of each. ``retention``: the target's personal gain over the
-        source's; None where the source has none. ``worse_users``: how many users have a higher error after, with
-        the ids of the users under ``worse_user_ids``. ``clusters``: the same error by k-means cluster of the
-        source prompts. Errors are root mean squares of prediction minus label.
+        source's; None where the source has none. ``users`` have rows and a prompt in both banks;
+        ``users_in_one_bank`` were left out, as were ``users_without_rows``. ``worse_users``: how many users have a
+        higher error after, with the ids of the users under ``worse_user_ids``. ``clusters``: the same error by k-means
+        cluster of the source prompts. Errors are root mean squares of prediction minus label.
 
     Raises:
-        MismatchError: the banks share no user, or a bank does not fit its scorer.
+        MismatchError: the banks share no user, a bank does not fit its scorer, or the scorers have other tasks.
+        UnknownUserError: some of ``users`` are in neither bank.
+        InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
-    common = [user for user in (users if users is not None else source.user_ids) if user in source and user in target]
+    tasks = source_lm.task, target_lm.task
+    if tasks[0].name != tasks[1].name or tasks[0].answers != tasks[1].answers:
+        raise MismatchError(f"the scorers have other tasks, {tasks[0]} and {tasks[1]}; give both the same task")
+    either = list(dict.fromkeys(user_list(users) if users is not None else [*source.user_ids, *target.user_ids]))
+    strange = sum(user not in source and user not in target for user in either)
+    if strange:
+        raise UnknownUserError(f"{strange} of {len(either)} users are in neither bank; leave them out")
+    common = [user for user in either if user in source and user in target]
     if not common:
         raise MismatchError("the two banks share no user; compare banks of the same users")
     sides = [
@@ -109,8 +156,10 @@ def compare_banks(
     return {
         "source": before,
         "target": after,
-        "retention": after["gain"] / before["gain"] if before["gain"] > 0 else None,
+        "retention": after["gain"] / before["gain"] if (before["gain"] or 0.0) > 0 else None,
         "users": len(rated),
+        "users_in_one_bank": len(either) - len(common),
+        "users_without_rows": len(common) - len(rated),
         "worse_users": len(worse),
         "worse_user_ids": worse,
         "clusters": _by_cluster(source, rated, errors, seed),
@@ -129,7 +178,9 @@ def _by_cluster(
     source: PromptBank, users: list[str], errors: list[dict[str, tuple[float, int]]], seed: int
 ) -> list[dict[str, Any]]:
     prompts = source.prompts[source.rows(users)].reshape(len(users), -1)
-    labels = KMeans(min(_CLUSTERS, len(users)), random_state=seed, n_init=1).fit_predict(prompts)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different prompts than clusters make fewer clusters
+        labels = KMeans(min(_CLUSTERS, len(users)), random_state=seed, n_init=1).fit_predict(prompts)
     clusters = []
     for cluster in sorted(set(labels.tolist())):
         members = [user for user, label in zip(users, labels) if label == cluster]

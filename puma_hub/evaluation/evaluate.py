@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,22 +14,17 @@ import numpy as np
 import torch
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.fit import require_scorer
+from puma_hub.bank.users import user_list
 from puma_hub.data import check_interactions, of_users
 from puma_hub.data.held_out import refuse_trained_rows
 from puma_hub.data.rows import numbers, texts
-from puma_hub.errors import InteractionsError, MismatchError
+from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.evaluation.baselines import rating_baselines
-from puma_hub.evaluation.scores import auc, mae, rmse, user_auc
-from puma_hub.scorer import EncodedRows, PersonalizedLM, RatingHead, Task
+from puma_hub.evaluation.scores import mae, missing, rmse, scores
+from puma_hub.scorer import EncodedRows, PersonalizedLM, RatingHead
 from puma_hub.scorer.batches import predict_rows
-
-
-def scores(task: Task, predictions: np.ndarray, labels: np.ndarray, users: list[str]) -> dict[str, float]:
-    """RMSE and MAE of ratings, or AUC and user AUC of clicks."""
-    if task.name == "rating":
-        return {"rmse": rmse(predictions, labels), "mae": mae(predictions, labels)}
-    mean_auc, counted = user_auc(predictions, labels, users)
-    return {"auc": auc(predictions, labels), "user_auc": mean_auc, "users_with_both_classes": counted}
+from puma_hub.scorer.finite import require_finite
 
 
 @dataclass(frozen=True)
@@ -58,28 +54,35 @@ class HeldOut:
     ) -> HeldOut:
         """Keep the rows of ``users``, by default all of the bank's, and count the others.
 
-        ``head`` is the bank's own by default. ``train`` are the training rows of the same split, which tell repeated
-        rows from rows the bank was trained on.
+        ``head`` is the bank's own by default; a copy of it is taken to the LLM's device. ``train`` are the training
+        rows of the same split, which tell repeated rows from rows the bank was trained on.
 
         Raises:
-            MismatchError: the bank belongs to another LLM.
+            MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
+            UnknownUserError: some of ``users`` are not in the bank.
             InteractionsError: no row is left, or the bank was trained on them and ``allow_training_rows`` is false.
+            ConfigurationError: the batch size is not at least 1.
         """
-        lm.spec.require_same(bank.model, "evaluation")
-        if bank.provenance.task not in (None, lm.task):
-            raise MismatchError("the bank was made for another task than the scorer; give both the same task")
+        require_scorer(bank, lm, "evaluation")
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        head = head if head is not None else bank.head
+        if head is not None and head.answers != len(lm.task.answers):
+            raise MismatchError(
+                f"the rating head takes {head.answers} answers, the task has {len(lm.task.answers)}; give the head of "
+                "this task"
+            )
+        wanted = bank.user_ids if users is None else users_of(bank, users)
         if isinstance(rows, datasets.Dataset) and not len(rows):
             raise InteractionsError("no row is held out; a user needs at least two rows, of which the last is held out")
-        lm.require_spelling(bank.provenance.details.get("answer_texts"))
         rows = check_interactions(rows, lm.task)
-        kept = of_users(rows, bank.user_ids if users is None else list(users))
+        kept = of_users(rows, wanted)
         if not len(kept):
-            raise InteractionsError(f"none of the {len(rows)} rows belongs to a user of the bank; check the user ids")
+            whom = "a user of the bank" if users is None else f"one of the {len(wanted)} users"
+            raise InteractionsError(f"none of the {len(rows)} rows belongs to {whom}; check the user ids")
         known = check_interactions(train) if train is not None and len(train) else None
         trained_on = refuse_trained_rows(kept, bank.provenance.trained_rows, known, allow_training_rows)
-        return cls(
-            lm, bank, head if head is not None else bank.head, kept, len(rows) - len(kept), batch_size, trained_on
-        )
+        return cls(lm, bank, head, kept, len(rows) - len(kept), batch_size, trained_on)
 
     @cached_property
     def users(self) -> list[str]:
@@ -94,6 +97,10 @@ class HeldOut:
     def own(self) -> np.ndarray:
         """Predictions ``(N,)`` with the users' own prompts."""
         return self.predict(self.bank.prompts, self.bank.rows(self.users))
+
+    @cached_property
+    def _own_head(self) -> RatingHead | None:
+        return copy.deepcopy(self.head).to(self.lm.device) if self.head is not None else None
 
     @cached_property
     def _encoded(self) -> EncodedRows:
@@ -113,7 +120,11 @@ class HeldOut:
     def predict(
         self, prompts: np.ndarray, prompt_of: Sequence[int] | np.ndarray, numbers: np.ndarray | None = None
     ) -> np.ndarray:
-        """Predictions of the rows ``numbers``, of all by default; the i-th with ``prompts[prompt_of[i]]``."""
+        """Predictions of the rows ``numbers``, of all by default; the i-th with ``prompts[prompt_of[i]]``.
+
+        Raises:
+            NotFiniteError: some are NaN or infinite.
+        """
         device = self.lm.device
         logits = predict_rows(
             self.lm,
@@ -123,8 +134,20 @@ class HeldOut:
             self.batch_size,
         )
         with torch.no_grad():
-            head = self.head.to(device) if self.head is not None else None
-            return self.lm.task.predict(logits, head).cpu().double().numpy()
+            predictions = self.lm.task.predict(logits, self._own_head)
+            require_finite(predictions, "predictions", self.lm.dtype)
+            return predictions.cpu().double().numpy()
+
+
+def users_of(bank: PromptBank, users: Sequence[str]) -> list[str]:
+    """``users``, each once.
+
+    Raises:
+        UnknownUserError: some are not in the bank.
+    """
+    chosen = list(dict.fromkeys(user_list(users)))
+    bank.rows(chosen)
+    return chosen
 
 
 def evaluate_bank(
@@ -146,11 +169,13 @@ def evaluate_bank(
     Returns:
         A report with the task's metrics, the number of rows and users, rows of users without a prompt, rows the bank
         was trained on (``rows_trained_on``, estimated beyond 1,024 training rows), and for ratings, where ``train`` is
-        given, the non-LLM baselines on the same rows.
+        given, the non-LLM baselines on the same rows. ``auc`` is None where all labels are of one class, ``user_auc``
+        where no user has rows of both; ``notes`` then say so.
 
     Raises:
-        MismatchError: the bank belongs to another LLM or task.
+        MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
         InteractionsError: rows are malformed, none belongs to a user of the bank, or the bank was trained on them.
+        NotFiniteError: the LLM's answers to some rows are NaN or infinite.
     """
     splits = {"validation": interactions} if isinstance(interactions, datasets.Dataset) else interactions
     if "validation" not in splits:
@@ -172,9 +197,11 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
     """The report of :func:`evaluate_bank`; the baselines need the training rows."""
     start = time.monotonic()
     task, users, labels = held_out.lm.task, held_out.users, held_out.labels
+    metrics = scores(task, held_out.own, labels, users)
     report: dict[str, Any] = {
         "task": task.name,
-        "metrics": scores(task, held_out.own, labels, users),
+        "metrics": metrics,
+        "notes": missing(metrics),
         "rows": len(labels),
         "users": len(set(users)),
         "rows_without_prompt": held_out.left_out,

@@ -263,5 +263,5 @@ def _build(kind: Any, data: Mapping[str, Any]) -> Any:
     return kind(**{key: value for key, value in data.items() if key in known})
 
 
-def _metrics(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if name != "users_with_both_classes"}
+def _metrics(values: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if name != "users_with_both_classes" and value is not None}

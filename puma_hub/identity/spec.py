@@ -55,7 +55,7 @@ def fingerprint(model: PreTrainedModel) -> str:
 class ModelSpec:
     """A language model as banks and adapters refer to it.
 
-    ``fingerprint`` identifies the weights, see :func:`fingerprint`; without it only sizes can be compared.
+    ``fingerprint`` identifies the weights, see :func:`fingerprint`; without it only size and names can be compared.
 
     Raises:
         ConfigurationError: a field is not what it must be: a text of one line, a size from 1 to 2 ** 20.
@@ -102,14 +102,32 @@ class ModelSpec:
         return asdict(self)
 
     def require_same(self, other: ModelSpec, what: str) -> None:
-        """Raise MismatchError unless both specs can be the same model; ``what`` says whose prompts these are."""
+        """Raise MismatchError unless both specs are the same model; ``what`` says whose prompts these are.
+
+        Fingerprints decide. Where one is missing, the ids have to be equal, and the revisions where both are known: a
+        folder and a repository of the same weights need fingerprints to be told so.
+        """
         if self.hidden_size != other.hidden_size:
             raise MismatchError(
                 f"{what}: expected prompts of {self.model_id} (hidden size {self.hidden_size}), found {other.model_id} "
                 f"(hidden size {other.hidden_size}); migrate the prompts first"
             )
-        if self.fingerprint and other.fingerprint and self.fingerprint != other.fingerprint:
+        if self.fingerprint and other.fingerprint:
+            if self.fingerprint != other.fingerprint:
+                raise MismatchError(
+                    f"{what}: expected prompts of {self.model_id} (fingerprint {self.fingerprint}), found "
+                    f"{other.model_id} (fingerprint {other.fingerprint}), which has other weights; migrate the prompts "
+                    "first"
+                )
+            return
+        revisions = self.revision, other.revision
+        if self.model_id != other.model_id or (all(revisions) and revisions[0] != revisions[1]):
+            ours, theirs = (
+                f"{spec.model_id} ({'revision ' + spec.revision if spec.revision else 'no revision'}, "
+                f"{'with' if spec.fingerprint else 'no'} fingerprint)"
+                for spec in (self, other)
+            )
             raise MismatchError(
-                f"{what}: expected prompts of {self.model_id} (fingerprint {self.fingerprint}), found {other.model_id} "
-                f"(fingerprint {other.fingerprint}), which has other weights; migrate the prompts first"
+                f"{what}: expected prompts of {ours}, found {theirs}, whose weights cannot be compared; if they are "
+                "the same, give the fingerprint of both: ModelSpec.from_model(...); if not, migrate the prompts first"
             )

@@ -95,6 +95,8 @@ def migrated_bank(
         "adapter": {"sources": [spec.model_id for spec in config.sources], "architecture": config.architecture},
         "users_left_out": missing,
     }
+    if config.answer_texts is not None:
+        details["answer_texts"] = config.answer_texts
     known: dict[str, Any] = {}
     if trained is not None:
         ours = [bank.base_id for bank in trained.sources]

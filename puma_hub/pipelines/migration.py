@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from puma_hub.adapter import PumaAdapter
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.pipelines.arrays import as_array
 from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, refuse_unknown, require_dtype
+
+logger = logging.getLogger(__name__)
 
 
 class PromptMigrationPipeline(BatchPipeline):
@@ -52,7 +55,8 @@ class PromptMigrationPipeline(BatchPipeline):
 
         Args:
             inputs: a bank, a data set with a bank's columns, or for several sources a list with one of them for each
-                source, in the adapter's order; an array, a list, data set or generator of arrays.
+                source, in the adapter's order; an array, a list, data set or generator of arrays. A data set records no
+                LLM: it is taken to be the adapter's source, with a warning and a word in the result's history.
             batch_size: prompts at a time.
             mean: see :func:`puma_hub.migrate`; arrays need it, for a bank its provenance tells.
 
@@ -76,7 +80,9 @@ class PromptMigrationPipeline(BatchPipeline):
         for number, part in enumerate(given):
             if isinstance(part, datasets.Dataset):  # says nothing of its LLM
                 spec = config.sources[min(number, len(config.sources) - 1)]
-                part = PromptBank(part, Provenance(spec, config.prompt_length))
+                logger.warning("input %d records no LLM; its prompts are taken to be of %s", number, spec.model_id)
+                details = {"model": "unknown, the data set records none; taken to be the adapter's source"}
+                part = PromptBank(part, Provenance(spec, config.prompt_length, details=details))
                 part = part.with_provenance(statistics=BankStatistics.of_prompts(part.prompts))
             banks.append(part)
         return self.model.migrate(banks, batch_size=size, mean=mean)

@@ -13,6 +13,7 @@ from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.pipelines.base import refuse_unknown
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
 from puma_hub.scorer import PersonalizedLM, PromptTemplate, RatingHead, RatingTask, Task
+from puma_hub.scorer.finite import require_finite
 
 _RENDERED = ("item_text", "history")
 _NOTHING = SimpleNamespace(task=None, scored_task=None, template=None, details={})
@@ -105,7 +106,11 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         return {"row": {key: row[key] for key in _RENDERED if key in row}, "prompt": prompt, **allowed}
 
     def _forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answer logits ``(answers,)`` and score of each row, beside what :meth:`preprocess` found."""
+        """Answer logits ``(answers,)`` and score of each row, beside what :meth:`preprocess` found.
+
+        Raises:
+            NotFiniteError: the LLM's answers to some rows are NaN or infinite.
+        """
         lm: Any = self.lm
         by_length: dict[int, list[int]] = {}
         for number, item in enumerate(inputs):
@@ -113,6 +118,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         for numbers in by_length.values():
             batch = [inputs[number] for number in numbers]
             logits = lm.logits(torch.stack([item["prompt"] for item in batch]), [item["row"] for item in batch])
+            require_finite(logits, "answers", lm.dtype)
             scores = lm.task.predict(logits, self.head)
             for number, *results in zip(numbers, logits, scores):
                 inputs[number] |= dict(zip(("logits", "score"), results))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.scorer.finite import require_finite
 from puma_hub.scorer.lm import PersonalizedLM
 from puma_hub.scorer.tokens import Tokens
 
@@ -17,6 +18,9 @@ def predict_rows(
 
     Equal texts with one prompt are scored once, and texts of like length together.
     Rows of one prefix follow one another, so that a prefix is computed once though none is kept.
+
+    Raises:
+        NotFiniteError: rows have logits that are NaN or infinite.
     """
     distinct: dict[tuple[Tokens, Tokens, int], int] = {}  # to the first row that is so
     same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.prefixes, rows.suffixes, users.tolist()))]
@@ -30,4 +34,6 @@ def predict_rows(
         numbers = order[start : start + batch_size]
         parts.append(lm.logits(prompts[users[numbers].to(prompts.device)], rows.take(numbers)))
     place = {row: number for number, row in enumerate(order)}
-    return torch.cat(parts)[torch.tensor([place[row] for row in same], device=lm.device)]
+    logits = torch.cat(parts)[torch.tensor([place[row] for row in same], device=lm.device)]
+    require_finite(logits, "answers", lm.dtype)
+    return logits

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -22,7 +24,8 @@ from puma_hub.data import check_interactions, of_users
 from puma_hub.data.rows import codes, column
 from puma_hub.errors import ConfigurationError, MismatchError, SelectionError
 from puma_hub.scorer import PersonalizedLM, RatingHead
-from puma_hub.training.args import ADAPTER_DEFAULTS, PumaTrainingArguments
+from puma_hub.training.adapter_config import whole_config
+from puma_hub.training.args import ADAPTER_DEFAULTS, VALIDATION_SHARE, PumaTrainingArguments
 from puma_hub.training.data import EncodedInteractions, some_users
 from puma_hub.training.gauss_newton import start_by_gauss_newton
 from puma_hub.training.loop import Loop, Progress, RowCounts
@@ -30,6 +33,8 @@ from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
 from puma_hub.training.teacher import TEACHER_COLUMNS, source_predictions
+
+logger = logging.getLogger(__name__)
 
 _PROMPTS_AT_ONCE = 4096
 _MEMORY = 0.9  # of the running sum of residuals from step to step: it looks back some ten steps
@@ -53,6 +58,8 @@ class AdapterModule(nn.Module):
         self.adapter = adapter
         # Running sum of prediction minus label, and the number of rows in it.
         self.register_buffer("residuals", torch.zeros(2))
+        self.logits: torch.Tensor | None = None  # of the last step
+        self.dtype = lm.dtype
         self.to(lm.device)
         self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
 
@@ -63,6 +70,7 @@ class AdapterModule(nn.Module):
         offsets = self.adapter.offsets(source_prompts[batch.users.to(source_prompts.device)])
         prompts = self.adapter.output_scale * (self.adapter.base + offsets)
         logits, labels = lm.logits(prompts, batch.rows), batch.labels.to(lm.device)
+        self.logits = logits.detach()
         loss = lm.task.loss(logits, labels, self.adapter.head)
         if batch.predictions is not None:
             weight, predictions = args.teacher_weight, batch.predictions.to(lm.device)
@@ -119,7 +127,8 @@ class AdapterTrainer:
             from the source's predictions, by ``teacher_weight``; validation rows are judged by their labels.
         args: see :class:`PumaTrainingArguments`; defaults depend on what the rows are learnt from.
         users: whom to train on; all users of the banks by default. ``validation_share`` of them choose the epoch.
-        config: the adapter's configuration; ``seed`` architecture by default. Sources and target are filled in.
+        config: the adapter's configuration; ``seed`` architecture by default. What it leaves out is filled in from
+            banks and scorer; what it says has to agree with them.
         init: an adapter to begin from, such as :func:`puma_hub.warm_start`'s.
 
     Raises:
@@ -151,6 +160,7 @@ class AdapterTrainer:
         trained = init is not None and bool(init.base.any())  # it has its start
         begins = linear and args.start_rows != 0
         defaults = ADAPTER_DEFAULTS[self.learns_from + ("" if begins or not taught else ", no start")]
+        defaults = {**defaults, "validation_share": VALIDATION_SHARE}
         self.args = args.filled({**defaults, "num_train_epochs": 4} if trained else defaults)
         self.lm = target_lm
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
@@ -171,6 +181,12 @@ class AdapterTrainer:
             raise SelectionError(
                 f"none of the {len(chosen)} chosen users has training rows; choose users of the interactions"
             )
+        self._without_rows = len(chosen) - len(present)
+        if self._without_rows:
+            logger.warning(
+                "%d of %d chosen users have no training rows and were left out", self._without_rows, len(chosen)
+            )
+        assert self.args.validation_share is not None  # filled
         train, validation = some_users(present, self.args.validation_share, self.args.seed)
         self.users = train
         parts = [of_users(rows, names) for names in (train, validation)]
@@ -190,38 +206,12 @@ class AdapterTrainer:
 
     def _start(self, config: PumaConfig | None, init: PumaAdapter | None) -> PumaAdapter:
         """A fresh adapter, or ``init``, standardised on the banks and with the source's head."""
-        task, template = self.lm.task, self.lm.template.text
-        facts: dict[str, Any] = {
-            "sources": [bank.model for bank in self.banks],
-            "target": self.lm.spec,
-            "prompt_length": self.banks[0].shape[0],
-            "task": task,
-            "template": template,
-            "answer_texts": self.lm.answer_texts,
-        }
-        base = init.config if init is not None else config
-        if base is not None:
-            for ours, theirs in zip(facts["sources"], base.sources):
-                theirs.require_same(ours, "source of the adapter's config")
-            if base.target is not None:
-                base.target.require_same(facts["target"], "target of the adapter's config")
-            facts |= {"architecture": base.architecture, "hidden_size": base.hidden_size, "dropout": base.dropout}
-            facts["rating_head"] = base.rating_head and task.has_head
-        if any(bank.provenance.task not in (None, task) for bank in self.banks):
+        if any(bank.provenance.task not in (None, self.lm.task) for bank in self.banks):
             raise MismatchError("the bank was made for another task than the target's scorer; give both the same task")
+        whole = whole_config(self.lm, self.banks, config, init)
         torch.manual_seed(self.args.seed)
-        adapter = PumaAdapter(PumaConfig(**facts))
+        adapter = PumaAdapter(whole)
         if init is not None:
-            if init.config.scored_task != task:
-                raise MismatchError(
-                    f"init was made for {init.config.scored_task}, the target's scorer is for {task}; give both the "
-                    "same task"
-                )
-            if init.config.prompt_length != facts["prompt_length"] or len(init.config.sources) != len(self.banks):
-                raise MismatchError(
-                    f"init takes {len(init.config.sources)} sources of prompt length {init.config.prompt_length}, the "
-                    f"banks are {len(self.banks)} of length {facts['prompt_length']}"
-                )
             adapter.load_state_dict(init.state_dict())
         else:
             network: Any = adapter.network
@@ -234,21 +224,25 @@ class AdapterTrainer:
             adapter.recenter(mean)
         if untrained:
             with torch.no_grad():
-                adapter.base.copy_(self.lm.word_prompt(facts["prompt_length"]) / self.lm.embedding_rms)
+                adapter.base.copy_(self.lm.word_prompt(whole.prompt_length) / self.lm.embedding_rms)
         heads = [bank.head for bank in self.banks if bank.head is not None]
         if adapter.head is not None and heads and untrained:
             adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
         return adapter
 
-    def _begin(self, progress: Progress) -> None:
+    def _begin(self, adapter: PumaAdapter, progress: Progress) -> None:
         rows, prompts = self._begun_on, self._prompts.to(self.lm.device)
         targets = rows.targets(self.args.teacher_weight)
         at_once = self.args.per_device_eval_batch_size
-        start_by_gauss_newton(self.adapter, self.lm, prompts, rows, targets, at_once, progress)
+        start_by_gauss_newton(adapter, self.lm, prompts, rows, targets, at_once, progress)
 
     def train(self) -> PumaAdapter:
-        """Train, or go on from the last checkpoint in ``output_dir``; return the adapter of the best epoch."""
-        module = AdapterModule(self.adapter, self.lm, self._prompts, self._train, self._validation, self.args)
+        """Train, or go on from the last checkpoint in ``output_dir``; return the adapter of the best epoch, on the CPU.
+
+        ``adapter`` stays where training starts, so another call gives the same.
+        """
+        adapter = copy.deepcopy(self.adapter)
+        module = AdapterModule(adapter, self.lm, self._prompts, self._train, self._validation, self.args)
         loop = Loop(
             module,
             RowCounts(len(self._train), len(self._validation)),
@@ -256,14 +250,14 @@ class AdapterTrainer:
             self._identity(),
             partial(self.lm.fill_cache, self._encoded.rows),
             "adapter",
-            self._begin if len(self._begun_on) else None,
+            partial(self._begin, adapter) if len(self._begun_on) else None,
         )
         state = loop.run()
-        if self.adapter.head is not None:
-            module.level(self.adapter.head)
+        if adapter.head is not None:
+            module.level(adapter.head)
         self.report = self._report(state)
         loop.write_report(self.report)
-        adapter = self.adapter.cpu().eval()
+        adapter = adapter.cpu().eval()
         self._record(adapter)
         return adapter
 
@@ -313,6 +307,7 @@ class AdapterTrainer:
             users={
                 "train": len(self.users),
                 "validation": len(torch.unique(self._validation.users)),
+                "without_rows": self._without_rows,
                 "bank": len(self._users),
             },
             flops={

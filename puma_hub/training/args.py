@@ -8,6 +8,8 @@ from typing import Any
 from puma_hub.errors import ConfigurationError
 
 PROMPT_METHODS = ("shared", "independent")
+VALIDATION_SHARE = 0.1
+_LARGEST = 1e37  # a tenth of what float32 holds
 # What a trainer uses where the arguments leave a field at None.
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
     # Ours; learning rates are in units of the LLM's embedding RMS.
@@ -80,10 +82,12 @@ class PumaTrainingArguments:
         weight_decay: decoupled, on prompts of the independent method and on the adapter's network.
         max_grad_norm: gradients of adapter and independent prompts are clipped to this norm.
         validation_share: share kept for choosing the best epoch: of each user's training rows, the last in time
-            (prompts), or of the training users with all their rows (adapter).
+            (prompts), or of the training users with all their rows (adapter). 0.1 by default; 0 for users who are added
+            to a bank, whose few rows choose no epoch.
         seed: of everything random.
-        prompt_method: ``shared`` (one base plus a penalised offset a user) or ``independent`` (as in the paper).
-        prompt_length: soft tokens a user.
+        prompt_method: ``shared`` (one base plus a penalised offset a user; the default) or ``independent`` (as in the
+            paper); for users who are added to a bank, the bank's.
+        prompt_length: soft tokens a user, 1 by default; for users who are added to a bank, the bank's.
         offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
             coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
             them more than new rows justify.
@@ -107,10 +111,10 @@ class PumaTrainingArguments:
     lr_scheduler_type: str = "cosine"
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
-    validation_share: float = 0.1
+    validation_share: float | None = None
     seed: int = 42
-    prompt_method: str = "shared"
-    prompt_length: int = 1
+    prompt_method: str | None = None
+    prompt_length: int | None = None
     offset_penalty: float | None = None
     start_rows: int | None = None
     teacher_weight: float = 1.0
@@ -125,17 +129,17 @@ class PumaTrainingArguments:
                 raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
         for name in ("learning_rate", "base_learning_rate", "head_learning_rate", "max_grad_norm"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ConfigurationError(f"{name} must be greater than 0, got {value!r}")
+            if value is not None and not 0 < value < _LARGEST:
+                raise ConfigurationError(f"{name} must be greater than 0 and below {_LARGEST:g}, got {value!r}")
         for name in ("weight_decay", "offset_penalty", "checkpoint_seconds"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise ConfigurationError(f"{name} must not be negative, got {value!r}")
         if not 0.0 <= self.teacher_weight <= 1.0:
             raise ConfigurationError(f"teacher_weight must lie in [0, 1], got {self.teacher_weight!r}")
-        if not 0.0 <= self.validation_share < 1.0:
+        if self.validation_share is not None and not 0.0 <= self.validation_share < 1.0:
             raise ConfigurationError(f"validation_share must lie in [0, 1), got {self.validation_share!r}")
-        if self.prompt_method not in PROMPT_METHODS:
+        if self.prompt_method not in (None, *PROMPT_METHODS):
             raise ConfigurationError(
                 f"unknown prompt_method {self.prompt_method!r}; choose one of {', '.join(PROMPT_METHODS)}"
             )

@@ -20,6 +20,7 @@ from torch.func import functional_call, grad, vmap
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.scorer import PersonalizedLM, RatingHead
+from puma_hub.scorer.finite import require_finite
 from puma_hub.scorer.tasks import Task
 from puma_hub.training.data import EncodedInteractions
 
@@ -100,6 +101,9 @@ def start_by_gauss_newton(
             a probability near 0 or 1 has no slope to go by.
         batch_size: rows at once through the LLM, at most.
         progress: told how many rows are done, and of how many.
+
+    Raises:
+        NotFiniteError: rows have answers or gradients that are NaN or infinite.
     """
     adapter.eval()
     targets = lm.task.link(targets)
@@ -133,8 +137,10 @@ def _linearize(
         prompts = adapter.base + adapter.network(inputs)
     prompts.requires_grad_(True)
     logits = lm.logits(adapter.output_scale * prompts, rows.rows)
+    require_finite(logits, "answers", lm.dtype)
     predictions = lm.task.linear_predictor(logits, adapter.head)
     (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
+    require_finite(gradients, "gradients", lm.dtype)
     lacking = targets.to(predictions.device) - predictions.detach()
     by_head = _head_gradients(lm.task, adapter.head, logits.detach())
     return LinearRows(lacking, gradients, by_head, inputs)

@@ -25,17 +25,25 @@ from tqdm.auto import tqdm
 from transformers import get_scheduler
 
 from puma_hub.errors import ConfigurationError
+from puma_hub.scorer.finite import not_finite, rows_not_finite
 from puma_hub.storage import write_json
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.report import require_own_report
 from puma_hub.training.state import RunState, load_state, save_state
 
 REPORT_FILE = "report.json"
+_LOWER = "use a lower learning rate"
 Progress = Callable[[int, int], None]
 
 
 class TrainingModule(Protocol):
-    """What the loop needs of the module that trains; calling it with row numbers gives the loss."""
+    """What the loop needs of the module that trains; calling it with row numbers gives the loss.
+
+    ``dtype`` is the LLM's, ``logits`` what it said in the last step of this process.
+    """
+
+    dtype: torch.dtype
+    logits: torch.Tensor | None
 
     def parameter_groups(self) -> list[dict[str, Any]]: ...
     def clipped_parameters(self) -> list[nn.Parameter]: ...
@@ -44,10 +52,14 @@ class TrainingModule(Protocol):
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows a training pass and a validation pass go over."""
+    """Rows a training pass and a validation pass go over.
+
+    ``others`` take their places in the order of a training pass, with numbers past those of the training rows.
+    """
 
     training: int
     validation: int
+    others: int = 0
 
 
 def _show(bar: Any, done: int, total: int) -> None:
@@ -94,7 +106,7 @@ class Loop:
         self.accelerator = Accelerator(cpu=cpu, step_scheduler_with_optimizer=False)
         self.batch = args.per_device_train_batch_size * self.accelerator.num_processes
         self.identity = f"{identity}-{self.batch}"  # other numbers of processes make other steps
-        self.steps = math.ceil(rows.training / self.batch)
+        self.steps = math.ceil((rows.training + rows.others) / self.batch)
         self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)
         try:
             total = max(1, self.epochs * self.steps)
@@ -149,20 +161,19 @@ class Loop:
             with self._timed("training"):
                 torch.manual_seed(self.args.seed * 1_000_003 + state.step)  # dropout
                 loss = model(rows)
-                mean_loss = float(loss.detach())
+                # The mean over all processes, which is the same for all: they go on, or stop, together.
+                mean_loss = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
                 if not math.isfinite(mean_loss):
-                    raise ConfigurationError(
-                        f"the loss is {mean_loss} at step {state.step + 1}; use a lower learning rate, or float32 in "
-                        "place of float16"
-                    )
+                    raise self._diverged(mean_loss)
                 self.accelerator.backward(loss)
+                self._require_gradients()
                 if clipped := self.module.clipped_parameters():
                     self.accelerator.clip_grad_norm_(clipped, self.args.max_grad_norm)
                 optimizer.step()
                 self.scheduler.step()
                 optimizer.zero_grad()
             state.step += 1
-            state.rows["training"] += len(rows) * self.accelerator.num_processes
+            state.rows["training"] += int((rows < self.rows.training).sum()) * self.accelerator.num_processes
             state.epoch_loss += mean_loss / self.steps
             bar.update()
             if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:
@@ -178,16 +189,39 @@ class Loop:
         """Validate, and keep the weights where they are the best so far or there is nothing to choose by."""
         state = self.state
         with self._timed("validation"):
+            if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
+                raise ConfigurationError(f"what trains is NaN or infinite after epoch {epoch}; {_LOWER}")
             metric = self.module.validate() if self.rows.validation else None
+            if metric is not None and not math.isfinite(metric):
+                raise ConfigurationError(f"the validation loss is {metric} after epoch {epoch}; {_LOWER}")
         state.rows["validation"] += self.rows.validation
         if metric is None or state.best_metric is None or metric < state.best_metric:
             state.best_epoch, state.best_metric = epoch, metric
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
         return metric
 
+    def _diverged(self, loss: float) -> Exception:
+        """Why the loss is not finite; all processes call it, and all get the same."""
+        logits = self.module.logits
+        counts = rows_not_finite(logits) if logits is not None else torch.zeros(2, dtype=torch.int64)
+        bad, rows = self.accelerator.reduce(counts.to(self.accelerator.device)).tolist()
+        at = f"at step {self.state.step + 1}"
+        if bad and all(parameter.isfinite().all() for parameter in self.module.parameters()):
+            return not_finite(f"{at} the answers of {bad} of {rows} rows are", self.module.dtype)
+        return ConfigurationError(f"the loss is {loss} {at}; {_LOWER}")
+
+    def _require_gradients(self) -> None:
+        """Refuse gradients that are not finite; they have been summed over all processes."""
+        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+            bad = sum(int((~gradient.isfinite()).sum()) for gradient in gradients)
+            numbers = sum(gradient.numel() for gradient in gradients)
+            at = f"at step {self.state.step + 1}"
+            raise not_finite(f"{at} {bad} of {numbers} numbers of the gradient are", self.module.dtype)
+
     def _order(self, epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)
-        return torch.randperm(self.rows.training, generator=generator)
+        return torch.randperm(self.rows.training + self.rows.others, generator=generator)
 
     def _batch(self, order: torch.Tensor, step: int) -> torch.Tensor:
         """This process's rows of a step; the last step of several processes wraps round to equal parts."""

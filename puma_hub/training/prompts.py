@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import reduce
 from torch import nn
 from torch.nn import functional as F
 
@@ -16,12 +18,15 @@ from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import codes, column
 from puma_hub.scorer import PersonalizedLM, RatingHead
 from puma_hub.scorer.batches import predict_rows
-from puma_hub.training.args import PROMPT_DEFAULTS, PumaTrainingArguments
+from puma_hub.training.args import PROMPT_DEFAULTS, VALIDATION_SHARE, PumaTrainingArguments
 from puma_hub.training.data import EncodedInteractions, last_of_each_user
+from puma_hub.training.extension import Frozen, bank_hash, extended, filled_for, frozen
 from puma_hub.training.loop import Loop, RowCounts
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
+from puma_hub.training.teacher import MEAN_ANSWERS
 
+_MEMORY = 0.9  # of the running sum of answer logits from step to step
 _PAPER_INIT = 0.1  # paper, hyperparameters: uniform(-0.1, 0.1)
 
 
@@ -30,7 +35,13 @@ class PromptModule(nn.Module):
 
     ``shared``: prompt = scale * (base + offset of the user), loss + penalty * mean squared offset norm.
     ``independent``: one free prompt a user.
+
+    With ``frozen``, base and head are a bank's and stay as they are. Row numbers past the training rows then stand for
+    rows of the bank's other users, whose prompts stay too: a step over them alone moves what the last ones set in
+    motion. So new users' prompts go through the steps they would have gone through among the others.
     """
+
+    answers: torch.Tensor
 
     def __init__(
         self,
@@ -39,23 +50,34 @@ class PromptModule(nn.Module):
         train: EncodedInteractions,
         validation: EncodedInteractions,
         args: PumaTrainingArguments,
+        frozen: Frozen | None = None,
     ) -> None:
         super().__init__()
+        assert args.prompt_length is not None  # filled by the trainer
         shape = (args.prompt_length, lm.hidden_size)
         generator = torch.Generator().manual_seed(args.seed)
         self.base: nn.Parameter | None
         self.shared = args.prompt_method == "shared"
+        self._frozen = frozen is not None
         self.scale = lm.embedding_rms if self.shared else 1.0
         if self.shared:
-            self.base = nn.Parameter(lm.word_prompt(args.prompt_length) / self.scale)
+            base = frozen.base if frozen is not None else lm.word_prompt(args.prompt_length)
+            assert base is not None  # where there is a bank of this method
+            self.base = nn.Parameter(base / self.scale, requires_grad=frozen is None)
             self.prompts = nn.Parameter(torch.zeros(users, *shape))
         else:
             self.base = None
             self.prompts = nn.Parameter((torch.rand(users, *shape, generator=generator) * 2 - 1) * _PAPER_INIT)
-        self.head = None
-        if lm.task.has_head:
+        self.head: RatingHead | None = None
+        if frozen is not None:
+            self.head = copy.deepcopy(frozen.head)
+        elif lm.task.has_head:
             torch.manual_seed(args.seed)
             self.head = RatingHead(len(lm.task.answers)).start_at(float(train.labels.mean()))
+        # Running sum of the answer logits, and the number of rows in it.
+        self.register_buffer("answers", torch.zeros(len(lm.task.answers) + 1))
+        self.logits: torch.Tensor | None = None  # of the last step
+        self.dtype = lm.dtype
         self._outside = (lm, train, validation, args)  # a tuple, so that nothing of it becomes a submodule
         self.to(lm.device)
 
@@ -71,18 +93,32 @@ class PromptModule(nn.Module):
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
         lm, train, _, args = self._outside
-        batch = train.take(numbers)
+        own_rows = numbers[numbers < len(train)]
+        if not len(own_rows):
+            self.logits = None
+            return 0.0 * self.prompts.sum()
+        batch = train.take(own_rows)
         own = self.own(batch.users)
         logits = lm.logits(self.user_prompts(own), batch.rows)
+        self.logits = logits.detach()
+        if not self._frozen:
+            ones = self.logits.new_ones(len(logits), 1)
+            self.answers.mul_(_MEMORY).add_(reduce(torch.cat([self.logits, ones], 1).sum(0)))  # over all processes
         loss = lm.task.loss(logits, batch.labels.to(logits.device), self.head)
         if self.shared:
             loss = loss + (args.offset_penalty or 0.0) * own.square().sum((1, 2)).mean()
-        return loss
+        return loss * (len(own_rows) / len(numbers))
+
+    def mean_answers(self) -> list[float]:
+        """The mean answer logits of the last steps' rows."""
+        return (self.answers[:-1] / self.answers[-1]).tolist()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         args = self._outside[3]
         decay = 0.0 if self.shared else args.weight_decay
         groups = [{"params": [self.prompts], "lr": args.learning_rate, "weight_decay": decay}]
+        if self._frozen:
+            return groups
         if self.base is not None:
             groups.append({"params": [self.base], "lr": args.base_learning_rate})
         if self.head is not None:
@@ -117,35 +153,56 @@ class PromptTrainer:
         interactions: training rows (the ``train`` split); the last ``validation_share`` of each user's rows
             chooses the best epoch.
         args: see :class:`PumaTrainingArguments`; defaults depend on ``prompt_method``.
+        bank: prompts of this LLM that are there already. The users of the rows are then trained against the bank's base
+            and head, which stay as they are, and so do all other prompts: new users are added, present ones renewed.
+            A bank of the independent method has no base, so these start at random. By default all rows are
+            trained on, and the last epoch counts.
 
     Raises:
         InteractionsError: rows are malformed or labels outside the task.
+        MismatchError: the bank is of another LLM, template, task or prompt length.
+        ConfigurationError: the bank was trained by another method.
     """
 
     def __init__(
-        self, lm: PersonalizedLM, interactions: datasets.Dataset, args: PumaTrainingArguments | None = None
+        self,
+        lm: PersonalizedLM,
+        interactions: datasets.Dataset,
+        args: PumaTrainingArguments | None = None,
+        *,
+        bank: PromptBank | None = None,
     ) -> None:
         args = args or PumaTrainingArguments()
+        if bank is not None:
+            args = filled_for(bank, lm, args)
+        args = args.filled({"prompt_method": "shared", "prompt_length": 1, "validation_share": VALIDATION_SHARE})
+        assert args.prompt_method is not None and args.prompt_length is not None and args.validation_share is not None
         self.args = args.filled(PROMPT_DEFAULTS[args.prompt_method])
         self.args.require_training()
         self.lm = lm
+        self.bank = bank
         rows = check_interactions(interactions, lm.task)
         self.users = sorted(codes(column(rows, "user_id"))[1])
         row_of = {user: row for row, user in enumerate(self.users)}
-        encoded = EncodedInteractions.build(lm, rows, row_of, self.args.prompt_length)
-        train, validation = last_of_each_user(rows, self.args.validation_share)
+        encoded = EncodedInteractions.build(lm, rows, row_of, args.prompt_length)
+        train, validation = last_of_each_user(rows, args.validation_share)
         self._train = encoded.take(torch.tensor(train))
         self._validation = encoded.take(torch.tensor(validation, dtype=torch.long))
         self._encoded = encoded
         self._trained_rows = TrainedRows.of(rows)
+        self._frozen = frozen(bank, self.users, len(train), args.prompt_method) if bank is not None else None
         self.report: dict[str, Any] = {}
 
     def train(self) -> PromptBank:
-        """Train, or go on from the last checkpoint in ``output_dir``; return the bank of the best epoch."""
-        module = PromptModule(self.lm, len(self.users), self._train, self._validation, self.args)
+        """Train, or go on from the last checkpoint in ``output_dir``; return the bank of the best epoch.
+
+        Another call gives the same bank.
+        """
+        module = PromptModule(self.lm, len(self.users), self._train, self._validation, self.args, self._frozen)
+        others = self._frozen.others if self._frozen is not None else 0
         loop = Loop(
             module,
-            RowCounts(len(self._train), len(self._validation)),
+            RowCounts(len(self._train), len(self._validation), others),
             self.args,
             self._identity(),
             partial(self.lm.fill_cache, self._encoded.rows),
@@ -157,9 +214,13 @@ class PromptTrainer:
         with torch.no_grad():
             prompts = module.user_prompts(module.prompts).cpu().numpy()
             base = None if module.base is None else (module.scale * module.base).cpu().numpy()
+        if self.bank is not None:
+            facts = {key: self.report[key] for key in ("best_epoch", "rows", "seed")}
+            return extended(self.bank, self.users, prompts, self._trained_rows, facts)
         told = ("method", "prompt_method", "best_epoch", "users", "rows", "seed", "answer_texts")
         details = {key: self.report[key] for key in told}
-        bank = PromptBank.from_arrays(
+        details[MEAN_ANSWERS] = module.mean_answers()
+        return PromptBank.from_arrays(
             self.users,
             prompts,
             self.lm.spec,
@@ -171,7 +232,6 @@ class PromptTrainer:
             statistics=BankStatistics.of_training(prompts, base),
             trained_rows=self._trained_rows,
         )
-        return bank
 
     def _identity(self) -> str:
         return identity_hash(
@@ -183,11 +243,13 @@ class PromptTrainer:
                 "task": self.lm.task.to_dict(),
                 "rows": [tensor_hash(self._encoded.labels, self._encoded.users), hash_rows(self._encoded)],
                 "users": self.users,
+                "bank": bank_hash(self.bank) if self.bank is not None else None,
             }
         )
 
     def _report(self, state: RunState) -> dict[str, Any]:
         length = self.args.prompt_length
+        assert length is not None  # filled
         train, prefixes = forward_flops(self.lm, self._train.rows, length)
         validation = forward_flops(self.lm, self._validation.rows, length)[0]
         until_best = state.best_epoch * (2 * train + validation) + prefixes
@@ -196,6 +258,7 @@ class PromptTrainer:
             prompt_method=self.args.prompt_method,
             **training_facts(state, len(self._train), self.args.seed),
             users=len(self.users),
+            **self._joined(),
             flops={
                 "total": len(state.losses) * (2 * train + validation) + prefixes,
                 "until_best_epoch": until_best,
@@ -206,6 +269,19 @@ class PromptTrainer:
             truncated_rows=self._encoded.rows.truncated,
             prefix_cache=self.lm.cache_report.to_dict(),
         )
+
+    def _joined(self) -> dict[str, Any]:
+        """What the report tells of the bank that users were added to."""
+        if self.bank is None or self._frozen is None:
+            return {}
+        renewed = sum(user in self.bank for user in self.users)
+        base = (
+            "none, the prompts are independent"
+            if self._frozen.base is None
+            else "the mean prompt of the bank's training"
+        )
+        counts = {"users_before": len(self.bank), "added": len(self.users) - renewed, "renewed": renewed}
+        return {"bank": {**counts, "base": base}}
 
 
 def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:

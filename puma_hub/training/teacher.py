@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import datasets
@@ -9,17 +10,20 @@ import numpy as np
 import torch
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.fit import require_scorer
 from puma_hub.data import check_interactions, of_users
 from puma_hub.data.rows import column, numbers
-from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
+from puma_hub.errors import BankError, ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.training.data import EncodedInteractions
+from puma_hub.training.extension import base_of
 
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
 # A prompt was fitted to the very rows its user is asked about here, and goes by them farther than new rows justify:
 # asked with less of it, and said with more stress, the answers are nearer to the labels of rows held out.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
+MEAN_ANSWERS = "mean_answers"  # among the details of a bank's provenance
 
 
 def with_source_predictions(
@@ -28,54 +32,70 @@ def with_source_predictions(
     interactions: datasets.Dataset,
     *,
     offset_share: float = OFFSET_SHARE,
-    spread: float = SPREAD,
+    spread: float | None = None,
     batch_size: int = 256,
 ) -> datasets.Dataset:
     """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
 
     :class:`AdapterTrainer` learns such rows from the predictions (knowledge distillation), and with ``teacher_weight``
-    below 1 from the labels too: predictions have none of the labels' noise, so fewer steps do.
+    below 1 from the labels too: predictions have none of the labels' noise, so fewer steps do. What is said of a row
+    does not depend on the other rows.
 
     Args:
         lm: the scorer of the bank's LLM.
         offset_share: how much of a prompt's distance from the bank's mean prompt is kept when the LLM is asked; 1 asks
             with the prompt as it is.
-        spread: factor on the answer logits' distance from their mean over the rows; 1 takes them as they are.
+        spread: factor on the answer logits' distance from their mean over the rows the bank was trained on, which the
+            bank records; 1 takes them as they are. 1.15 by default, or 1 where a bank records no mean.
 
     Returns:
         A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
         ``source_probabilities``, one for each answer.
 
     Raises:
-        ConfigurationError: ``offset_share`` or ``spread`` is not above 0.
-        MismatchError: the bank belongs to another LLM, or to another template.
+        ConfigurationError: ``offset_share`` or ``spread`` is not above 0, or the bank records no mean to spread around.
+        MismatchError: the bank belongs to another LLM, template or task.
         InteractionsError: rows are malformed, or none belongs to a user of the bank.
+        NotFiniteError: the LLM's answers to some rows are not finite.
     """
     for name, value in (("offset_share", offset_share), ("spread", spread)):
-        if not 0 < value < math.inf:
+        if value is not None and not 0 < value < math.inf:
             raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 leaves the source as it is")
-    lm.spec.require_same(bank.model, "the teacher")
-    if bank.provenance.template not in (None, lm.template.text):
-        raise MismatchError(
-            f"the bank's prompts were trained in {bank.provenance.template!r}, the teacher would be asked with "
-            f"{lm.template.text!r}; load it with the bank's template"
-        )
+    require_scorer(bank, lm, "the teacher")
+    spread, mean_answers = _spread(bank, lm, spread)
     rows = of_users(check_interactions(interactions, lm.task), bank.user_ids)
     if not len(rows):
         raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
     encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0])
     prompts = torch.from_numpy(bank.prompts.copy()).to(lm.device)
-    mean_prompt = prompts.mean(0)
+    mean_prompt = base_of(bank).to(lm.device)
     prompts = mean_prompt + offset_share * (prompts - mean_prompt)
     with torch.no_grad():
         logits = predict_rows(lm, encoded.rows, prompts, encoded.users, batch_size)
-        logits = logits.mean(0) + spread * (logits - logits.mean(0))
-        head = bank.head.to(logits.device) if bank.head is not None else None
+        logits = mean_answers + spread * (logits - mean_answers)
+        head = copy.deepcopy(bank.head).to(logits.device) if bank.head is not None else None
         predictions = lm.task.predict(logits, head).double().cpu().numpy()
         probabilities = logits.softmax(-1).double().cpu().numpy()
     rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
     return rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
+
+
+def _spread(bank: PromptBank, lm: PersonalizedLM, spread: float | None) -> tuple[float, torch.Tensor]:
+    """The factor, and the mean logits ``(answers,)`` around which logits are spread."""
+    recorded = bank.provenance.details.get(MEAN_ANSWERS)
+    if recorded is None:
+        if spread not in (None, 1.0):
+            raise ConfigurationError(
+                f"spread={spread} needs the mean answers that a bank of PromptTrainer records; this bank has none, "
+                "leave spread out"
+            )
+        return 1.0, torch.zeros(len(lm.task.answers), device=lm.device)
+    answers = len(lm.task.answers)
+    numbers = isinstance(recorded, (list, tuple)) and all(isinstance(number, (int, float)) for number in recorded)
+    if not numbers or len(recorded) != answers or not np.isfinite(recorded).all():
+        raise BankError(f"the bank's {MEAN_ANSWERS} must be {answers} numbers; train the bank again")
+    return (SPREAD if spread is None else spread), torch.tensor(recorded, dtype=torch.float32, device=lm.device)
 
 
 def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,0 +1,121 @@
+"""The configuration of the adapter that is trained: what is given, made whole by banks and scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from puma_hub.adapter import PumaAdapter, PumaConfig
+from puma_hub.bank import PromptBank
+from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.scorer import PersonalizedLM, task_from_dict
+
+_SHAPE = ("architecture", "hidden_size", "dropout", "rating_head")
+_PLAIN_DTYPES = (None, "float32", torch.float32)
+# Facts about a saved adapter, not about the one to be.
+_OF_A_FILE = ("trained_on", "model_type", "architectures", "dtype", "transformers_version", "_name_or_path")
+
+
+def whole_config(
+    lm: PersonalizedLM, banks: Sequence[PromptBank], config: PumaConfig | None, init: PumaAdapter | None
+) -> PumaConfig:
+    """The configuration of an adapter from ``banks`` to ``lm``, of ``init``'s shape or as ``config`` says.
+
+    A ``config`` without sources and target says only what differs from ``PumaConfig()``.
+
+    Raises:
+        MismatchError: ``config`` or ``init`` is for other LLMs, another prompt length, task or template.
+        ConfigurationError: ``config`` asks for another shape than ``init`` has, or for another dtype than float32.
+    """
+    facts: dict[str, Any] = {
+        "sources": [bank.model for bank in banks],
+        "target": lm.spec,
+        "prompt_length": banks[0].shape[0],
+        "task": lm.task.to_dict(),
+        "template": lm.template.text,
+        "answer_texts": lm.answer_texts,
+    }
+    begun: Any = init.config if init is not None else None
+    if config is not None:
+        _require_fit(config, facts)
+        if begun is not None:
+            _require_shape(config, begun)
+    if begun is not None:
+        _require_models(begun, facts, "init")
+        if begun.scored_task != lm.task:
+            raise MismatchError(
+                f"init was made for {begun.scored_task}, the target's scorer is for {lm.task}; give both the same task"
+            )
+        if begun.prompt_length != facts["prompt_length"]:
+            raise MismatchError(
+                f"init takes prompts of length {begun.prompt_length}, the banks' have length "
+                f"{facts['prompt_length']}; give banks of that length"
+            )
+    base = begun if begun is not None else config
+    if base is None:
+        return PumaConfig(**facts)
+    own = {name: value for name, value in base.to_diff_dict().items() if name not in _OF_A_FILE}
+    shape = {name: getattr(base, name) for name in _SHAPE}
+    shape["rating_head"] = base.rating_head and lm.task.has_head
+    return PumaConfig(**{**own, **shape, **facts})
+
+
+def _stated(config: PumaConfig) -> set[str]:
+    """The fields that a configuration means: all of a whole one, or else those that differ from the usual."""
+    usual = PumaConfig()
+    names = ("prompt_length", "task", "template", *_SHAPE)
+    whole = bool(config.sources) or config.target is not None
+    values = {name: getattr(config, name) for name in names}
+    return {
+        name
+        for name, value in values.items()
+        if value is not None and ((whole and name not in _SHAPE) or value != getattr(usual, name))
+    }
+
+
+def _require_models(config: PumaConfig, facts: dict[str, Any], whose: str) -> None:
+    if config.sources and len(config.sources) != len(facts["sources"]):
+        raise MismatchError(
+            f"the {whose} takes {len(config.sources)} sources, {len(facts['sources'])} banks were given; give one bank "
+            "for each source, in its order"
+        )
+    for theirs, ours in zip(config.sources, facts["sources"]):
+        theirs.require_same(ours, f"source of the adapter's {whose}")
+    if config.target is not None:
+        config.target.require_same(facts["target"], f"target of the adapter's {whose}")
+
+
+def _require_fit(config: PumaConfig, facts: dict[str, Any]) -> None:
+    _require_models(config, facts, "config")
+    stated = _stated(config)
+    if "prompt_length" in stated and config.prompt_length != facts["prompt_length"]:
+        raise MismatchError(
+            f"the config has prompt_length={config.prompt_length}, the banks' prompts have length "
+            f"{facts['prompt_length']}; leave it out"
+        )
+    if "task" in stated and config.scored_task != task_from_dict(facts["task"]):
+        raise MismatchError(
+            f"the config has the task {config.scored_task}, the target's scorer {task_from_dict(facts['task'])}; give "
+            "both the same task"
+        )
+    if "template" in stated and config.template != facts["template"]:
+        raise MismatchError(
+            f"the config has the template {config.template!r}, the target's scorer {facts['template']!r}; give both "
+            "the same template"
+        )
+    if getattr(config, "dtype", None) not in _PLAIN_DTYPES:
+        raise ConfigurationError(
+            f"the config has dtype={config.dtype}, adapters are trained in float32; leave it out, and convert the "
+            "trained adapter with .to()"
+        )
+
+
+def _require_shape(config: PumaConfig, init: PumaConfig) -> None:
+    for name in sorted(_stated(config) & set(_SHAPE)):
+        wanted, found = getattr(config, name), getattr(init, name)
+        if wanted != found:
+            raise ConfigurationError(
+                f"the config asks for {name}={wanted!r}, init has {found!r}; give one of config and init"
+            )

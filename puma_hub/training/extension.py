@@ -1,0 +1,124 @@
+"""New users' prompts for a bank that is there: what they are trained against, and the bank with them added."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import torch
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.fit import require_scorer
+from puma_hub.data.held_out import TrainedRows
+from puma_hub.data.rows import flat
+from puma_hub.errors import BankError, ConfigurationError, MismatchError
+from puma_hub.scorer import PersonalizedLM, RatingHead
+from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.state import identity_hash, tensor_hash
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """What the prompts of users who join a bank are trained against.
+
+    ``base (l, d)`` is what the bank's users share, in the LLM's units, or None for the independent method; ``head`` the
+    bank's; ``others`` how many rows the bank's other users were trained on beside those of the new ones.
+    """
+
+    base: torch.Tensor | None
+    head: RatingHead | None
+    others: int
+
+
+def base_of(bank: PromptBank) -> torch.Tensor:
+    """What the users of a bank share, float32 ``(l, d)``: its training's mean, or its own where it records none."""
+    known = bank.statistics
+    mean = known.mean if known is not None else bank.prompts.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return torch.from_numpy(mean.copy())
+
+
+def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments) -> PumaTrainingArguments:
+    """``args`` with the bank's prompt method and length, and no rows to choose an epoch by unless asked for.
+
+    Raises:
+        MismatchError: the bank is of another LLM, template, task or prompt length.
+        ConfigurationError: the bank was trained by another method.
+        BankError: the bank is empty.
+    """
+    require_scorer(bank, lm, "the bank to add users to")
+    if not len(bank):
+        raise BankError("the bank to add users to is empty, so it has no base; train its prompts without bank=")
+    if args.prompt_length not in (None, bank.shape[0]):
+        raise MismatchError(
+            f"the bank's prompts have length {bank.shape[0]}, prompt_length={args.prompt_length} was asked for; leave "
+            "it out"
+        )
+    method = bank.provenance.details.get("prompt_method")
+    if method is not None and args.prompt_method not in (None, method):
+        raise ConfigurationError(
+            f"the bank's prompts were trained by the method {method!r}, prompt_method={args.prompt_method!r} was asked "
+            "for; leave it out"
+        )
+    defaults = {"prompt_method": method or "shared", "prompt_length": bank.shape[0], "validation_share": 0.0}
+    return args.filled(defaults)
+
+
+def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None) -> Frozen:
+    """What ``users`` with ``rows`` training rows are trained against."""
+    base = base_of(bank) if method == "shared" else None
+    if base is None:
+        logger.warning(
+            "the bank's prompts are independent, so there is no base to train against: the prompts of %d users start "
+            "at random, and only the head is the bank's",
+            len(users),
+        )
+    head = None
+    if bank.head is not None:
+        head = copy.deepcopy(bank.head).float().eval().requires_grad_(False)
+    details = bank.provenance.details
+    known = bool(details.get("rows")) and bool(details.get("users"))
+    each = float(details["rows"]) / float(details["users"]) if known else rows / len(users)
+    coming = set(users)
+    return Frozen(base, head, round(each * sum(user not in coming for user in bank.user_ids)))
+
+
+def bank_hash(bank: PromptBank) -> str:
+    """Hash the users, prompts and head of a bank."""
+    head = bank.head.state_dict().values() if bank.head is not None else ()
+    return identity_hash({"users": bank.user_ids, "values": tensor_hash(torch.from_numpy(bank.prompts.copy()), *head)})
+
+
+def extended(
+    bank: PromptBank, users: Sequence[str], prompts: np.ndarray, trained: TrainedRows, facts: Mapping[str, Any]
+) -> PromptBank:
+    """The bank with ``prompts (n, l, d)`` of ``users``: new ones at its end, those who were there renewed.
+
+    All other prompts keep their bits and all rows their further columns, which are null for new users.
+    ``details["added"]`` tells when how many came; ``trained`` are the rows they were trained on.
+    """
+    new = [number for number, user in enumerate(users) if user not in bank]
+    renewed = [number for number, user in enumerate(users) if user in bank]
+    values = np.concatenate([bank.prompts, prompts[new]])
+    values[bank.rows([users[number] for number in renewed])] = prompts[renewed]
+    old = flat(bank.dataset)
+    names, ids = old.column_names, old.data.table.schema.field("user_id").type
+    length, size = bank.shape
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), length * size)
+    added = pa.table({"user_id": pa.array([users[number] for number in new], ids)})
+    parts = [old.data.table.drop_columns("prompt").replace_schema_metadata(None), added]
+    table = pa.concat_tables(parts, promote_options="default").append_column("prompt", column)
+    dataset = datasets.Dataset(table.select(names), info=datasets.DatasetInfo(features=old.features))
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    step = {"users": len(new), "renewed": len(renewed), "when": when, **facts}
+    details = {**bank.provenance.details, "added": [*bank.provenance.details.get("added", ()), step]}
+    rows = TrainedRows.of_all([bank.provenance.trained_rows, trained])
+    return PromptBank(dataset, replace(bank.provenance, details=details, trained_rows=rows), bank.head)
