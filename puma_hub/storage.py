@@ -18,9 +18,9 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from puma_hub import staging
 from puma_hub.errors import StorageError
 from puma_hub.layout import Layout, is_device, require_file, require_ours, require_replaceable, resolved
+from puma_hub.staging import OLD, clear_leftovers, flush, private_folder, settle_modes, staged_folder
 
 # What renaming meets where another process replaces the same folder.
 _RACES = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
@@ -66,14 +66,14 @@ def new_folder(target: str | os.PathLike[str], layout: Layout | None = None) -> 
     require_replaceable(target, layout)
     final = resolved(target)
     with _as_storage_error(target, "folder"), _folders_above(final):
-        staging.clear_leftovers(final)
+        clear_leftovers(final)
         require_replaceable(target, layout)  # what a killed process had moved aside may be back
-        staged = staging.staged_folder(final)
+        staged = staged_folder(final)
         try:
             yield staged
-            staging.settle_modes(staged, final, whole=True)
+            settle_modes(staged, final, whole=True)
             if final.is_dir():
-                staging.flush(staged)
+                flush(staged)
             _swap(staged, final, layout, target)
         finally:
             shutil.rmtree(staged, ignore_errors=True)
@@ -81,16 +81,16 @@ def new_folder(target: str | os.PathLike[str], layout: Layout | None = None) -> 
 
 def _swap(staged: Path, final: Path, layout: Layout | None, shown: str | os.PathLike[str]) -> None:
     for attempt in range(_TRIES):
-        aside = staging.private_folder(final)
+        aside = private_folder(final)
         try:
-            _rename_over(staged, final, aside / staging.OLD, layout, shown)
+            _rename_over(staged, final, aside / OLD, layout, shown)
             return
         except OSError as error:
             if error.errno not in _RACES or attempt == _TRIES - 1:
                 raise
         finally:
             # What could be brought back neither by us nor by the next writer is never deleted.
-            if os.path.lexists(final) or not os.path.lexists(aside / staging.OLD):
+            if os.path.lexists(final) or not os.path.lexists(aside / OLD):
                 shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -132,8 +132,8 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
 @contextmanager
 def _private_folder(final: Path) -> Iterator[Path]:
     """A folder beside ``final`` for this user alone; writers may leave files of their own in it when they fail."""
-    staging.clear_leftovers(final)
-    place = staging.private_folder(final)
+    clear_leftovers(final)
+    place = private_folder(final)
     try:
         yield place
     finally:
@@ -141,7 +141,7 @@ def _private_folder(final: Path) -> Iterator[Path]:
 
 
 def _move_files(files: Sequence[Path], place: Path, folder: Path) -> None:
-    staging.settle_modes(place, folder, whole=False)
+    settle_modes(place, folder, whole=False)
     for path in files:
         os.replace(path, folder / path.name)
 
