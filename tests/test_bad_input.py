@@ -161,11 +161,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     ),
     "an id is empty": (lambda p: load_interactions(p.csv(user_id="")), e.InteractionsError, "'user_id' is empty in"),
     "an item has no text": (lambda p: load_interactions(p.csv(item_text="")), e.InteractionsError, "drop or fill"),
-    "labels are words": (
-        lambda p: load_interactions(p.csv(label="good")),
-        e.InteractionsError,
-        "'label' must hold numbers",
-    ),
+    "labels are words": (lambda p: load_interactions(p.csv(label="good")), e.InteractionsError, "must hold numbers"),
     "labels are infinite": (lambda p: load_interactions(p.csv(label=np.inf)), e.InteractionsError, "NaN or infinite"),
     "ratings outside the task": (
         lambda p: load_interactions(p.csv(label=9), task=RatingTask()),

@@ -150,7 +150,7 @@ def test_timestamps_of_every_type_are_ordered(times: pa.Array) -> None:
             ["2020-01-01", "yesterday", "2020-01-02"],
             "'yesterday' in row 2 .1 of 3 rows hold such text, the others are times",
         ),
-        (["100", "101", "2020-01-02"], "'100' in row 1 .2 of 3 rows hold such text, the others are times"),
+        (["100", "101", "2020-01-02"], "'100' in row 1 .2 of 3 rows .* the others are times"),
         (["2020-01-01", "2020-02-30", "2020-01-02"], "'2020-02-30' in row 2 is none of the calendar"),
         (["09 13, 2009", "01 02, 2010", "x"], "'09 13, 2009' in row 1.*pandas.to_datetime"),
         (["2020-01-01T00:00Z", "2020-01-01T00:00", "2020-01-02T00:00Z"], "the first without one is row 2"),
