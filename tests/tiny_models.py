@@ -164,7 +164,18 @@ _CLASSES: dict[str, dict[str, Any]] = {
     "XLNetLMHeadModel": {"d_head": 8},
 }
 # Latent attention: as many key/value heads as heads, of the rotary size.
-_LATENT = ("AXK1", "AXK2", "BailingHybrid", "DeepseekV2", "DeepseekV3", "Glm4MoeLite", "GlmMoeDsa", "LongcatFlash", "MiniCPM3", "Youtu")
+_LATENT = (
+    "AXK1",
+    "AXK2",
+    "BailingHybrid",
+    "DeepseekV2",
+    "DeepseekV3",
+    "Glm4MoeLite",
+    "GlmMoeDsa",
+    "LongcatFlash",
+    "MiniCPM3",
+    "Youtu",
+)
 
 
 def causal_lm_names() -> list[str]:
