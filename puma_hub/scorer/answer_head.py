@@ -31,10 +31,10 @@ def with_answer_head(model: PreTrainedModel, answer_ids: list[int]) -> PreTraine
     output = model.get_output_embeddings()
     if output is None or not _is_plain(output):
         return sharing_weights(model)
-    return sharing_weights(model, {output: AnswerHead(output, answer_ids)})  # type: ignore[arg-type]
+    return sharing_weights(model, {output: AnswerHead(output, answer_ids)})
 
 
 def _is_plain(output: nn.Module) -> bool:
-    changed = output._forward_hooks or output._forward_pre_hooks
+    changed = bool(output._forward_hooks or output._forward_pre_hooks)
     changed = changed or ("forward" in vars(output) and not hasattr(output, "_hf_hook"))
     return type(output) is nn.Linear and not changed and output.weight.device.type != "meta"

@@ -51,7 +51,7 @@ class Forward:
         self._answers = torch.tensor(answer_ids)
         self._argument = cache
         self._accepted = accepted_arguments(model)
-        self._attention = getattr(model.config, "_attn_implementation", None)
+        self._attention: Any = getattr(model.config, "_attn_implementation", None)
         self.way = Way()
         self._lock = threading.RLock()
 

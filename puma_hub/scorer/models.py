@@ -117,7 +117,9 @@ def text_model(model: PreTrainedModel) -> PreTrainedModel:
     """The causal LM of text within a model of text and images, over the same modules; others as they are."""
     text = model.config.get_text_config()
     inner = getattr(model.base_model, "language_model", None)
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if isinstance(kind, tuple):
+        kind = next((one for one in kind if one is not None and one.config_class is type(text)), None)
     output = model.get_output_embeddings()
     if text is model.config or inner is None or kind is None or output is None or inner is model.base_model:
         return model
