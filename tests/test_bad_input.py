@@ -279,7 +279,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     "unknown users selected": (lambda p: p.bank.select(["user-1", "x"]), e.UnknownUserError, "1 of 2 users"),
     "user named twice": (lambda p: p.bank.select(["user-1", "user-1"]), e.BankError, "name each once"),
     "update by another LLM": (lambda p: p.bank.update(make_bank(size=16)), e.MismatchError, "hidden size 16"),
-    "no bank there": (lambda p: PromptBank.load_from_disk(p.folder / "bank"), e.StorageError, "does not exist"),
+    "no bank there": (lambda p: PromptBank.load_from_disk(p.folder / "bank"), e.StorageError, "no such folder"),
     "bank without provenance": (no_provenance, e.StorageError, "bank.json missing"),
     "bank cut short": (cut_bank, e.CheckpointError, "damaged"),
     # Adapters
