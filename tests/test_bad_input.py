@@ -79,7 +79,7 @@ class Place:
         return self.folder / "adapter"
 
     def saved_bank(self) -> Path:
-        self.bank.save_to_disk(self.folder / "bank")
+        self.bank.save_pretrained(self.folder / "bank")
         return self.folder / "bank"
 
     def spoilt_adapter(self, change: Callable[[dict[str, torch.Tensor]], object]) -> PumaAdapter:
@@ -118,7 +118,7 @@ def resumed_cut(p: Place) -> object:
 
 def cut_bank(p: Place) -> object:
     cut(next(p.saved_bank().rglob("*.parquet")))
-    return PromptBank.load_from_disk(p.folder / "bank")
+    return PromptBank.from_pretrained(p.folder / "bank")
 
 
 def cut_adapter(p: Place) -> object:
@@ -133,7 +133,7 @@ def no_weights(p: Place) -> object:
 
 def no_provenance(p: Place) -> object:
     (p.saved_bank() / "bank.json").unlink()
-    return PromptBank.load_from_disk(p.folder / "bank")
+    return PromptBank.from_pretrained(p.folder / "bank")
 
 
 def plain(columns: dict[str, Any]) -> datasets.Dataset:
@@ -279,7 +279,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     "unknown users selected": (lambda p: p.bank.select(["user-1", "x"]), e.UnknownUserError, "1 of 2 users"),
     "user named twice": (lambda p: p.bank.select(["user-1", "user-1"]), e.BankError, "name each once"),
     "update by another LLM": (lambda p: p.bank.update(make_bank(size=16)), e.MismatchError, "hidden size 16"),
-    "no bank there": (lambda p: PromptBank.load_from_disk(p.folder / "bank"), e.StorageError, "no such folder"),
+    "no bank there": (lambda p: PromptBank.from_pretrained(p.folder / "bank"), e.StorageError, "no such folder"),
     "bank without provenance": (no_provenance, e.StorageError, "bank.json missing"),
     "bank cut short": (cut_bank, e.CheckpointError, "damaged"),
     # Adapters

@@ -96,7 +96,7 @@ def test_sigkill_in_fit_and_train_then_the_same_command(place: Path, tmp_path: P
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     long = ["--epochs", "12", "--batch-size", "2", "--checkpoint-seconds", "0"]
     base = command("--interactions", place / "rows.csv", *long)
-    make_bank(10).save_to_disk(tmp_path / "bank")
+    make_bank(10).save_pretrained(tmp_path / "bank")
     steps = {
         "fit": ["fit", "--model", str(place / "llama"), *base],
         "train": ["train", "--target", str(place / "gemma3"), "--bank", str(tmp_path / "bank"), *base],
@@ -113,7 +113,7 @@ def test_sigkill_in_fit_and_train_then_the_same_command(place: Path, tmp_path: P
             assert done.returncode == 0, done.stderr
             results.append(out)
         if name == "fit":
-            banks = [PromptBank.load_from_disk(out / "bank") for out in results]
+            banks = [PromptBank.from_pretrained(out / "bank") for out in results]
             assert np.array_equal(banks[0].prompts, banks[1].prompts)
         else:
             adapters = [PumaAdapter.from_pretrained(out / "adapter").state_dict() for out in results]
@@ -124,7 +124,7 @@ def test_sigkill_while_the_adapter_is_solved_for(place: Path, tmp_path: Path) ->
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     make_interactions(users=40, rows=30).to_csv(tmp_path / "rows.csv", index=False)
     template = "<user> rates <item>:"  # the LLM runs over all of a row
-    make_bank(40, template=template).save_to_disk(tmp_path / "bank")
+    make_bank(40, template=template).save_pretrained(tmp_path / "bank")
     arguments = ["train", "--target", place / "gemma3", "--teacher", place / "llama", "--bank", tmp_path / "bank"]
     arguments += ["--interactions", tmp_path / "rows.csv", "--template", template]
     solving = re.compile(rb"start: .* [1-9]\d*/")
@@ -152,7 +152,7 @@ def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:
     spec = ModelSpec("source", 256)
     PumaAdapter(PumaConfig(sources=[spec], target=ModelSpec("target", 256))).save_pretrained(tmp_path / "adapter")
     prompts = np.random.default_rng(0).normal(size=(40_000, 1, 256)).astype(np.float32)
-    PromptBank.from_arrays([f"u{i}" for i in range(40_000)], prompts, spec).save_to_disk(tmp_path / "bank")
+    PromptBank.from_arrays([f"u{i}" for i in range(40_000)], prompts, spec).save_pretrained(tmp_path / "bank")
     arguments = ("migrate", "--adapter", tmp_path / "adapter", "--bank", tmp_path / "bank", "--batch-size", 64)
     process = subprocess.Popen(run(*arguments, "--out", tmp_path / "killed"), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -163,7 +163,7 @@ def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:
     assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
     for name in ("whole", "killed"):
         assert subprocess.run(run(*arguments, "--out", tmp_path / name), capture_output=True).returncode == 0
-    banks = [PromptBank.load_from_disk(tmp_path / name) for name in ("whole", "killed")]
+    banks = [PromptBank.from_pretrained(tmp_path / name) for name in ("whole", "killed")]
     assert np.array_equal(banks[0].prompts, banks[1].prompts)
     assert not list(tmp_path.glob(".*"))  # what the killed process was writing is gone
 
@@ -216,8 +216,8 @@ def failing(place: Path, tmp_path: Path) -> dict[str, list[str]]:
     make_interactions(users=2, rows=2).remove_columns("label").to_csv(bad, index=False)
     nine = tmp_path / "nine.csv"
     make_interactions(users=2, rows=2).map(lambda row: {"label": 9.0}).to_csv(nine, index=False)
-    make_bank(10, size=16).save_to_disk(tmp_path / "small")
-    make_bank(10).save_to_disk(tmp_path / "bank")
+    make_bank(10, size=16).save_pretrained(tmp_path / "small")
+    make_bank(10).save_pretrained(tmp_path / "bank")
     (tmp_path / "file").write_text("")
     (tmp_path / "nobody.txt").write_text("nobody\n")
     llama, out, bank = str(place / "llama"), str(tmp_path / "out"), str(tmp_path / "bank")

@@ -25,7 +25,7 @@ TRAIN = ["--epochs", "1", "--batch-size", "16"]
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a bank ``b``, an adapter ``a`` and ratings in ``r`` and ``rows.csv``."""
     made = Place(tmp_path)
-    made.bank.save_to_disk(tmp_path / "b")
+    made.bank.save_pretrained(tmp_path / "b")
     made.adapter.save_pretrained(tmp_path / "a")
     (tmp_path / "r").mkdir()
     for name in ("rows.csv", "r/train.csv", "r/validation.csv"):
@@ -43,7 +43,6 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for kind in (PromptBank, PumaAdapter, PersonalizedLM):
         monkeypatch.setattr(kind, "from_pretrained", load)
-    monkeypatch.setattr(PromptBank, "load_from_disk", load)
     monkeypatch.setattr("puma_hub.data.load_interactions", load)
 
 
@@ -113,9 +112,9 @@ def test_refused_before_any_work(place: Path, capsys: pytest.CaptureFixture[str]
     fill(place / "demo2", "report.json")
     (place / "link-to-b").symlink_to("b")
     for name, added in {"noted": "README.md", "versioned": ".git/HEAD"}.items():
-        make_bank().save_to_disk(place / name)
+        make_bank().save_pretrained(place / name)
         fill(place / name, added)
-    make_interactions().save_to_disk(place / "dataset")
+    make_interactions().save_pretrained(place / "dataset")
     make_model("llama").save_pretrained(place / "model" / "adapter")
     before = snapshot(place)
     capsys.readouterr()
@@ -134,7 +133,7 @@ def test_what_may_be_replaced_is(place: Path, folder: str) -> None:
     (place / "real").mkdir()
     (place / "link").symlink_to("real")
     for name in ("b2", "dropped"):
-        make_bank(3).save_to_disk(place / name)
+        make_bank(3).save_pretrained(place / name)
     fill(place / "dropped", ".DS_Store", "Thumbs.db", "._state.json", "cache-1f.arrow")
     assert main([*MIGRATE.split(), "--out", folder]) == 0
     assert len(PromptBank.from_pretrained(place / folder)) == 8
@@ -143,12 +142,12 @@ def test_what_may_be_replaced_is(place: Path, folder: str) -> None:
 
 def test_a_bank_is_saved_over_itself(place: Path) -> None:
     bank = PromptBank.from_pretrained(place / "b")
-    bank.remove(["user-1"]).save_to_disk(place / "b")
+    bank.remove(["user-1"]).save_pretrained(place / "b")
     assert PromptBank.from_pretrained(place / "b").user_ids == bank.remove(["user-1"]).user_ids
     assert len(bank.prompts) == 8  # still mapped, though its file is gone
     fill(place / "b", "README.md")
     with pytest.raises(StorageError, match=r"did not write \(README.md\)"):
-        bank.save_to_disk(place / "b")
+        bank.save_pretrained(place / "b")
 
 
 def test_the_cache_of_models_is_no_exception(
@@ -162,16 +161,15 @@ def test_the_cache_of_models_is_no_exception(
     assert (place / "cache/models/smollm2-135m/thesis.tex").exists()
 
 
-@pytest.mark.parametrize("load", [PromptBank.from_pretrained, PromptBank.load_from_disk])
-def test_a_bank_comes_back_that_a_killed_process_had_moved_aside(place: Path, load: Callable[..., PromptBank]) -> None:
+def test_a_bank_comes_back_that_a_killed_process_had_moved_aside(place: Path) -> None:
     killed(place / "b0", "os.rename(target.parent / 'b', staged / 'was')")
     assert not (place / "b").exists()
-    assert len(load(place / "b0")) == 8 and os.listdir(place / "b0")
+    assert len(PromptBank.from_pretrained(place / "b0")) == 8 and os.listdir(place / "b0")
 
 
 def test_an_output_beside_plain_splits(place: Path) -> None:
     """Of a folder of splits, nothing but the splits is read."""
-    make_bank(8).save_to_disk(place / "r" / "bank")
+    make_bank(8).save_pretrained(place / "r" / "bank")
     command = "select --bank b --interactions r --budget 2 --out r/users.txt --json r/report.json"
     assert [main(command.split()) for _ in range(2)] == [0, 0]
     assert json.loads((place / "r" / "report.json").read_text())["selected"] == 2
@@ -289,7 +287,7 @@ def test_users_whose_ids_break_lines(
 ) -> None:
     users = ["a\u2028b", "a", "b", "c\nd", "e\r", " f", '"g"', "#h", "i\\n"]
     bank = make_bank(len(users))
-    PromptBank.from_arrays(users, bank.prompts, bank.model).save_to_disk(place / "b3")
+    PromptBank.from_arrays(users, bank.prompts, bank.model).save_pretrained(place / "b3")
     rows = make_interactions(users=len(users))
     rows = rows.map(lambda row: {"user_id": users[int(row["user_id"].split("-")[1])]})
     rows.to_parquet(place / "odd.parquet")

@@ -46,7 +46,7 @@ def test_another_split_than_in_training_is_refused(lm: PersonalizedLM, tmp_path:
     report = evaluate_bank(lm, bank, everything, allow_training_rows=True)
     assert report["rows_trained_on"] == 16
     # It is so after saving and loading, for some of the users, and with users of another bank added.
-    bank.save_to_disk(tmp_path / "bank")
+    bank.save_pretrained(tmp_path / "bank")
     again = PromptBank.from_pretrained(str(tmp_path / "bank"))
     assert again.provenance.trained_rows == bank.provenance.trained_rows
     other = PromptBank.from_arrays(["new"], bank.prompts[:1], bank.model)

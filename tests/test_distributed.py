@@ -112,10 +112,10 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     make_model("llama").save_pretrained(tmp_path / "llama")
     make_tokenizer().save_pretrained(tmp_path / "llama")
     make_interactions(users=8, rows=10).to_csv(tmp_path / "rows.csv", index=False)
-    make_bank(8).save_to_disk(tmp_path / "bank")
+    make_bank(8).save_pretrained(tmp_path / "bank")
     run(1, 32, tmp_path, tmp_path / "one")
     run(2, 16, tmp_path, tmp_path / "two")
-    banks = [PromptBank.load_from_disk(tmp_path / name / "bank").prompts for name in ("one", "two")]
+    banks = [PromptBank.from_pretrained(tmp_path / name / "bank").prompts for name in ("one", "two")]
     assert np.abs(banks[0] - banks[1]).max() < 1e-3
     assert banks[0].std(axis=0).max() > 1e-3
     weights = [PumaAdapter.from_pretrained(tmp_path / name / "m" / "adapter").state_dict() for name in ("one", "two")]

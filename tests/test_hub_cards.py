@@ -157,4 +157,4 @@ def test_the_cards_snippets_run_as_they_stand(
     run = [sys.executable, "-m", "puma_hub.cli.main", *command[1:]]
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert PromptBank.load_from_disk(tmp_path / "target-bank").model.model_id == "org/gemma-2b"
+    assert PromptBank.from_pretrained(tmp_path / "target-bank").model.model_id == "org/gemma-2b"

@@ -73,7 +73,7 @@ def test_push_search_route_chain_info(
     assert main(["search", "--source", "org/none"]) == 0 and "no adapter is published" in capsys.readouterr().out
 
     bank = make_source()
-    bank.save_to_disk(tmp_path / "bank")
+    bank.save_pretrained(tmp_path / "bank")
     route = report_of(tmp_path, "route", tmp_path / "bank", "org/c")
     printed = capsys.readouterr().out
     assert "a chain of 2 adapters" in printed and "10.0% (assumed, not reported)" in printed
@@ -84,7 +84,7 @@ def test_push_search_route_chain_info(
     report_of(tmp_path, "chain", "--bank", tmp_path / "bank", *steps, "--out", tmp_path / "again")
     expected = chain(bank, [PumaAdapter.from_pretrained(name) for name in (PAIR, "lab/bc")]).prompts
     for name in ("out", "again"):
-        assert np.array_equal(PromptBank.load_from_disk(tmp_path / name).prompts, expected)
+        assert np.array_equal(PromptBank.from_pretrained(tmp_path / name).prompts, expected)
 
     info = report_of(tmp_path, "info", PAIR)
     assert info["kind"] == "adapter" and info["target"]["model_id"] == "org/b"  # type: ignore[index]
@@ -145,7 +145,7 @@ def test_failures_are_one_line(
     hub: HubServer, login: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str], quick_retries: None
 ) -> None:
     path = folder(tmp_path)
-    make_bank(3).save_to_disk(tmp_path / "bank")
+    make_bank(3).save_pretrained(tmp_path / "bank")
     assert "log in" in error_of(capsys, "push", path)
     login("bob")
     assert "right" in error_of(capsys, "push", path, "--namespace", "lab")

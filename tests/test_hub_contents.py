@@ -38,7 +38,7 @@ def test_a_downloaded_bank_is_a_bank_everywhere(
 ) -> None:
     bank = make_bank(5)
     folder = downloaded(tmp_path / "downloaded", bank)
-    bank.save_to_disk(tmp_path / "saved")
+    bank.save_pretrained(tmp_path / "saved")
     assert is_bank(folder) and is_bank(tmp_path / "saved") and not is_bank(tmp_path)
     assert common.model_of(str(folder)) == bank.model == common.model_of(str(tmp_path / "saved"))
     for path in (folder, tmp_path / "saved"):
@@ -66,7 +66,7 @@ def test_other_contents_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[s
         for file, text in files.items():
             (tmp_path / name / file).write_text(text)
         places[name] = told
-    make_bank(2).save_to_disk(tmp_path / "run" / "bank")
+    make_bank(2).save_pretrained(tmp_path / "run" / "bank")
     (tmp_path / "file").write_text("x")
     places |= {"run": "one in 'bank'", "file": "a file"}
     for name, told in places.items():

@@ -78,12 +78,12 @@ def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., 
     for part in ("license: gemma", "Trained on 5 of 10 users (chosen by `puma`)", "`my-ratings`", "user mean (no LLM)"):
         assert part in card, part
     assert "user-3" not in card and str(place) not in card
-    migrated = PromptBank.load_from_disk(place / "target-bank")
+    migrated = PromptBank.from_pretrained(place / "target-bank")
     login("bob")
     hub.empty_cache()
     printed = run("use.md", "use")
     assert repo_id in printed and "one direct adapter" in printed and '"kind": "bank"' in printed
-    assert (PromptBank.load_from_disk(place / "target-bank").prompts == migrated.prompts).all()  # bit by bit
+    assert (PromptBank.from_pretrained(place / "target-bank").prompts == migrated.prompts).all()  # bit by bit
     assert repo_id in run("names.md", "names")
     assert HubServer.token("bob") not in printed and len(HfApi().list_repo_commits(repo_id)) >= 2
 
@@ -137,7 +137,7 @@ def test_an_adapter_on_a_bank_trained_apart(hub: HubServer, place: Path) -> None
     AdapterTrainer(target, banks[0], rows, PumaTrainingArguments(**arguments)).train().save_pretrained(
         place / "migrator" / "adapter"
     )
-    banks[1].save_to_disk(place / "source" / "bank")
+    banks[1].save_pretrained(place / "source" / "bank")
     printed = run("other_banks.md", "other-banks")
     assert '"own_source_bank": false' in printed and "True" in printed
-    assert PromptBank.load_from_disk(place / "calibrated-bank").provenance.details["calibrated"]["rows"] == 240
+    assert PromptBank.from_pretrained(place / "calibrated-bank").provenance.details["calibrated"]["rows"] == 240

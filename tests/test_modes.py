@@ -28,7 +28,7 @@ def mode(path: Path) -> int:
 
 
 def test_everything_we_write_heeds_the_umask(tmp_path: Path, umask: int) -> None:
-    make_bank().save_to_disk(tmp_path / "deep" / "bank")
+    make_bank().save_pretrained(tmp_path / "deep" / "bank")
     args = PumaTrainingArguments(output_dir=str(tmp_path / "work"), num_train_epochs=1, disable_tqdm=True)
     PromptTrainer(PersonalizedLM(make_model("llama"), make_tokenizer()), make_interactions(2, 4), args).train()
     spec = ModelSpec("m", 8)

@@ -84,8 +84,8 @@ def test_statistics_are_those_of_numpy_and_travel(tmp_path: Path) -> None:
     assert known.spread == pytest.approx(float((bank.prompts - bank.prompts.mean(0)).std()), rel=1e-5)
     few = bank.select(["user-3", "user-1"])
     assert few.statistics == known and bank.remove(["user-0"]).statistics == known
-    few.save_to_disk(tmp_path / "bank")
-    again = PromptBank.load_from_disk(tmp_path / "bank").statistics
+    few.save_pretrained(tmp_path / "bank")
+    again = PromptBank.from_pretrained(tmp_path / "bank").statistics
     assert again == known and again.mean.tobytes() == known.mean.tobytes()
     assert make_training(2).statistics != known
     single = PromptBank.from_arrays(["one"], bank.prompts[:1], SOURCE)
@@ -376,9 +376,9 @@ def test_calibrating_a_bank(make_lm: Callable[..., PersonalizedLM]) -> None:
 def test_on_the_command_line(tmp_path: Path, saved_lm: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     adapter, apart = make_trained(make_training(1)), make_training(2)
     adapter.save_pretrained(tmp_path / "adapter")
-    apart.save_to_disk(tmp_path / "apart")
+    apart.save_pretrained(tmp_path / "apart")
     few = PromptBank.from_arrays(["a", "b"], apart.prompts[:2].copy(), SOURCE)
-    few.save_to_disk(tmp_path / "few")
+    few.save_pretrained(tmp_path / "few")
     start = ["migrate", "--adapter", str(tmp_path / "adapter"), "--bank"]
     assert main([*start, str(tmp_path / "apart"), "--out", str(tmp_path / "out")]) == 0
     assert "trained apart" in capsys.readouterr().out
@@ -386,5 +386,5 @@ def test_on_the_command_line(tmp_path: Path, saved_lm: Callable[..., str], capsy
     assert "give mean=" in capsys.readouterr().err and not (tmp_path / "two").exists()
     whole = ["--mean", str(tmp_path / "apart"), "--out", str(tmp_path / "two")]
     assert main([*start, str(tmp_path / "few"), *whole]) == 0
-    moved = PromptBank.load_from_disk(tmp_path / "two").prompts
-    assert np.array_equal(moved, PromptBank.load_from_disk(tmp_path / "out").prompts[:2])
+    moved = PromptBank.from_pretrained(tmp_path / "two").prompts
+    assert np.array_equal(moved, PromptBank.from_pretrained(tmp_path / "out").prompts[:2])

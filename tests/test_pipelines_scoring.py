@@ -88,7 +88,7 @@ def test_scores_of_a_folder_and_a_bank_in_a_folder(
     text = "Film <item>\nRating by <user>:"
     bank = make_bank(family=family, length=2, template=text, task=RatingTask(values=(1, 2, 3)))
     bank = PromptBank(bank.dataset, bank.provenance, three_head())
-    bank.save_to_disk(tmp_path / "bank")
+    bank.save_pretrained(tmp_path / "bank")
     pipe = pipeline(TASK, model=saved_lm(family), bank=str(tmp_path / "bank"), device="cpu")
     prompts = [bank[str(row["user_id"])] for row in ROWS]
     expected = by_hand(family, tokenizer, prompts, ["1", "2", "3"], bank.head, template=text)

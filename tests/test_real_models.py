@@ -105,7 +105,7 @@ def test_the_demos_adapter_and_bank_serve_somebody_else(
         PromptBank.from_pretrained("alice/new")
     source, target = (demo.report["models"][name] for name in ("source", "target"))
     adapter = PumaAdapter.from_pair(source, target)
-    bank, expected = PromptBank.from_pretrained("alice/old"), PromptBank.load_from_disk(demo.folder / "migrated-bank")
+    bank, expected = PromptBank.from_pretrained("alice/old"), PromptBank.from_pretrained(demo.folder / "migrated-bank")
     name = pair_repo_id(source, target, "alice")
     for migrated in (adapter.migrate(bank), pipeline("prompt-migration", model=name)(bank)):
         assert migrated.user_ids == expected.user_ids and np.array_equal(migrated.prompts, expected.prompts)

@@ -146,7 +146,7 @@ def test_half_stars_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["truncated_rows"] == 1 and 0 < report["metrics"]["rmse"] < 5
     assert main([*evaluate]) != 0 and main([*evaluate, *halves, "--task", "click"]) != 0
-    bank = PromptBank.load_from_disk(tmp_path / "source/bank")
+    bank = PromptBank.from_pretrained(tmp_path / "source/bank")
     assert bank.head is not None and bank.head.answers == 10 and bank.provenance.task == RatingTask(HALVES)
     assert "rating: 0.5 as A, 1 as B" in str(bank_card(bank, "alice/bank", None, False))
     adapter = PumaAdapter(

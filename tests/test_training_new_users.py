@@ -194,10 +194,10 @@ def test_the_command_adds_users(
     saved_lm: Callable[..., str], interactions: datasets.Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lm = PersonalizedLM.from_pretrained(saved_lm(), template="<item> for <user>: ")
-    random_bank(lm).save_to_disk(tmp_path / "old")
+    random_bank(lm).save_pretrained(tmp_path / "old")
     of_users(interactions, [*NEW, "user-0"]).to_csv(tmp_path / "rows.csv", index=False)
     places = ["--interactions", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out")]
     status = main(["fit", "--model", saved_lm(), "--bank", str(tmp_path / "old"), "--epochs", "1", *places])
     assert status == 0 and "2 users added and 1 renewed" in capsys.readouterr().out
-    joined = PromptBank.load_from_disk(tmp_path / "out" / "bank")
+    joined = PromptBank.from_pretrained(tmp_path / "out" / "bank")
     assert joined.user_ids == OLD + NEW and joined.provenance.template == "<item> for <user>: "

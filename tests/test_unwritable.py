@@ -15,7 +15,7 @@ from tests.test_bad_input import Place
 
 # What writes, by name; run in a process of its own whose files cannot grow beyond a limit, as on a full disk.
 WRITERS = {
-    "bank": "make_bank(400).save_to_disk(out)",
+    "bank": "make_bank(400).save_pretrained(out)",
     "adapter": "PumaAdapter(PumaConfig(sources=[spec], target=spec)).save_pretrained(out)",
     "checkpoint": (
         "PromptTrainer(PersonalizedLM(make_model('llama'), make_tokenizer()), make_interactions(users=80),"
@@ -60,7 +60,7 @@ def test_a_folder_that_may_not_be_written(write: str, tmp_path: Path) -> None:
     os.seteuid(65534 if root else os.geteuid())  # root may write anywhere
     try:
         with pytest.raises(e.StorageError, match=r"Permission denied.*choose another folder"):
-            place.bank.save_to_disk(locked / "x") if write == "bank" else place.adapter.save_pretrained(locked / "x")
+            place.bank.save_pretrained(locked / "x") if write == "bank" else place.adapter.save_pretrained(locked / "x")
     finally:
         os.seteuid(0 if root else os.geteuid())
     assert not list(locked.iterdir())

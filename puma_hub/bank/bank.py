@@ -265,13 +265,6 @@ class PromptBank:
         """
         write_bank(Path(save_directory), self, shard_rows(self.stored, max_shard_size))
 
-    def save_to_disk(self, folder: str | Path) -> None:
-        self.save_pretrained(folder)
-
-    @classmethod
-    def load_from_disk(cls, folder: str | Path) -> PromptBank:
-        return cls.from_pretrained(Path(folder).absolute())
-
     # On the Hub
 
     def push_to_hub(

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> Result:
     rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # all are labelled rows to learn from
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
     calibrated, found = calibrate(lm, bank, rows)
-    calibrated.save_to_disk(args.out)
+    calibrated.save_pretrained(args.out)
     text = (
         f"rating = {found.level:.3f} + {found.slope:.3f} * prediction, by {found.rows} rows (RMSE on them "
         f"{found.rmse_before:.4f} before, {found.rmse_after:.4f} after); {calibrated} in {args.out}"

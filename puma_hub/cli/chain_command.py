@@ -50,6 +50,6 @@ def run(args: argparse.Namespace) -> Result:
     else:
         steps = [PumaAdapter.from_pretrained(name) for name in args.adapter]
     migrated = chain(banks, steps, batch_size=args.batch_size, mean=common.means_of(args.mean))
-    migrated.save_to_disk(args.out)
+    migrated.save_pretrained(args.out)
     report |= {"users": len(migrated), "steps": len(steps)}
     return Result(f"{migrated} after {len(steps)} step(s), in {args.out}", report)

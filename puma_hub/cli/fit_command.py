@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> Result:
     trainer = PromptTrainer(lm, common.load_rows(args)["train"], arguments, bank=before)
     bank = trainer.train()
     if common.is_main_process():
-        bank.save_to_disk(f"{args.out}/bank")
+        bank.save_pretrained(f"{args.out}/bank")
     joined = trainer.report.get("bank")
     how = "" if joined is None else f", {joined['added']} users added and {joined['renewed']} renewed"
     return Result(f"{bank} in {args.out}/bank{how}", trainer.report)

@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> Result:
     start = time.monotonic()
     migrated = migrate(adapter, banks, batch_size=args.batch_size, mean=common.means_of(args.mean))
     seconds = time.monotonic() - start
-    migrated.save_to_disk(args.out)
+    migrated.save_pretrained(args.out)
     report = {
         "users": len(migrated),
         "users_left_out": migrated.provenance.details["users_left_out"],

@@ -104,7 +104,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         source_lm, rows["train"], PumaTrainingArguments(seed=settings.seed, output_dir=str(out / "work" / "source"))
     )
     source = trainer.train()
-    source.save_to_disk(out / "source-bank")
+    source.save_pretrained(out / "source-bank")
     seconds = {"source": trainer.report["seconds"]["until_best_epoch"]}
     held_out = HeldOut.build(source_lm, source, rows["validation"])
     results = {"source": evaluate_rows(held_out, rows["train"])}
@@ -137,7 +137,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     began = time.monotonic()
     migrated = migrate(adapter, source)
     seconds["migration"] = time.monotonic() - began
-    migrated.save_to_disk(out / "migrated-bank")
+    migrated.save_pretrained(out / "migrated-bank")
     held_out = HeldOut.build(target_lm, migrated, rows["validation"])
     results["migrated"] = evaluate_rows(held_out)
     after = controls_of(held_out, unseen, settings.seed)
