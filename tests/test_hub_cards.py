@@ -158,3 +158,16 @@ def test_the_cards_snippets_run_as_they_stand(
     done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert PromptBank.from_pretrained(tmp_path / "target-bank").model.model_id == "org/gemma-2b"
+
+
+def test_how_it_does_on_a_bank_it_was_not_trained_on() -> None:
+    adapter = pair_adapter()
+    side = {"metric": "rmse", "own": 1.0, "mean": 1.1, "shuffled": None, "rows": 9}
+    report = {"source": side, "target": {**side, "own": 1.02}, "users": 3}
+    for own, apart, missing in ((False, 1, 0), (True, 0, 1), (None, 0, 1)):
+        evaluation = Evaluation.from_comparison("ratings", "validation", {**report, "own_source_bank": own})
+        assert evaluation.retention == pytest.approx(0.8)
+        facts = AdapterFacts.from_dict(AdapterFacts((evaluation,)).to_dict())
+        card = str(adapter_card(adapter, "me/repo", facts))
+        assert card.count("On a bank that it was not trained on**, whose prompts were trained apart") == apart
+        assert card.count("on a bank that it was not trained on was not reported") == missing

@@ -128,7 +128,8 @@ def compare_banks(
         source's; None where the source has none. ``users`` have rows and a prompt in both banks;
         ``users_in_one_bank`` were left out, as were ``users_without_rows``. ``worse_users``: how many users have a
         higher error after, with the ids of the users under ``worse_user_ids``. ``clusters``: the same error by k-means
-        cluster of the source prompts. Errors are root mean squares of prediction minus label.
+        cluster of the source prompts. Errors are root mean squares of prediction minus label. ``own_source_bank``:
+        whether the target bank was migrated from the training its adapter was trained on, None where it is not known.
 
     Raises:
         MismatchError: the banks share no user, a bank does not fit its scorer, or the scorers have other tasks.
@@ -157,6 +158,7 @@ def compare_banks(
         "source": before,
         "target": after,
         "retention": after["gain"] / before["gain"] if (before["gain"] or 0.0) > 0 else None,
+        "own_source_bank": target.provenance.details.get("own_source_bank"),
         "users": len(rated),
         "users_in_one_bank": len(either) - len(common),
         "users_without_rows": len(common) - len(rated),

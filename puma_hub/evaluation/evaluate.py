@@ -206,6 +206,7 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
         "users": len(set(users)),
         "rows_without_prompt": held_out.left_out,
         "rows_trained_on": held_out.trained_on,
+        "own_source_bank": held_out.bank.provenance.details.get("own_source_bank"),
         "truncated_rows": held_out.truncated,
         "answer_texts": list(held_out.lm.answer_texts),
         "seconds": time.monotonic() - start,

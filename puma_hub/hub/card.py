@@ -48,6 +48,7 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
         shell_location=shlex.quote(visible(location)),
         pair=_pair_arguments(config, namespace),
         evaluations=[_table(evaluation) for evaluation in facts.evaluations],
+        known_apart=any(evaluation.own_source_bank is False for evaluation in facts.evaluations),
         training=_training(facts.training),
         cost=_cost(facts.training),
         template=block(config.template or "not recorded"),
@@ -150,6 +151,7 @@ def _table(evaluation: Evaluation) -> dict[str, Any]:
         "columns": [code(metric) for metric in columns],
         "lines": lines,
         "retention": None if evaluation.retention is None else f"{evaluation.retention:.2f}",
+        "apart": evaluation.own_source_bank is False,
     }
 
 

@@ -42,6 +42,9 @@ _LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 class Evaluation:
     """Figures on the same held-out rows: ``metrics[prediction][metric]``, predictions as in ``PREDICTIONS``.
 
+    ``own_source_bank``: whether the bank that was migrated is of the training the adapter was trained on; false is what
+    somebody who downloads the adapter has. None where it is not known.
+
     Raises:
         ConfigurationError: a prediction is unknown, a figure is not finite, or nothing is of migrated prompts.
     """
@@ -51,8 +54,11 @@ class Evaluation:
     rows: int
     users: int
     metrics: Mapping[str, Mapping[str, float]]
+    own_source_bank: bool | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.own_source_bank, (bool, type(None))):
+            raise ConfigurationError(f"own_source_bank is true, false or unknown, got {shown(self.own_source_bank)}")
         if not isinstance(self.dataset, str) or not isinstance(self.split, str):
             raise ConfigurationError(f"dataset and split are names, got {shown((self.dataset, self.split))}")
         for name in ("rows", "users"):
@@ -98,7 +104,7 @@ class Evaluation:
                 metrics |= {name: _metrics(values) for name, values in report.get("baselines", {}).items()}
         except (AttributeError, TypeError) as error:
             raise ConfigurationError("this is no report of puma-hub evaluate: its metrics are no mapping") from error
-        return cls(dataset, split, first[0], first[1], metrics)
+        return cls(dataset, split, first[0], first[1], metrics, reports.get("migrated", {}).get("own_source_bank"))
 
     @classmethod
     def from_comparison(cls, dataset: str, split: str, report: Mapping[str, Any]) -> Evaluation:
@@ -113,8 +119,10 @@ class Evaluation:
                 side + end: {metric: report[part][name]}
                 for side, part in (("migrated", "target"), ("source", "source"))
                 for end, name in (("", "own"), ("_mean", "mean"), ("_shuffled", "shuffled"))
+                if report[part][name] is not None  # one user alone has nobody to change prompts with
             }
-            return cls(dataset, split, report["target"]["rows"], report["users"], metrics)
+            own = report.get("own_source_bank")
+            return cls(dataset, split, report["target"]["rows"], report["users"], metrics, own)
         except (KeyError, TypeError) as error:
             raise ConfigurationError(f"this is no report of puma-hub compare: {shown(str(error))}") from error
 
