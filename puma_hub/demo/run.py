@@ -17,6 +17,7 @@ from puma_hub.bank.storage import LAYOUT
 from puma_hub.data import load_interactions, most_recent, of_users, rows_by_user
 from puma_hub.data.rows import numbers, texts
 from puma_hub.demo.fetch import fetch
+from puma_hub.demo.other_bank import other_controls, train_other_bank
 from puma_hub.demo.sources import SOURCES
 from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import evaluate_bank
@@ -124,6 +125,9 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     seconds["teacher"] = time.monotonic() - began
     encoded = source_lm.encode(taught.select_columns("item_text"), source.shape[0])
     teacher_flops = forward_flops(source_lm, encoded, source.shape[0])[0]
+    other = train_other_bank(
+        source_lm, folder, source.user_ids, settings.rows_per_user, settings.seed, str(out / "work" / "other"), say
+    )
     del source_lm, held_out, trainer
 
     target_lm = _load(TARGET_MODEL, settings, say)
@@ -141,6 +145,9 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     held_out = HeldOut.build(target_lm, migrated, rows["validation"])
     results["migrated"] = evaluate_rows(held_out)
     after = controls_of(held_out, unseen, settings.seed)
+    apart = None
+    if other is not None:
+        apart = _both_sides(other.before, other_controls(target_lm, adapter, other, settings.seed))
 
     results["random"] = evaluate_bank(
         target_lm, random_bank(target_lm, source, adapter, settings.seed), rows["validation"]
@@ -151,8 +158,9 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     )
     results["retrained"] = evaluate_bank(target_lm, again.train(), rows["validation"])
 
+    unseen_users = _both_sides(before, after)
     report = _report(
-        settings, results, before, after, seconds, learner.report, again.report, rows, len(chosen), teacher_flops
+        settings, results, unseen_users, apart, seconds, learner.report, again.report, rows, len(chosen), teacher_flops
     )
     report["seconds"]["total"] = time.monotonic() - start
     write_json(out / "report.json", report)
@@ -168,7 +176,7 @@ def demo_folders(settings: DemoSettings) -> tuple[dict[str, Layout], list[str]]:
 
 def demo_facts(report: dict[str, Any]) -> AdapterFacts:
     """What the adapter's card tells, from the demo's own figures."""
-    users, rows, unseen = report["users"], report["rows"], report["unseen"]
+    users, rows = report["users"], report["rows"]
     names = [name for name in PREDICTIONS if name in report["rmse"]]
     split = "last 20 % of each user's rows"
     everybody = Evaluation(
@@ -177,10 +185,8 @@ def demo_facts(report: dict[str, Any]) -> AdapterFacts:
         rows["validation"],
         users["total"],
         {name: {metric: report[metric][name] for metric in ("rmse", "mae")} for name in names},
+        own_source_bank=True,
     )
-    keys = {"migrated": "migrated", "migrated_mean": "migrated_mean", "migrated_shuffled": "shuffled"}
-    keys |= {"source": "source", "source_mean": "source_mean", "source_shuffled": "source_shuffled"}
-    metrics = {name: {"rmse": unseen[key]} for name, key in keys.items() if unseen[key] is not None}
     training = Training(
         users["selected"],
         users["total"],
@@ -192,8 +198,17 @@ def demo_facts(report: dict[str, Any]) -> AdapterFacts:
         time_ratio=report["speedup"],
         flops_ratio=report["flops_ratio"],
     )
-    others = Evaluation(DATA, f"{split}, users the adapter never saw", unseen["rows"], unseen["users"], metrics)
-    return AdapterFacts((everybody, others), training)
+    evaluations = [everybody, _sides(f"{split}, users the adapter never saw", report["unseen"], True)]
+    if report["other_bank"] is not None:
+        evaluations.append(_sides(f"{split}, users of another training", report["other_bank"], False))
+    return AdapterFacts(tuple(evaluations), training)
+
+
+def _sides(split: str, figures: dict[str, Any], own_source_bank: bool) -> Evaluation:
+    keys = {"migrated": "migrated", "migrated_mean": "migrated_mean", "migrated_shuffled": "shuffled"}
+    keys |= {"source": "source", "source_mean": "source_mean", "source_shuffled": "source_shuffled"}
+    metrics = {name: {"rmse": figures[key]} for name, key in keys.items() if figures[key] is not None}
+    return Evaluation(DATA, split, figures["rows"], figures["users"], metrics, own_source_bank)
 
 
 def random_bank(lm: PersonalizedLM, source: PromptBank, adapter: PumaAdapter, seed: int) -> PromptBank:
@@ -224,11 +239,28 @@ def _load(name: str, settings: DemoSettings, say: Callable[[str], None]) -> Pers
     return PersonalizedLM.from_pretrained(folder, dtype=dtype, model_id=source.hub_id, revision=source.revision)
 
 
+def _both_sides(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Own, mean and shuffled prompts of the same users on source and target LLM."""
+    return {
+        "users": after["users"],
+        "rows": after["rows"],
+        "source": before["own"],
+        "source_mean": before["mean"],
+        "source_shuffled": before["shuffled"],
+        "migrated": after["own"],
+        "migrated_mean": after["mean"],
+        "shuffled": after["shuffled"],
+        "gain_source": before["gain"],
+        "gain_migrated": after["gain"],
+        "retention": after["gain"] / before["gain"] if before["gain"] > 0 else None,
+    }
+
+
 def _report(
     settings: DemoSettings,
     results: dict[str, dict[str, Any]],
-    before: dict[str, Any],
-    after: dict[str, Any],
+    unseen: dict[str, Any],
+    other_bank: dict[str, Any] | None,
     seconds: dict[str, float],
     adapter: dict[str, Any],
     retraining: dict[str, Any],
@@ -264,19 +296,8 @@ def _report(
         },
         "users": {"total": retraining["users"], "selected": chosen},
         "rows": {name: len(part) for name, part in rows.items()},
-        "unseen": {
-            "users": after["users"],
-            "rows": after["rows"],
-            "source": before["own"],
-            "source_mean": before["mean"],
-            "source_shuffled": before["shuffled"],
-            "migrated": after["own"],
-            "migrated_mean": after["mean"],
-            "shuffled": after["shuffled"],
-            "gain_source": before["gain"],
-            "gain_migrated": after["gain"],
-            "retention": after["gain"] / before["gain"] if before["gain"] > 0 else None,
-        },
+        "unseen": unseen,
+        "other_bank": other_bank,
         "flops": {**{name: cost["flops"] for name, cost in costs.items()}, "prefix_cache": catalogue},
         "flops_ratio": costs["retraining"]["flops"] / costs["adapter"]["flops"],
         "flops_ratio_with_prefix_cache": (costs["retraining"]["flops"] + catalogue)

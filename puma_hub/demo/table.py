@@ -27,17 +27,9 @@ def demo_table(report: dict[str, Any]) -> str:
             rows or "",
         ]
         lines.append(f"| {PREDICTIONS[key]} | " + " | ".join(str(cell) for cell in cells) + " |")
-    unseen = report["unseen"]
-    lines += ["", f"| {unseen['users']} users the adapter never saw, RMSE | source | target |", "|---|---|---|"]
-    lines.append(f"| own prompts | {unseen['source']:.4f} | {unseen['migrated']:.4f} |")
-    lines.append(f"| one mean prompt for all | {unseen['source_mean']:.4f} | {unseen['migrated_mean']:.4f} |")
-    lines.append(f"| prompts shuffled among users | {unseen['source_shuffled']:.4f} | {unseen['shuffled']:.4f} |")
-    lines.append(f"| personal gain | {unseen['gain_source']:.4f} | {unseen['gain_migrated']:.4f} |")
-    retention = unseen["retention"]
-    lines += [
-        "",
-        f"Retention of the personal gain: {'none to retain' if retention is None else format(retention, '.2f')}.",
-    ]
+    lines += _sides(report["unseen"], "users the adapter never saw")
+    if report["other_bank"] is not None:
+        lines += _sides(report["other_bank"], "users of a bank trained apart, which the adapter was not trained on")
     lines.append(
         f"The adapter trained on {report['users']['selected']} of {report['users']['total']} users; retraining all to "
         f"its best epoch ({report['best_epoch']['retraining']} of {report['best_epoch']['of']}) costs "
@@ -45,3 +37,21 @@ def demo_table(report: dict[str, Any]) -> str:
         f"({report['flops_ratio_with_prefix_cache']:.1f} times with the target's prefix cache counted on both sides)."
     )
     return "\n".join(lines)
+
+
+def _sides(figures: dict[str, Any], whose: str) -> list[str]:
+    rows = {
+        "own prompts": ("source", "migrated"),
+        "one mean prompt for all": ("source_mean", "migrated_mean"),
+        "prompts shuffled among users": ("source_shuffled", "shuffled"),
+        "personal gain": ("gain_source", "gain_migrated"),
+    }
+    retention = figures["retention"]
+    return [
+        "",
+        f"| {figures['users']} {whose}, RMSE | source | target |",
+        "|---|---|---|",
+        *(f"| {label} | {figures[one]:.4f} | {figures[two]:.4f} |" for label, (one, two) in rows.items()),
+        "",
+        f"Retention of the personal gain: {'none to retain' if retention is None else format(retention, '.2f')}.",
+    ]
