@@ -33,7 +33,7 @@ def taught(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Datase
     """The target, the source's bank, and rows with the source's predictions, spread to those of a model with a say."""
     source = make_lm("llama")
     bank = PromptTrainer(source, interactions, replace(QUIET, num_train_epochs=3)).train()
-    rows = with_source_predictions(source, bank, interactions)
+    rows = with_source_predictions(source, bank, interactions, noise=0)
     own = np.array(rows["source_prediction"][:])
     spread = 3.5 + 0.5 * (own - own.mean()) / own.std()
     rows = rows.remove_columns("source_prediction").add_column("source_prediction", spread)

@@ -33,7 +33,7 @@ def test_predictions_are_the_sources_own(
 ) -> None:
     lm, bank = source
     mixed = interactions.shuffle(seed=1)
-    taught = with_source_predictions(lm, bank, mixed, offset_share=1.0, spread=1.0)
+    taught = with_source_predictions(lm, bank, mixed, offset_share=1.0, spread=1.0, noise=0)
     assert taught.column_names == [*interactions.column_names, "source_prediction", "source_probabilities"]
     assert taught["user_id"][:] == mixed["user_id"][:] and bank.head is not None
     for row in (0, 17, 95):
@@ -42,15 +42,60 @@ def test_predictions_are_the_sources_own(
         expected = bank.head(logits).item()
         assert taught["source_prediction"][row] == pytest.approx(expected, abs=1e-4)
         np.testing.assert_allclose(taught["source_probabilities"][row], logits.softmax(-1)[0], atol=1e-4)
-    again = with_source_predictions(lm, bank, taught)  # made anew, not twice
+    again = with_source_predictions(lm, bank, taught, noise=0)  # made anew, not twice
     assert again.column_names == taught.column_names
+
+
+def test_noise_is_the_rows_own_and_the_llm_is_asked_with_it(
+    source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
+) -> None:
+    lm, bank = source
+    noise = {"noise": 1.5, "spread": 1.0, "offset_share": 1.0}
+    taught = with_source_predictions(lm, bank, interactions, **noise)
+    prompts = np.array(taught["source_prompt"][:], dtype=np.float32).reshape(-1, *bank.shape)
+    added = (prompts - bank.prompts[bank.rows(interactions["user_id"][:])]) / bank.statistics.spread
+    assert abs(added.mean()) < 0.1 and added.std() == pytest.approx(1.5, rel=0.05)
+    for row in (0, 17, 95):
+        logits = lm.logits(torch.from_numpy(prompts[row][None]), [{"item_text": interactions["item_text"][row]}])
+        assert taught["source_prediction"][row] == pytest.approx(bank.head(logits).item(), abs=1e-4)
+    order = np.random.default_rng(0).permutation(len(interactions))
+    shuffled = with_source_predictions(lm, bank, interactions.select(order[:40]), **noise, batch_size=7)
+    assert np.array_equal(np.array(shuffled["source_prompt"][:], np.float32), prompts[order[:40]].reshape(40, -1))
+    other = with_source_predictions(lm, bank, interactions, **noise, seed=1)
+    assert not np.array_equal(np.array(other["source_prompt"][:], np.float32), prompts.reshape(len(prompts), -1))
+    without = with_source_predictions(lm, bank, taught, noise=0)
+    assert "source_prompt" not in without.column_names
+
+
+def test_the_adapter_learns_from_the_prompts_that_were_asked_with(
+    make_lm: Callable[..., PersonalizedLM],
+    source: tuple[PersonalizedLM, PromptBank],
+    interactions: datasets.Dataset,
+) -> None:
+    """The same as rows of users of their own, whose prompts these are."""
+    lm, bank = source
+    taught = with_source_predictions(lm, bank, interactions, noise=2.0)
+    names = [f"row-{row:03d}" for row in range(len(taught))]
+    prompts = np.array(taught["source_prompt"][:], dtype=np.float32).reshape(-1, *bank.shape)
+    known = {"head": bank.head, "task": bank.provenance.task, "statistics": bank.statistics}
+    alone = PromptBank.from_arrays(names, prompts, bank.model, template=bank.provenance.template, **known)
+    theirs = taught.remove_columns(["user_id", "source_prompt"]).add_column("user_id", names)
+    target = make_lm("gemma3", seed=1)
+    for epochs in (0, 1):
+        args = replace(QUIET, validation_share=0.0, num_train_epochs=epochs)
+        one = AdapterTrainer(target, bank, taught, args).train().state_dict()
+        two = AdapterTrainer(target, alone, theirs, args).train().state_dict()
+        assert all(torch.equal(one[name], two[name]) for name in one if name != "output_mean")
+    short = taught.remove_columns("source_prompt").add_column("source_prompt", [[1.0]] * len(taught))
+    with pytest.raises(InteractionsError, match="source_prompt must hold"):
+        AdapterTrainer(target, bank, short, QUIET)
 
 
 def test_prompts_are_drawn_in_and_logits_spread_by_hand(
     source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
 ) -> None:
     lm, bank = source
-    taught = with_source_predictions(lm, bank, interactions, offset_share=0.4, spread=1.5)
+    taught = with_source_predictions(lm, bank, interactions, offset_share=0.4, spread=1.5, noise=0)
     mean = bank.prompts.mean(0)
     logits = []
     for user, item in zip(interactions["user_id"], interactions["item_text"]):
@@ -63,8 +108,8 @@ def test_prompts_are_drawn_in_and_logits_spread_by_hand(
     np.testing.assert_allclose(taught["source_prediction"][:], expected, atol=1e-4)
     shares = np.exp(spread) / np.exp(spread).sum(1, keepdims=True)
     np.testing.assert_allclose(taught["source_probabilities"][:], shares, atol=1e-4)
-    usual = with_source_predictions(lm, bank, interactions)["source_prediction"][:]
-    asked = with_source_predictions(lm, bank, interactions, offset_share=OFFSET_SHARE, spread=SPREAD)
+    usual = with_source_predictions(lm, bank, interactions, noise=0)["source_prediction"][:]
+    asked = with_source_predictions(lm, bank, interactions, offset_share=OFFSET_SHARE, spread=SPREAD, noise=0)
     assert usual == asked["source_prediction"][:] and np.std(usual) > 0
 
 
@@ -72,10 +117,10 @@ def test_what_is_said_of_a_row_depends_on_no_other_row(
     source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
 ) -> None:
     lm, bank = source
-    together = with_source_predictions(lm, bank, interactions, spread=3.0)
+    together = with_source_predictions(lm, bank, interactions, spread=3.0, noise=0)
     order = np.random.default_rng(0).permutation(96)
-    mixed = with_source_predictions(lm, bank, interactions.select(order), spread=3.0, batch_size=7)
-    alone = with_source_predictions(lm, bank, interactions.select([40]), spread=3.0)
+    mixed = with_source_predictions(lm, bank, interactions.select(order), spread=3.0, batch_size=7, noise=0)
+    alone = with_source_predictions(lm, bank, interactions.select([40]), spread=3.0, noise=0)
     for name in TEACHER_COLUMNS:
         all_at_once = np.array(together[name][:])
         np.testing.assert_allclose(np.array(mixed[name][:]), all_at_once[order], atol=1e-5)
@@ -94,13 +139,13 @@ def test_a_bank_records_the_mean_answers_of_its_training(
         mean = lm.logits(prompts, interactions.select_columns(["item_text"])).mean(0)
     np.testing.assert_allclose(bank.provenance.details["mean_answers"], mean, atol=1e-4)
     none = bank.with_provenance(details={})
-    plain = with_source_predictions(lm, none, interactions)["source_prediction"][:]
-    assert plain == with_source_predictions(lm, bank, interactions, spread=1.0)["source_prediction"][:]
+    plain = with_source_predictions(lm, none, interactions, noise=0)["source_prediction"][:]
+    assert plain == with_source_predictions(lm, bank, interactions, spread=1.0, noise=0)["source_prediction"][:]
     with pytest.raises(ConfigurationError, match="records; this bank has none"):
-        with_source_predictions(lm, none, interactions, spread=1.15)
+        with_source_predictions(lm, none, interactions, spread=1.15, noise=0)
     for wrong in ([1.0], "12345", [float("nan")] * 5):
         with pytest.raises(BankError, match="must be 5 numbers"):
-            with_source_predictions(lm, bank.with_provenance(details={"mean_answers": wrong}), interactions)
+            with_source_predictions(lm, bank.with_provenance(details={"mean_answers": wrong}), interactions, noise=0)
 
 
 def test_loss_by_hand() -> None:
@@ -125,7 +170,7 @@ def test_the_adapter_follows_the_teacher_and_the_labels_by_weight(
 ) -> None:
     lm, bank = source
     target = make_lm("gemma3", seed=1)
-    taught = with_source_predictions(lm, bank, interactions)
+    taught = with_source_predictions(lm, bank, interactions, noise=0)
     inverted = taught.remove_columns("label").add_column("label", [6.0 - label for label in interactions["label"]])
     args = replace(QUIET, validation_share=0.0, teacher_weight=1.0)
     one, two = (AdapterTrainer(target, bank, rows, args).train().state_dict() for rows in (taught, inverted))
@@ -142,7 +187,7 @@ def test_without_weight_a_teacher_changes_nothing(
 ) -> None:
     lm, bank = source
     target = make_lm("gemma3", seed=1)
-    taught = with_source_predictions(lm, bank, interactions)
+    taught = with_source_predictions(lm, bank, interactions, noise=0)
     args = replace(QUIET, teacher_weight=0.0, **_same_rates())
     one, two = (AdapterTrainer(target, bank, rows, args).train().state_dict() for rows in (taught, interactions))
     assert all(torch.equal(one[name], two[name]) for name in one)
@@ -169,7 +214,7 @@ def test_validation_users_are_judged_by_their_labels(
     interactions: datasets.Dataset,
 ) -> None:
     lm, bank = source
-    taught = with_source_predictions(lm, bank, interactions)
+    taught = with_source_predictions(lm, bank, interactions, noise=0)
     trainer = AdapterTrainer(make_lm("gemma3"), bank, taught, replace(QUIET, validation_share=0.25))
     others = of_users(interactions, sorted(set(bank.user_ids) - set(trainer.users)))
     assert trainer._validation.labels.tolist() == others["label"][:] and trainer._validation.predictions is None
@@ -183,7 +228,7 @@ def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(
 ) -> None:
     lm, bank = source
     target = make_lm("gemma3", seed=1)
-    taught = with_source_predictions(lm, bank, interactions)
+    taught = with_source_predictions(lm, bank, interactions, noise=0)
     args = replace(QUIET, output_dir=str(tmp_path))
     first = AdapterTrainer(target, bank, taught, args).train().state_dict()
     second = AdapterTrainer(target, bank, taught, args).train().state_dict()
@@ -204,7 +249,7 @@ def test_clicks_are_taught_too(make_lm: Callable[..., PersonalizedLM], interacti
     clicks = clicks.add_column("history", [["Toy Story", "Again"]] * len(clicks))
     lm = make_lm("llama", task=ClickTask(), template="click")
     bank = PromptTrainer(lm, clicks, QUIET).train()
-    taught = with_source_predictions(lm, bank, clicks)
+    taught = with_source_predictions(lm, bank, clicks, noise=0)
     assert min(taught["source_prediction"]) > 0.0 and max(taught["source_prediction"]) < 1.0
     target = make_lm("gemma3", task=ClickTask(), template="click")
     trainer = AdapterTrainer(target, bank, taught, replace(QUIET, num_train_epochs=6, validation_share=0.0))
@@ -219,14 +264,14 @@ def test_what_does_not_fit(
 ) -> None:
     lm, bank = source
     with pytest.raises(MismatchError):
-        with_source_predictions(make_lm("qwen2"), bank, interactions)
+        with_source_predictions(make_lm("qwen2"), bank, interactions, noise=0)
     nobody = interactions.remove_columns("user_id").add_column("user_id", ["nobody"] * len(interactions))
     with pytest.raises(InteractionsError, match="none of 96 rows"):
-        with_source_predictions(lm, bank, nobody)
+        with_source_predictions(lm, bank, nobody, noise=0)
     for wrong in ({"offset_share": 0.0}, {"spread": -1.0}, {"spread": float("nan")}):
         with pytest.raises(ConfigurationError, match="must be greater than 0"):
             with_source_predictions(lm, bank, interactions, **wrong)
-    taught = with_source_predictions(lm, bank, interactions)
+    taught = with_source_predictions(lm, bank, interactions, noise=0)
     target = make_lm("gemma3")
     with pytest.raises(InteractionsError, match="not the other"):
         AdapterTrainer(target, bank, taught.remove_columns("source_prediction"), QUIET)

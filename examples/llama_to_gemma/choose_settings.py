@@ -22,7 +22,7 @@ from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.training import with_source_predictions
-from puma_hub.training.teacher import OFFSET_SHARE, PREDICTION, SPREAD
+from puma_hub.training.teacher import NOISE, OFFSET_SHARE, PREDICTION, SPREAD
 
 REPORTED_SEEDS = (42, 43, 44)
 
@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--start-rows", type=int, nargs="+", help="to solve for the adapter by, one or more to compare")
     parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of the prompts the teacher asks with")
     parser.add_argument("--spread", type=float, default=SPREAD, help="of the teacher's answers")
+    parser.add_argument("--noise", type=float, default=NOISE, help="on the prompts the teacher asks with, in spreads")
     parser.add_argument("--adapter-rows", type=int, default=18, help="of each chosen user, the most recent")
     parser.add_argument("--share", type=float, default=0.18, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
@@ -70,7 +71,7 @@ def main() -> None:
     old = PersonalizedLM.from_pretrained(str(fetch("smollm2-135m")), dtype=compute_dtype("auto"))
     source = prompts("source", old, splits, settings)
     how = {"offset_share": args.offset_share, "spread": args.spread}
-    asked = with_source_predictions(old, source, splits["validation"], **how)
+    asked = with_source_predictions(old, source, splits["validation"], noise=0.0, **how)
     told, labels = (np.asarray(asked[name][:]) for name in (PREDICTION, "label"))
     print(f"teacher on held-out rows: RMSE {np.sqrt(np.mean((told - labels) ** 2)):.4f}", flush=True)
     new = PersonalizedLM.from_pretrained(str(fetch("gemma-3-270m")), dtype=compute_dtype("auto"))
@@ -90,7 +91,7 @@ def main() -> None:
             )
             rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
             if not args.labels:
-                rows = with_source_predictions(old, source, rows, **how)
+                rows = with_source_predictions(old, source, rows, noise=args.noise, seed=seed, **how)
             trainer = AdapterTrainer(new, source, rows, settings)
             migrated = trainer.train().migrate(source)
             values.append(evaluate_bank(new, migrated, splits["validation"])["metrics"]["rmse"])

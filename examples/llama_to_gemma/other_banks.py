@@ -32,6 +32,7 @@ from puma_hub.evaluation import rating_baselines
 from puma_hub.evaluation.compare import controls_of
 from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.training import with_source_predictions
+from puma_hub.training.teacher import NOISE
 
 SHARE, RECENT_ROWS = 0.18, 18  # as in the demo
 
@@ -79,10 +80,11 @@ def train_bank(lm: PersonalizedLM, training: Training, rows: datasets.DatasetDic
     return PromptBank.from_pretrained(folder)
 
 
-def asked(lm: PersonalizedLM, bank: PromptBank, rows: datasets.DatasetDict) -> datasets.Dataset:
+def asked(lm: PersonalizedLM, bank: PromptBank, rows: datasets.DatasetDict, noise: float) -> datasets.Dataset:
     """The rows an adapter learns from, with what the source LLM predicts for them."""
     chosen = select_users(bank, rows["train"], budget=int(len(bank) * SHARE))
-    return with_source_predictions(lm, bank, most_recent(of_users(rows["train"], chosen), RECENT_ROWS))
+    recent = most_recent(of_users(rows["train"], chosen), RECENT_ROWS)
+    return with_source_predictions(lm, bank, recent, noise=noise)
 
 
 def train_adapter(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset, name: str, out: Path) -> PumaAdapter:
@@ -106,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=270, help="of each training (the fourth gets those who are left)")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
+    parser.add_argument("--noise", type=float, default=NOISE, help="on the prompts the teacher asks with, in spreads")
     parser.add_argument("--out", default="other-banks")
     args = parser.parse_args()
     out = Path(args.out)
@@ -127,7 +130,7 @@ def main() -> None:
         cells = [name, str(len(bank)), training.told, *show(before[name]), *(f"{error:.4f}" for error in errors)]
         print(line(cells), flush=True)
         if training.has_adapter:
-            taught[name] = asked(source_lm, bank, rows)
+            taught[name] = asked(source_lm, bank, rows, args.noise)
     del source_lm, held_out
 
     target_lm = load("gemma-3-270m", "google/gemma-3-270m", args.dtype)

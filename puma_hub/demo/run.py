@@ -109,7 +109,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     seconds = {"source": trainer.report["seconds"]["until_best_epoch"]}
     held_out = HeldOut.build(source_lm, source, rows["validation"])
     results = {"source": evaluate_rows(held_out, rows["train"])}
-    answers = with_source_predictions(source_lm, source, rows["validation"])
+    answers = with_source_predictions(source_lm, source, rows["validation"], noise=0.0)
     predictions, labels = (numbers(answers, name) for name in (PREDICTION, "label"))
     results["teacher"] = {"metrics": scores(source_lm.task, predictions, labels, texts(answers, "user_id"))}
 
@@ -121,7 +121,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     before = controls_of(held_out, unseen, settings.seed)
     began = time.monotonic()
     asked = most_recent(of_users(rows["train"], chosen), settings.adapter_rows)
-    taught = with_source_predictions(source_lm, source, asked)
+    taught = with_source_predictions(source_lm, source, asked, seed=settings.seed)
     seconds["teacher"] = time.monotonic() - began
     encoded = source_lm.encode(taught.select_columns("item_text"), source.shape[0])
     teacher_flops = forward_flops(source_lm, encoded, source.shape[0])[0]

@@ -32,7 +32,7 @@ from puma_hub.training.loop import Loop, Progress, RowCounts
 from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
-from puma_hub.training.teacher import TEACHER_COLUMNS, source_predictions
+from puma_hub.training.teacher import TEACHER_COLUMNS, asked_prompts, source_predictions
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class AdapterModule(nn.Module):
         adapter: PumaAdapter,
         lm: PersonalizedLM,
         source_prompts: torch.Tensor,
+        asked: torch.Tensor | None,
         train: EncodedInteractions,
         validation: EncodedInteractions,
         args: PumaTrainingArguments,
@@ -61,13 +62,16 @@ class AdapterModule(nn.Module):
         self.logits: torch.Tensor | None = None  # of the last step
         self.dtype = lm.dtype
         self.to(lm.device)
-        self._outside = (lm, source_prompts.to(lm.device), train, validation, args)
+        source_prompts = source_prompts.to(lm.device)
+        self._inputs = (source_prompts if asked is None else asked.to(lm.device), source_prompts)
+        self._outside = (lm, train, validation, args)
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
-        lm, source_prompts, train, _, args = self._outside
+        lm, train, _, args = self._outside
+        inputs, _ = self._inputs
         self.adapter.train()
         batch = train.take(numbers)
-        offsets = self.adapter.offsets(source_prompts[batch.users.to(source_prompts.device)])
+        offsets = self.adapter.offsets(inputs[batch.users.to(inputs.device)])
         prompts = self.adapter.output_scale * (self.adapter.base + offsets)
         logits, labels = lm.logits(prompts, batch.rows), batch.labels.to(lm.device)
         self.logits = logits.detach()
@@ -84,7 +88,7 @@ class AdapterModule(nn.Module):
         return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        args = self._outside[4]
+        args = self._outside[3]
         network = list(self.adapter.network.parameters())
         groups: list[dict[str, Any]] = [
             {"params": network, "lr": args.learning_rate, "weight_decay": args.weight_decay}
@@ -100,7 +104,8 @@ class AdapterModule(nn.Module):
     @torch.no_grad()
     def validate(self) -> float:
         """Loss on the rows of users the adapter does not train on."""
-        lm, source_prompts, _, validation, args = self._outside
+        lm, _, validation, args = self._outside
+        _, source_prompts = self._inputs
         self.adapter.eval()
         users, rows = torch.unique(validation.users, return_inverse=True)
         prompts = self.adapter(source_prompts[users.to(source_prompts.device)]).target_prompts
@@ -194,9 +199,13 @@ class AdapterTrainer:
         # One call for all rows, so that the prefix groups are the same however users are split.
         encoded = EncodedInteractions.build(target_lm, datasets.concatenate_datasets(parts), row_of, length)
         self._train = encoded.take(torch.arange(len(parts[0])))
+        self._asked: torch.Tensor | None = None
         if taught:
             predictions, probabilities = source_predictions(parts[0], len(target_lm.task.answers))
             self._train = replace(self._train, predictions=predictions, probabilities=probabilities)
+            self._asked = asked_prompts(parts[0], (length, self.adapter.config.source_size))
+            if self._asked is not None:  # each row has a prompt of its own
+                self._train = replace(self._train, users=torch.arange(len(parts[0])))
         self._validation = encoded.take(torch.arange(len(parts[0]), len(encoded)))
         order = torch.randperm(len(self._train), generator=torch.Generator().manual_seed(self.args.seed))
         self._begun_on = self._train.take(order[: 0 if trained else self.args.start_rows])
@@ -231,7 +240,7 @@ class AdapterTrainer:
         return adapter
 
     def _begin(self, adapter: PumaAdapter, progress: Progress) -> None:
-        rows, prompts = self._begun_on, self._prompts.to(self.lm.device)
+        rows, prompts = self._begun_on, (self._prompts if self._asked is None else self._asked).to(self.lm.device)
         targets = rows.targets(self.args.teacher_weight)
         at_once = self.args.per_device_eval_batch_size
         start_by_gauss_newton(adapter, self.lm, prompts, rows, targets, at_once, progress)
@@ -242,7 +251,8 @@ class AdapterTrainer:
         ``adapter`` stays where training starts, so another call gives the same.
         """
         adapter = copy.deepcopy(self.adapter)
-        module = AdapterModule(adapter, self.lm, self._prompts, self._train, self._validation, self.args)
+        data = (self._prompts, self._asked, self._train, self._validation)
+        module = AdapterModule(adapter, self.lm, *data, self.args)
         loop = Loop(
             module,
             RowCounts(len(self._train), len(self._validation)),
@@ -271,7 +281,7 @@ class AdapterTrainer:
         adapter.config.trained_on = TrainedOn(sources, float(distances.max()), target.spread, target.users)
 
     def _identity(self) -> str:
-        teacher = [part for part in (self._train.predictions, self._train.probabilities) if part is not None]
+        teacher = (self._train.predictions, self._train.probabilities, self._asked)
         return identity_hash(
             {
                 "kind": "adapter",
@@ -281,7 +291,7 @@ class AdapterTrainer:
                 "start": tensor_hash(*self.adapter.state_dict().values()),
                 "prompts": tensor_hash(self._prompts),
                 "rows": [tensor_hash(self._encoded.labels, self._encoded.users), hash_rows(self._encoded)],
-                "teacher": tensor_hash(*teacher),
+                "teacher": tensor_hash(*(part for part in teacher if part is not None)),
                 "users": self.users,
             }
         )

@@ -9,9 +9,10 @@ import datasets
 import numpy as np
 import torch
 
-from puma_hub.bank import PromptBank
+from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.fit import require_scorer
 from puma_hub.data import check_interactions, of_users
+from puma_hub.data.held_out import row_hashes
 from puma_hub.data.rows import column, numbers
 from puma_hub.errors import BankError, ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
@@ -20,9 +21,13 @@ from puma_hub.training.data import EncodedInteractions
 from puma_hub.training.extension import base_of
 
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
+PROMPT = "source_prompt"
 # A prompt was fitted to the very rows its user is asked about here, and goes by them farther than new rows justify:
 # asked with less of it, and said with more stress, the answers are nearer to the labels of rows held out.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
+# Users of one training differ in few directions, partly others than users of a training apart. Asked with noise added,
+# the LLM tells what any direction means, and the adapter learns it.
+NOISE = 2.0
 MEAN_ANSWERS = "mean_answers"  # among the details of a bank's provenance
 
 
@@ -33,6 +38,8 @@ def with_source_predictions(
     *,
     offset_share: float = OFFSET_SHARE,
     spread: float | None = None,
+    noise: float = NOISE,
+    seed: int = 42,
     batch_size: int = 256,
 ) -> datasets.Dataset:
     """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
@@ -47,13 +54,19 @@ def with_source_predictions(
             with the prompt as it is.
         spread: factor on the answer logits' distance from their mean over the rows the bank was trained on, which the
             bank records; 1 takes them as they are. 1.15 by default, or 1 where a bank records no mean.
+        noise: standard deviation, in spreads of the bank, of Gaussian noise that is added to a row's prompt before the
+            LLM is asked. The adapter then learns what prompts near the bank's mean say, and not only those of the users
+            it trains on, so it does better on banks that were trained apart. 0 asks with users' own prompts.
+        seed: of the noise, which is the same for a row whichever rows come with it.
 
     Returns:
         A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
-        ``source_probabilities``, one for each answer.
+        ``source_probabilities``, one for each answer; and with noise ``source_prompt``, the prompt of the row before
+        ``offset_share``.
 
     Raises:
-        ConfigurationError: ``offset_share`` or ``spread`` is not above 0, or the bank records no mean to spread around.
+        ConfigurationError: ``offset_share`` or ``spread`` is not above 0, ``noise`` is negative, or the bank records no
+            mean to spread around.
         MismatchError: the bank belongs to another LLM, template or task.
         InteractionsError: rows are malformed, or none belongs to a user of the bank.
         NotFiniteError: the LLM's answers to some rows are not finite.
@@ -61,6 +74,8 @@ def with_source_predictions(
     for name, value in (("offset_share", offset_share), ("spread", spread)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 leaves the source as it is")
+    if not 0 <= noise < math.inf:
+        raise ConfigurationError(f"noise must not be negative, got {noise!r}; 0 asks with the users' own prompts")
     require_scorer(bank, lm, "the teacher")
     spread, mean_answers = _spread(bank, lm, spread)
     rows = of_users(check_interactions(interactions, lm.task), bank.user_ids)
@@ -68,17 +83,28 @@ def with_source_predictions(
         raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
     encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0])
-    prompts = torch.from_numpy(bank.prompts.copy()).to(lm.device)
-    mean_prompt = base_of(bank).to(lm.device)
-    prompts = mean_prompt + offset_share * (prompts - mean_prompt)
+    mean_prompt = base_of(bank)
+    prompts, prompt_of = torch.from_numpy(bank.prompts.copy()), encoded.users
+    if noise:
+        spread_of_users = (bank.statistics or BankStatistics.alone(bank.prompts)).spread
+        prompts = prompts[prompt_of] + noise * spread_of_users * _normal(rows, bank.shape, seed)
+        prompt_of = torch.arange(len(rows))
+    asked = (mean_prompt + offset_share * (prompts - mean_prompt)).to(lm.device)
     with torch.no_grad():
-        logits = predict_rows(lm, encoded.rows, prompts, encoded.users, batch_size)
+        logits = predict_rows(lm, encoded.rows, asked, prompt_of, batch_size)
         logits = mean_answers + spread * (logits - mean_answers)
         head = copy.deepcopy(bank.head).to(logits.device) if bank.head is not None else None
         predictions = lm.task.predict(logits, head).double().cpu().numpy()
         probabilities = logits.softmax(-1).double().cpu().numpy()
-    rows = rows.remove_columns([name for name in TEACHER_COLUMNS if name in rows.column_names])
-    return rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
+    rows = rows.remove_columns([name for name in (*TEACHER_COLUMNS, PROMPT) if name in rows.column_names])
+    rows = rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
+    return rows.add_column(PROMPT, list(prompts.flatten(1).numpy())) if noise else rows
+
+
+def _normal(rows: datasets.Dataset, shape: tuple[int, int], seed: int) -> torch.Tensor:
+    """Standard normal noise ``(N, l, d)``, each row's by what the row says."""
+    drawn = [np.random.default_rng([seed, key]).standard_normal(shape, np.float32) for key in row_hashes(rows).tolist()]
+    return torch.from_numpy(np.stack(drawn))
 
 
 def _spread(bank: PromptBank, lm: PersonalizedLM, spread: float | None) -> tuple[float, torch.Tensor]:
@@ -122,3 +148,20 @@ def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tens
     if bad.any():
         raise InteractionsError(f"{int(bad.sum())} of {len(rows)} source predictions are NaN or infinite; drop them")
     return torch.from_numpy(predictions), torch.from_numpy(probabilities)
+
+
+def asked_prompts(rows: datasets.Dataset, shape: tuple[int, int]) -> torch.Tensor | None:
+    """The prompts ``(N, l, d)`` that the teacher was asked with, float32; None where they are the users' own.
+
+    Raises:
+        InteractionsError: they are of another shape, or not finite.
+    """
+    if PROMPT not in rows.column_names:
+        return None
+    values = column(rows, PROMPT).combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if len(values) != len(rows) * shape[0] * shape[1] or not np.isfinite(values).all():
+        raise InteractionsError(
+            f"{PROMPT} must hold {shape[0] * shape[1]} finite numbers a row for one bank of prompts {shape}; make it "
+            "with with_source_predictions and this bank"
+        )
+    return torch.from_numpy(values.astype(np.float32).reshape(len(rows), *shape))
