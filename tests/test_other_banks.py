@@ -37,6 +37,8 @@ from puma_hub.cli.main import main
 from puma_hub.errors import BankError, ConfigurationError, InteractionsError, MismatchError, PumaHubError
 from puma_hub.evaluation import calibrate, evaluate_bank
 from puma_hub.evaluation.calibrate import level_and_slope
+from puma_hub.evaluation.evaluate import HeldOut
+from puma_hub.training import with_source_predictions
 from tests.conftest import make_interactions
 
 SOURCE, OTHER, TARGET = ModelSpec("source", 32), ModelSpec("other", 16), ModelSpec("target", 24)
@@ -351,6 +353,22 @@ def test_level_and_slope_are_those_of_a_regression_with_many_rows() -> None:
     # One row says next to nothing, and no rows could.
     few_level, few_slope = level_and_slope(predictions[:1], labels[:1])
     assert abs(few_level) < 0.2 and few_slope == 1.0
+
+
+def test_calibrating_without_labels(make_lm: Callable[..., PersonalizedLM]) -> None:
+    source, (target, rows) = make_lm("llama"), make_teaching(make_lm)
+    quiet = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+    before = PromptTrainer(source, rows, quiet).train()
+    bank = AdapterTrainer(target, before, rows, quiet).train().migrate(before)
+    taught = with_source_predictions(source, before, rows, noise=0)  # of rows that were trained on: labels do not count
+    calibrated, found = calibrate(target, bank, taught)
+    wrong = taught.remove_columns("label").add_column("label", [1.0] * len(taught))
+    assert calibrate(target, bank, wrong)[1] == found and found.rows == len(rows)
+    told = evaluate_bank(target, calibrated, rows, allow_training_rows=True)["metrics"]["rmse"]
+    assert found.rmse_after < found.rmse_before and told != found.rmse_after
+    held_out = HeldOut.build(target, calibrated, rows, allow_training_rows=True)
+    lacking = held_out.own - np.asarray(taught["source_prediction"][:])
+    assert found.rmse_after == pytest.approx(float(np.sqrt(np.mean(lacking**2))), rel=1e-4)
 
 
 def test_calibrating_a_bank(make_lm: Callable[..., PersonalizedLM]) -> None:

@@ -15,6 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     common.add_interactions(parser)
+    parser.add_argument("--source", metavar="ID", help="the source LLM: its predictions are taken, and no labels")
+    parser.add_argument("--source-bank", metavar="ID", help="with --source: the bank before the migration")
     parser.add_argument("--out", required=True, metavar="DIR", help="the bank with the calibrated head")
 
 
@@ -24,11 +26,20 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.bank.storage import LAYOUT
     from puma_hub.cli.outputs import check_outputs
+    from puma_hub.errors import ConfigurationError
     from puma_hub.evaluation import calibrate
+    from puma_hub.training import with_source_predictions
 
     check_outputs(args, {args.out: LAYOUT})
+    if bool(args.source) != bool(args.source_bank):
+        raise ConfigurationError("--source and --source-bank go together; give both, or rows with labels alone")
     bank = PromptBank.from_pretrained(args.bank)
-    rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # all are labelled rows to learn from
+    rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # all are to learn from
+    if args.source:
+        before = PromptBank.from_pretrained(args.source_bank)
+        source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
+        rows = with_source_predictions(source_lm, before, rows, noise=0.0)
+        del source_lm
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
     calibrated, found = calibrate(lm, bank, rows)
     calibrated.save_pretrained(args.out)

@@ -1,4 +1,4 @@
-"""Level and slope of a bank's rating head, set by a few labelled rows."""
+"""Level and slope of a bank's rating head, set by a few rows with labels, or with the source's predictions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import datasets
 import numpy as np
 
 from puma_hub.bank import PromptBank
+from puma_hub.data.rows import numbers
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.training.teacher import PREDICTION
 
 # Standard deviations of the prior around the head as it is: of the level, in standard deviations of the labels, and of
 # the slope. With few rows little is changed, and with many the prior says nothing.
@@ -20,7 +22,7 @@ _LEVEL_SCALE, _SLOPE_SCALE = 0.5, 0.3
 
 @dataclass(frozen=True)
 class Calibration:
-    """``rating = level + slope * prediction``, of ``rows`` rows; RMSE on these rows before and after."""
+    """``rating = level + slope * prediction``, by ``rows`` rows, and the RMSE on them before and after."""
 
     level: float
     slope: float
@@ -47,11 +49,13 @@ def level_and_slope(predictions: np.ndarray, labels: np.ndarray) -> tuple[float,
 def calibrate(
     lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
 ) -> tuple[PromptBank, Calibration]:
-    """Set level and slope of a bank's rating head by labelled rows of its users; prompts stay as they are.
+    """Set level and slope of a bank's rating head by rows of its users; prompts stay as they are.
 
-    A migrated bank carries the adapter's head, which was trained on other users: they may rate higher or lower, or
-    spread their ratings more. Give rows that the source prompts were not trained on, a few hundred over many users do:
-    on rows they were trained on, prompts predict better than they will.
+    A migrated bank carries the adapter's head, which was trained on other users and items: yours may be rated higher or
+    lower, or differ more. A few hundred rows over many users do. Either they have labels that the source prompts were
+    not trained on, since on rows they were trained on prompts predict better than they will. Or no labels are needed:
+    rows from :func:`puma_hub.training.with_source_predictions` (``noise=0``) give the head the level and slope that the
+    source's predictions have.
 
     Args:
         lm: the scorer of the bank's LLM.
@@ -61,15 +65,16 @@ def calibrate(
 
     Raises:
         ConfigurationError: the bank has no head, as for clicks.
-        MismatchError: the bank belongs to another LLM, template or task.
-        InteractionsError: rows are malformed, or none belongs to a user of the bank.
+        MismatchError: the bank belongs to another LLM, template or task, or the rows contradict its predictions.
+        InteractionsError: rows are malformed, were trained on, or none belongs to a user of the bank.
     """
     if bank.head is None or not lm.task.has_head:
         raise ConfigurationError(
             f"there is no rating head to calibrate (task {lm.task.name}); only ratings are predicted by one"
         )
-    held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size)
-    predictions, labels = held_out.own, held_out.labels
+    taught = PREDICTION in interactions.column_names
+    held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size, allow_training_rows=taught)
+    predictions, labels = held_out.own, numbers(held_out.rows, PREDICTION) if taught else held_out.labels
     level, slope = level_and_slope(predictions, labels)
     if not slope > 0:
         raise MismatchError(
