@@ -165,8 +165,8 @@ class BatchPipeline(_Pipeline):
             ConfigurationError: always; a saved pipeline would ask its users to run code from its folder.
         """
         raise ConfigurationError(
-            "a pipeline is not saved, only its parts are: use save_pretrained or push_to_hub of the model, the bank and "
-            "the adapter"
+            "a pipeline is not saved, only its parts are: use save_pretrained or push_to_hub of the model, the bank "
+            "and the adapter"
         )
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
