@@ -184,6 +184,14 @@ def test_an_empty_bank(tmp_path: Path) -> None:
     assert len(loaded.update(make_bank(1))) == 1 and len(loaded.dataset) == 0
 
 
+def test_as_many_files_as_can_be_read_again(bank: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank.save_pretrained(tmp_path / "bank", max_shard_size=2**90)
+    assert len(PromptBank.from_pretrained(tmp_path / "bank")) == 8
+    monkeypatch.setattr("puma_hub.bank.shards.MAX_FILES", 7)
+    with pytest.raises(ConfigurationError, match="8 files of 8 users, more than 7; give a larger one"):
+        bank.save_pretrained(tmp_path / "bank", max_shard_size=1)
+
+
 @pytest.mark.parametrize("size", ["many", 0, "0MB", -5])
 def test_shard_sizes(bank: PromptBank, tmp_path: Path, size: int | str) -> None:
     with pytest.raises(ConfigurationError, match="max_shard_size"):

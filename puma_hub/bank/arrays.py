@@ -28,7 +28,7 @@ def as_float32(values: Any, what: str = "prompts") -> np.ndarray:
         raise BankError(f"{what} with masked entries; fill them first")
     array = _as_array(values, what)
     if array.dtype.kind in _NO_NUMBERS:
-        of = "" if isinstance(values, (str, bytes)) else f" of {_NO_NUMBERS[array.dtype.kind]}"
+        of = f" of {_NO_NUMBERS[array.dtype.kind]}" if array.ndim else ""
         raise BankError(f"{what} must be an array of numbers, got {type(values).__name__}{of}")
     if array.dtype.kind not in _REAL_KINDS and array.dtype.name not in _REAL_NAMES:
         raise BankError(f"{what} must be real numbers, got {array.dtype}; convert them first")
