@@ -216,7 +216,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
     ),
     "values out of order": (lambda p: RatingTask(values=(5, 1)), e.ConfigurationError, "rising numbers"),
     "answers share a token": (
-        lambda p: PersonalizedLM(make_model("llama"), make_tokenizer(), task=RatingTask(values=(10, 11))),
+        lambda p: PersonalizedLM(make_model("llama"), make_tokenizer(), task=RatingTask(values=range(100, 300))),
         e.AnswerTokenError,
         "cannot tell the answers",
     ),
@@ -270,8 +270,13 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
         "takes 10 answers, the bank's task has 5",
     ),
     "no prompt column": (lambda p: PromptBank(plain({"user_id": ["a"]}), provenance()), e.BankError, "prompt missing"),
-    "variable lists": (
-        lambda p: PromptBank(plain({"user_id": ["a"], "prompt": [[0.0] * SIZE]}), provenance()),
+    "lists of other lengths": (
+        lambda p: PromptBank(plain({"user_id": ["a", "b"], "prompt": [[0.0] * SIZE, [0.0] * 3]}), provenance()),
+        e.BankError,
+        "lists of other lengths",
+    ),
+    "lists of whole numbers": (
+        lambda p: PromptBank(plain({"user_id": ["a"], "prompt": [[0] * SIZE]}), provenance()),
         e.BankError,
         "PromptBank.from_arrays",
     ),

@@ -61,7 +61,7 @@ REFUSED = {
     "too large, tensor": (torch.tensor(with_value(-1e39)), r"numbers up to 1e\+39"),
     "complex": (VALUES + 1j, "complex"),
     "complex tensor": (torch.tensor(VALUES + 1j), "complex"),
-    "strings": (VALUES.astype(str), "real numbers"),
+    "strings": (VALUES.astype(str), "array of numbers, got ndarray of text"),
     "yes and no": (VALUES > 1, "bool"),
     "yes and no, tensor": (torch.tensor(VALUES > 1), "bool"),
     "dates": (VALUES.astype("datetime64[s]"), "datetime64"),

@@ -184,6 +184,14 @@ def test_an_empty_bank(tmp_path: Path) -> None:
     assert len(loaded.update(make_bank(1))) == 1 and len(loaded.dataset) == 0
 
 
+def test_as_many_files_as_can_be_read_again(bank: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank.save_pretrained(tmp_path / "bank", max_shard_size=2**90)
+    assert len(PromptBank.from_pretrained(tmp_path / "bank")) == 8
+    monkeypatch.setattr("puma_hub.bank.shards.MAX_FILES", 7)
+    with pytest.raises(ConfigurationError, match="8 files of 8 users, more than 7; give a larger one"):
+        bank.save_pretrained(tmp_path / "bank", max_shard_size=1)
+
+
 @pytest.mark.parametrize("size", ["many", 0, "0MB", -5])
 def test_shard_sizes(bank: PromptBank, tmp_path: Path, size: int | str) -> None:
     with pytest.raises(ConfigurationError, match="max_shard_size"):
@@ -234,6 +242,49 @@ def test_newer_format_is_refused_and_unknown_keys_are_not(bank: PromptBank, tmp_
     assert len(PromptBank.from_pretrained(tmp_path / "b")) == 8
     file.write_text(json.dumps({**data, "format_version": 99}))
     with pytest.raises(BankError, match="pip install -U"):
+        PromptBank.from_pretrained(tmp_path / "b")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"users": float("inf")}, "users must be a whole number"),
+        ({"users": 1e300}, "users must be a whole number"),
+        ({"users": 10**400}, "users must be a whole number"),
+        ({"users": True}, "users must be a whole number"),
+        ({"users": "8"}, "users must be a whole number"),
+        ({"users": 2**40, "rows_per_shard": 1}, "more than 99999 files"),  # their names would fill the memory
+        ({"rows_per_shard": float("nan")}, "rows_per_shard must be a whole number"),
+        ({"rows_per_shard": 10**400}, "rows_per_shard must be a whole number"),
+        ({"rating_head": "false"}, "rating_head must be true or false"),
+        ({"license": ["mit"]}, "license must be a non-empty string"),
+        ({"card": 7}, "card must be a SHA-256"),
+        ({"model": 3}, "a model spec needs"),
+        ({"prompt_length": 10**400}, "prompt_length must be a whole number"),
+        ({"format_version": None}, "format_version must be a whole number"),
+        ({"task": 7}, "a task is"),
+        ({"task": {"name": "rating", "values": 3}}, "malformed"),
+        ({"details": "none"}, "must be a mapping"),
+        ({"history": {"a": 1}}, "must be a list of mappings"),
+        ({"template": 5}, "a template is a text"),
+    ],
+)
+def test_malformed_descriptions(bank: PromptBank, tmp_path: Path, changes: dict[str, object], told: str) -> None:
+    bank.save_pretrained(tmp_path / "b")
+    file = tmp_path / "b" / "bank.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    with pytest.raises(CheckpointError, match=told) as caught:
+        PromptBank.from_pretrained(tmp_path / "b")
+    assert "bank.json" in str(caught.value) and len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("key", ["statistics", "trained_rows"])
+@pytest.mark.parametrize("value", [5, "x", [1], {"a": 1}, {"mean": 3, "spread": "x", "users": None}, {"hashes": 7}])
+def test_malformed_parts_of_descriptions(bank: PromptBank, tmp_path: Path, key: str, value: object) -> None:
+    bank.save_pretrained(tmp_path / "b")
+    file = tmp_path / "b" / "bank.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
+    with pytest.raises((CheckpointError, BankError)):
         PromptBank.from_pretrained(tmp_path / "b")
 
 
@@ -291,6 +342,7 @@ def test_ids_of_all_letters(ids: list[str], per_shard: int) -> None:
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+NAMES = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), max_size=8).filter(str.strip)
 FACTS = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
     lambda part: st.lists(part, max_size=3) | st.dictionaries(TEXT, part, max_size=3),
@@ -298,10 +350,10 @@ FACTS = st.recursive(
 )
 SPECS = st.builds(
     ModelSpec,
-    model_id=TEXT.filter(str.strip),
+    model_id=NAMES,
     hidden_size=st.just(4),
-    revision=st.none() | TEXT,
-    model_type=st.none() | TEXT,
+    revision=st.none() | NAMES,
+    model_type=st.none() | NAMES,
     fingerprint=st.none() | st.just("0" * 16),
 )
 TASKS = st.sampled_from([None, RatingTask(), RatingTask((1, 2, 3), 0.5), ClickTask()])
@@ -309,7 +361,7 @@ TEMPLATES = st.sampled_from([None, "rating", "click"]) | TEXT.map(lambda text: "
 
 
 @settings(max_examples=40, deadline=None)
-@given(SPECS, TASKS, TEMPLATES, TEXT, st.dictionaries(TEXT, FACTS, max_size=3), st.lists(st.dictionaries(TEXT, FACTS)))
+@given(SPECS, TASKS, TEMPLATES, NAMES, st.dictionaries(TEXT, FACTS, max_size=3), st.lists(st.dictionaries(TEXT, FACTS)))
 def test_provenance_of_all_kinds(
     spec: ModelSpec, task: object, template: str | None, made_by: str, details: dict, history: list[dict]
 ) -> None:

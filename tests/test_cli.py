@@ -124,7 +124,7 @@ def test_sigkill_while_the_adapter_is_solved_for(place: Path, tmp_path: Path) ->
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     make_interactions(users=40, rows=30).to_csv(tmp_path / "rows.csv", index=False)
     template = "<user> rates <item>:"  # the LLM runs over all of a row
-    make_bank(40, template=template).save_pretrained(tmp_path / "bank")
+    make_bank(40, family="llama", template=template).save_pretrained(tmp_path / "bank")
     arguments = ["train", "--target", place / "gemma3", "--teacher", place / "llama", "--bank", tmp_path / "bank"]
     arguments += ["--interactions", tmp_path / "rows.csv", "--template", template]
     solving = re.compile(rb"start: .* [1-9]\d*/")

@@ -61,7 +61,8 @@ CASES = {
     f"{CHAIN} --out thesis": "thesis.tex",
     f"{MIGRATE} --out noted": "README.md",
     f"{MIGRATE} --out versioned": r"\.git/",
-    f"{MIGRATE} --out dataset": "not a prompt bank",
+    f"{MIGRATE} --out dataset": "did not write .*dataset_info",
+    f"{MIGRATE} --out undescribed": "not a prompt bank",
     f"{MIGRATE} --out .": "current folder",
     f"{MIGRATE} --out ..": "current folder",
     f"{MIGRATE} --out /": "current folder",
@@ -114,7 +115,9 @@ def test_refused_before_any_work(place: Path, capsys: pytest.CaptureFixture[str]
     for name, added in {"noted": "README.md", "versioned": ".git/HEAD"}.items():
         make_bank().save_pretrained(place / name)
         fill(place / name, added)
-    make_interactions().save_pretrained(place / "dataset")
+    make_interactions().save_to_disk(place / "dataset")
+    make_bank().save_pretrained(place / "undescribed")
+    (place / "undescribed" / DESCRIPTION_FILE).unlink()
     make_model("llama").save_pretrained(place / "model" / "adapter")
     before = snapshot(place)
     capsys.readouterr()
@@ -134,7 +137,7 @@ def test_what_may_be_replaced_is(place: Path, folder: str) -> None:
     (place / "link").symlink_to("real")
     for name in ("b2", "dropped"):
         make_bank(3).save_pretrained(place / name)
-    fill(place / "dropped", ".DS_Store", "Thumbs.db", "._state.json", "cache-1f.arrow")
+    fill(place / "dropped", ".DS_Store", "Thumbs.db", "._state.json", "data/.DS_Store")
     assert main([*MIGRATE.split(), "--out", folder]) == 0
     assert len(PromptBank.from_pretrained(place / folder)) == 8
     assert (place / "link").is_symlink() and not list(place.rglob(".*writing*"))

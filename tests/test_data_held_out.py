@@ -49,7 +49,8 @@ def test_another_split_than_in_training_is_refused(lm: PersonalizedLM, tmp_path:
     bank.save_pretrained(tmp_path / "bank")
     again = PromptBank.from_pretrained(str(tmp_path / "bank"))
     assert again.provenance.trained_rows == bank.provenance.trained_rows
-    other = PromptBank.from_arrays(["new"], bank.prompts[:1], bank.model)
+    facts = {name: getattr(bank.provenance, name) for name in ("template", "task", "statistics")}
+    other = PromptBank.from_arrays(["new"], bank.prompts[:1], bank.model, head=bank.head, **facts)
     for part in (again, again.select(bank.user_ids[:2]), other.update(again), again.update(other)):
         assert part.provenance.trained_rows == bank.provenance.trained_rows
         with pytest.raises(InteractionsError, match="held-out rows were trained on"):

@@ -256,7 +256,9 @@ def test_the_newest_titles_are_shown_oldest_first() -> None:
     for empty in (None, [], [None], np.array([], dtype=object)):
         assert template.render({"history": empty})[0] == " "
     assert template.render({"history": np.array(["a", "b"], dtype=object)})[0] == "a; b "
-    assert PromptTemplate("<item><user>").render({"item_text": None}) == ("", "")
+    assert PromptTemplate("<item><user>").render({"item_text": ""}) == ("", "")
+    with pytest.raises(InteractionsError, match="no item_text"):
+        PromptTemplate("<item><user>").render({"item_text": None})
 
 
 @pytest.mark.parametrize("history", ["a title", b"a", {"a": 1}, [1, 2], 7])

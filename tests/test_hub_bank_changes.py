@@ -16,7 +16,7 @@ from puma_hub.hub import delete_users, update_users
 from puma_hub.scorer import RatingHead
 from tests.conftest import make_bank
 from tests.hub_server import HubServer
-from tests.test_hub_banks import FILES, NAME, full_bank, same, stored
+from tests.test_hub_banks import FILES, MODEL, NAME, full_bank, same, stored
 
 
 def bank_of(*names: str, value: float = 1.0, users: int = 4) -> PromptBank:
@@ -93,7 +93,7 @@ def test_refusals_change_nothing(hub: HubServer, login: Callable[..., None]) -> 
     with pytest.raises(MismatchError):
         update_users(NAME, make_bank(2, size=24))
     with pytest.raises(BankError, match=r"prompts \(3, 32\) and \(1, 32\)"):
-        update_users(NAME, make_bank(2))
+        update_users(NAME, make_bank(2).with_provenance(model=MODEL))
     with pytest.raises(MismatchError, match=r"templates differ.*bank=existing"):
         update_users(NAME, full_bank(2, template="click"))
     with pytest.raises(BankError, match="columns"):

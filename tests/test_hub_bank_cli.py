@@ -53,8 +53,8 @@ def test_evaluate_and_select_take_a_repository(
     hub: HubServer, login: Callable[..., None], tmp_path: Path, saved_lm: Callable[..., str]
 ) -> None:
     login("alice")
-    make_bank(8).push_to_hub("alice/bank")
-    make_bank(8).save_pretrained(tmp_path / "bank")
+    make_bank(8, family="llama").push_to_hub("alice/bank")
+    make_bank(8, family="llama").save_pretrained(tmp_path / "bank")
     make_interactions().to_csv(tmp_path / "rows.csv", index=False)
     rows = ["--interactions", tmp_path / "rows.csv"]
     model = ["--model", saved_lm(), *rows]

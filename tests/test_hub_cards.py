@@ -148,7 +148,7 @@ def test_the_cards_snippets_run_as_they_stand(
     hub.empty_cache()
     snippets = re.findall(r"```(python|bash)\n(.*?)```", text, re.S)
     python = "\n".join(code for language, code in snippets if language == "python")
-    assert python.count("from_pretrained") == 1 and python.count("from_pair") == 1
+    assert python.count("PumaAdapter.from_pretrained") == 1 == python.count("PumaAdapter.from_pair")
     script = f"{python}\nassert target_bank['user-1'].shape == (1, 24), target_bank\n"
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from puma_hub.hub.bank_files import write_head, write_shards
 
 from puma_hub import PromptBank
+from puma_hub.bank.description import BankDescription
+from puma_hub.bank.storage import write_contents
 from puma_hub.cli import common
 from puma_hub.demo.sources import MODELS
 from puma_hub.errors import StorageError
@@ -27,8 +28,7 @@ from tests.test_hub_cli import error_of, report_of
 def downloaded(folder: Path, bank: PromptBank) -> Path:
     """The files that a bank's repository holds."""
     folder.mkdir()
-    write_shards(folder, bank, 2)
-    write_head(folder, bank.head)
+    write_contents(folder, bank, BankDescription(bank.provenance, len(bank), 2, bank.head is not None))
     describe(folder, bank, "alice/bank", 2, None, False)
     return folder
 
@@ -98,7 +98,8 @@ def test_info_of_what_is_on_the_hub(
 
 
 def _arguments() -> argparse.Namespace:
-    return argparse.Namespace(task="rating", dtype="float32", device="cpu", prefix_cache="off")
+    facts = {"task": "rating", "values": None, "dtype": "float32", "device": "cpu", "prefix_cache": "off"}
+    return argparse.Namespace(**facts, truncate_items=False)
 
 
 def test_fetched_models_go_by_their_hub_ids(

@@ -223,7 +223,8 @@ def test_few_users_of_an_unknown_training_need_a_mean() -> None:
     with pytest.raises(BankError, match=rf"over {LEAST_USERS} users or more.*3 user\(s\).*give mean="):
         migrate(adapter, few)
     expected = migrate(adapter, training).prompts[:3]
-    for mean in (training, training.statistics.mean, training.statistics.mean.tolist()):
+    learned = torch.tensor(training.statistics.mean, requires_grad=True)
+    for mean in (training, training.statistics.mean, training.statistics.mean.tolist(), learned):
         given = [mean] if isinstance(mean, list) else mean
         assert np.array_equal(migrate(adapter, few, mean=given).prompts, expected)
     with_statistics = PromptBank.from_arrays(["a", "b", "c"], prompts, SOURCE, statistics=training.statistics)

@@ -153,7 +153,7 @@ BAD: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda pipe: pipe(np.zeros(32 * 2)), MismatchError, r"got \(64,\)"),
     (lambda pipe: pipe([np.zeros((1, 32)), np.zeros((2, 32))]), MismatchError, "input 1: "),
     (lambda pipe: pipe([np.full((1, 32), np.nan)]), BankError, "input 0: .*NaN"),
-    (lambda pipe: pipe(["user-7"]), BankError, "array of numbers .*got str$"),
+    (lambda pipe: pipe(["user-7"]), BankError, "input 0: a prompt must be an array of numbers, got str$"),
     (lambda pipe: pipe(make_bank(size=16)), MismatchError, "hidden size 16"),
     (lambda pipe: pipe(make_bank(length=2)), MismatchError, "length 1"),
     (lambda pipe: pipe(datasets.Dataset.from_dict({"user_id": ["a"]})), BankError, "prompt missing"),

@@ -219,7 +219,9 @@ def test_models_and_tokenizers_that_cannot(tokenizer: PreTrainedTokenizerFast, t
 
 
 def test_a_text_too_long_names_the_input(tokenizer: PreTrainedTokenizerFast) -> None:
-    pipe = pipeline("personalized-text-generation", model=make_model("llama"), tokenizer=tokenizer, bank=make_bank())
+    pipe = pipeline(
+        "personalized-text-generation", model=make_model("llama"), tokenizer=tokenizer, bank=make_bank(family="llama")
+    )
     inputs = [{"text": "Toy", "user_id": "user-1"} for _ in range(5)]
     inputs[3] = {"text": "long " * 300, "user_id": "user-1"}
     for batch_size in (1, 2, 8):

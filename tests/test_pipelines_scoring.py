@@ -21,6 +21,7 @@ from puma_hub.errors import (
     StorageError,
     TemplateError,
     UnknownUserError,
+    UnsupportedModelError,
 )
 from puma_hub.scorer import RatingHead
 from tests.conftest import make_bank, make_interactions, make_model
@@ -225,7 +226,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     ({"prompt": np.zeros((1, 31)), "item_text": "Heat"}, MismatchError, r"must be \(1, 32\) here, got \(1, 31\)"),
     ({"prompt": np.zeros((2, 32)), "item_text": "Heat"}, MismatchError, r"must be \(1, 32\) here, got \(2, 32\)"),
     ({"prompt": np.full((1, 32), np.inf), "item_text": "Heat"}, BankError, "NaN or infinite"),
-    ({"prompt": "user-1", "item_text": "Heat"}, BankError, "array of numbers"),
+    ({"prompt": "user-1", "item_text": "Heat"}, BankError, "array of numbers, got str"),
     ({"user_id": "user-1", "item_text": "long " * 300}, TemplateError, "the model has 256"),
     (["Heat"], InteractionsError, "input 0: .* found str"),
     ({"train": [], "validation": []}, InteractionsError, "found train, validation"),
@@ -259,7 +260,7 @@ def test_bad_arguments(make_lm: Callable[..., PersonalizedLM], saved_lm: Callabl
             pipeline(TASK, **{"model": lm, "bank": bank, **options})
     with pytest.raises(ConfigurationError, match="without a tokenizer"):
         pipeline(TASK, model=lm.model, bank=bank)
-    with pytest.raises(ConfigurationError, match="got RatingHead"):
+    with pytest.raises(UnsupportedModelError, match="RatingHead is no model"):
         pipeline(TASK, model=RatingHead(), bank=bank)
     with pytest.raises(ConfigurationError, match="no bank to find a user in"):
         pipeline(TASK, model=lm)(ROWS)
@@ -283,7 +284,7 @@ def test_an_lm_is_taken_as_it_is(make_lm: Callable[..., PersonalizedLM], saved_l
 
 
 def test_errors_of_a_batch_name_the_input(make_lm: Callable[..., PersonalizedLM]) -> None:
-    pipe = pipeline(TASK, model=make_lm(), bank=make_bank())
+    pipe = pipeline(TASK, model=make_lm(), bank=make_bank(family="llama"))
     rows = [ROWS[i % 3] for i in range(9)]
     rows[7] = {"user_id": "user-0", "item_text": "long " * 300}
     for batch_size in (1, 4, 64):
@@ -293,6 +294,6 @@ def test_errors_of_a_batch_name_the_input(make_lm: Callable[..., PersonalizedLM]
 
 
 def test_a_bank_with_other_texts_for_the_answers(make_lm: Callable[..., PersonalizedLM]) -> None:
-    bank = make_bank(task=RatingTask(), details={"answer_texts": list("ABCDE")})
+    bank = make_bank(family="llama", task=RatingTask(), details={"answer_texts": list("ABCDE")})
     with pytest.raises(MismatchError, match=r"other texts for the answers \('A' where this scorer has '1'\)"):
         pipeline(TASK, model=make_lm(), bank=bank)

@@ -21,6 +21,7 @@ from puma_hub.cli.main import main
 from puma_hub.demo.fetch import fetch
 from puma_hub.errors import HubNotFoundError
 from puma_hub.identity import fingerprint
+from puma_hub.scorer.tokens import leading_tokens
 from tests.hub_server import HubServer
 
 pytestmark = pytest.mark.xdist_group("real models")  # one worker fetches them, once
@@ -45,7 +46,7 @@ def test_logits_and_gradients_of_the_real_models(name: str) -> None:
     embed = plain.get_input_embeddings()
     for i, row in enumerate(ROWS):
         before, after = lm.template.render(row)
-        leading = list(lm._encoder.leading)
+        leading = list(leading_tokens(lm.tokenizer))
         ids = [lm.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (before, after)]
         prompt = prompts[i].detach().requires_grad_()
         whole = torch.cat([embed(torch.tensor(leading + ids[0])), prompt, embed(torch.tensor(ids[1]))])[None]

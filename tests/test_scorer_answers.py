@@ -93,7 +93,7 @@ def test_scores_are_of_the_values(make_lm: Callable[..., PersonalizedLM]) -> Non
     assert lm.answer_texts == tuple("ABCDEFGHIJ") and len(lm.answer_ids) == 10
     prompts = torch.randn(1, 1, 32)
     rows = [{"item_text": "Toy Story"}]
-    pipe = pipeline("personalized-scoring", model=lm, bank=make_bank(task=lm.task))
+    pipe = pipeline("personalized-scoring", model=lm, bank=make_bank(family="llama", task=lm.task))
     (result,) = pipe([{**rows[0], "prompt": prompts[0]}])
     assert list(result["distribution"]) == ["0.5", "1", "1.5", "2", "2.5", "3", "3.5", "4", "4.5", "5"]
     expected = lm.logits(prompts, rows).softmax(-1)[0]

@@ -41,12 +41,13 @@ def test_a_callers_model_stays_as_it_was(tokenizer: PreTrainedTokenizerFast) -> 
     model = make_model("gemma3").train()
     model.lm_head.eval()
     before = copy.deepcopy(state_of(model))
+    bank = make_bank(family="gemma3")
     rows = [{"user_id": "user-1", "item_text": "Heat"}]
     lm = PersonalizedLM(model, tokenizer)
     lm.logits(torch.randn(3, 1, 32, requires_grad=True), ROWS).sum().backward()
     lm.generate("Movie <user> is", torch.randn(1, 32), max_new_tokens=2, do_sample=False)
-    pipeline("personalized-scoring", model=model, tokenizer=tokenizer, bank=make_bank())(rows)
-    write = pipeline("personalized-text-generation", model=model, tokenizer=tokenizer, bank=make_bank())
+    pipeline("personalized-scoring", model=model, tokenizer=tokenizer, bank=bank)(rows)
+    write = pipeline("personalized-text-generation", model=model, tokenizer=tokenizer, bank=bank)
     write("A <user>", user_id="user-1", max_new_tokens=2)
     assert state_of(model) == before
     assert (
@@ -113,7 +114,7 @@ def test_a_changed_forward(
         assert lm.generate("A <user>", prompts[0], max_new_tokens=2, do_sample=False) == PersonalizedLM(
             make_model("qwen2"), tokenizer
         ).generate("A <user>", prompts[0], max_new_tokens=2, do_sample=False)
-        pipe = pipeline("personalized-scoring", model=model, tokenizer=tokenizer, bank=make_bank())
+        pipe = pipeline("personalized-scoring", model=model, tokenizer=tokenizer, bank=make_bank(family="qwen2"))
         assert 0 < pipe({"user_id": "user-1", "item_text": "Heat"})["score"] < 6
 
 

@@ -31,10 +31,10 @@ QUIET = PumaTrainingArguments(
 
 def test_a_bare_config_is_made_whole(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> None:
     lm, bank = make_lm("gemma3"), make_bank(length=2)
-    config = PumaConfig(architecture="seed", hidden_size=12, dropout=0.3, note="of mine")
+    config = PumaConfig(architecture="seed", hidden_size=12, dropout=0.3)
     made = AdapterTrainer(lm, bank, interactions, QUIET, config=config).adapter.config
     assert (made.prompt_length, made.hidden_size, made.dropout) == (2, 12, 0.3)
-    assert made.note == "of mine" and made.sources == [bank.model] and made.target == lm.spec
+    assert made.sources == [bank.model] and made.target == lm.spec
     assert made.scored_task == lm.task and made.template == lm.template.text
     assert AdapterTrainer(lm, bank, interactions, QUIET, config=made).adapter.config.to_dict() == made.to_dict()
 

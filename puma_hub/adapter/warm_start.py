@@ -87,8 +87,8 @@ def warm_start(
         raise MismatchError(
             f"the vocabularies share {len(ours)} tokens, more than {sizes[0]} are needed; train without"
         )
-    inputs = source_embeddings[torch.from_numpy(ours)].float().cpu().numpy()
-    outputs = target_embeddings[torch.from_numpy(theirs)].float().cpu().numpy()
+    inputs = source_embeddings[torch.from_numpy(ours)].detach().float().cpu().numpy()
+    outputs = target_embeddings[torch.from_numpy(theirs)].detach().float().cpu().numpy()
     ridge: Any = Ridge(alpha=_PENALTY * len(ours) * float(inputs.var(axis=0).mean()), solver="cholesky")
     ridge.fit(inputs, outputs)
     adapter = PumaAdapter(config)

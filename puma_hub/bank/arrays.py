@@ -9,6 +9,7 @@ import torch
 
 from puma_hub.errors import BankError
 
+_NO_NUMBERS = {"O": "objects", "U": "text", "S": "bytes"}
 _REAL_KINDS = "fiu"
 _REAL_NAMES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
 """Of ml_dtypes, which numpy files under no kind of its own."""
@@ -26,8 +27,9 @@ def as_float32(values: Any, what: str = "prompts") -> np.ndarray:
     if np.ma.is_masked(values):
         raise BankError(f"{what} with masked entries; fill them first")
     array = _as_array(values, what)
-    if array.dtype == object:
-        raise BankError(f"{what} must be an array of numbers, got {type(values).__name__} of objects")
+    if array.dtype.kind in _NO_NUMBERS:
+        of = f" of {_NO_NUMBERS[array.dtype.kind]}" if array.ndim else ""
+        raise BankError(f"{what} must be an array of numbers, got {type(values).__name__}{of}")
     if array.dtype.kind not in _REAL_KINDS and array.dtype.name not in _REAL_NAMES:
         raise BankError(f"{what} must be real numbers, got {array.dtype}; convert them first")
     with np.errstate(over="ignore", invalid="ignore"):

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 import datasets
 import numpy as np
 import pyarrow as pa
-from datasets.fingerprint import generate_random_fingerprint
 
+from puma_hub.data.rows import from_table
 from puma_hub.errors import BankError
 
 _ROWS_AT_ONCE = 4096
 
 
 def to_dataset(table: pa.Table, features: datasets.Features) -> datasets.Dataset:
-    """The table as a data set, without hashing all of it for a fingerprint, for which datasets would pickle it."""
-    info = datasets.DatasetInfo(features=features)
-    return datasets.Dataset(table, info=info, fingerprint=generate_random_fingerprint())
+    """The table as a data set of these features."""
+    return from_table(table, datasets.DatasetInfo(features=features))
 
 
 def bank_features(found: datasets.Features, shape: tuple[int, int]) -> datasets.Features:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from puma_hub.bank.provenance import Provenance
-from puma_hub.errors import CheckpointError, PumaHubError
+from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError, shown
+from puma_hub.identity.limits import MAX_FILES, MAX_USERS, require_text, require_whole
 from puma_hub.storage import read_json, write_json
 
 DESCRIPTION_FILE = "bank.json"
@@ -34,7 +34,7 @@ class BankDescription:
 
     @property
     def shards(self) -> list[str]:
-        number = max(1, -(-self.users // self.rows_per_shard))
+        number = _files(self.users, self.rows_per_shard)
         return [_SHARD.format(shard, number) for shard in range(number)]
 
     @property
@@ -57,24 +57,25 @@ class BankDescription:
         """Read the file; unknown keys are left out. ``where`` is the bank's name for messages.
 
         Raises:
-            BankError: the format is newer than this version of puma_hub.
+            BankError: the format is newer than this version of puma_hub, or the provenance is none of a bank.
             CheckpointError: the file is malformed.
         """
         data = read_json(path)
         try:
-            provenance = Provenance.from_dict(data)
-            strange = [key for key in ("task", "details") if not isinstance(data.get(key) or {}, Mapping)]
-            if strange:
-                raise TypeError(f"{strange[0]} is {data[strange[0]]!r}")
-            users, rows, card = int(data["users"]), int(data["rows_per_shard"]), data.get("card")
-            if users < 0 or rows < 1 or not (card is None or _SHA256.fullmatch(card)):
-                raise ValueError(f"users {users}, rows_per_shard {rows}, card {card!r}")
-            return cls(provenance, users, rows, bool(data["rating_head"]), data.get("license"), card)
-        except PumaHubError:
+            return cls(
+                Provenance.from_dict(data),
+                users := require_whole(data.get("users"), "users", MAX_USERS, least=0),
+                _require_rows(data.get("rows_per_shard"), users),
+                _require_flag(data.get("rating_head")),
+                None if data.get("license") is None else require_text(data["license"], "license"),
+                None if data.get("card") is None else _require_hash(data["card"]),
+            )
+        except BankError:
             raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (PumaHubError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            reason = str(error) if isinstance(error, PumaHubError) else shown(error)
             raise CheckpointError(
-                f"{DESCRIPTION_FILE} of {where} is malformed ({type(error).__name__}: {error}); make the bank again"
+                f"{DESCRIPTION_FILE} of {where} is malformed: {reason}; make the bank again"
             ) from error
 
     def require_rows(self, rows: int, where: str) -> None:
@@ -88,3 +89,26 @@ class BankDescription:
                 f"{where} says that it holds {self.users} users, but its files hold {rows}; they were changed by "
                 "other means than puma_hub: make the bank again"
             )
+
+
+def _files(users: int, rows_per_shard: int) -> int:
+    return max(1, -(-users // rows_per_shard))
+
+
+def _require_rows(value: object, users: int) -> int:
+    rows = require_whole(value, "rows_per_shard", MAX_USERS)
+    if _files(users, rows) > MAX_FILES:
+        raise ConfigurationError(f"{users} users, {rows} in a file, would be more than {MAX_FILES} files")
+    return rows
+
+
+def _require_flag(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"rating_head must be true or false, got {shown(value)}")
+    return value
+
+
+def _require_hash(value: object) -> str:
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise ConfigurationError(f"card must be a SHA-256 in hexadecimal, got {shown(value)}")
+    return value

@@ -18,6 +18,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 from puma_hub.bank.columns import as_bank_table, bank_features
 from puma_hub.bank.rows import BankRows
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError
+from puma_hub.identity.limits import MAX_FILES, MAX_USERS
 
 DEFAULT_SHARD_SIZE = "500MB"
 _GROUP_BYTES = 512 * 1024
@@ -28,7 +29,7 @@ def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
     """How many of ``rows`` a file of that size holds, at least one.
 
     Raises:
-        ConfigurationError: it is not a size.
+        ConfigurationError: it is not a size, or one so small that there would be too many files.
     """
     try:
         size = convert_file_size_to_int(max_shard_size)
@@ -36,7 +37,14 @@ def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
         size = 0
     if size < 1:
         raise ConfigurationError(f"max_shard_size must be a size such as '500MB', got {max_shard_size!r}")
-    return max(1, size // _row_bytes(rows))
+    count = min(MAX_USERS, max(1, size // _row_bytes(rows)))
+    files = -(-len(rows) // count)
+    if files > MAX_FILES:
+        raise ConfigurationError(
+            f"max_shard_size={max_shard_size!r} would make {files} files of {len(rows)} users, more than {MAX_FILES}; "
+            "give a larger one"
+        )
+    return count
 
 
 def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:

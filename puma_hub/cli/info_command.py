@@ -44,9 +44,9 @@ def _local(path: str) -> dict[str, Any]:
 def _on_the_hub(given: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
+    from puma_hub.bank.description import DESCRIPTION_FILE
     from puma_hub.errors import HubNotFoundError, StorageError
     from puma_hub.hub.bank_download import describe_bank
-    from puma_hub.hub.bank_files import DESCRIPTION_FILE
     from puma_hub.hub.errors import hub_errors
     from puma_hub.hub.naming import is_hub_id
 

@@ -34,7 +34,7 @@ def require_dataset(rows: object) -> datasets.Dataset:
 
 
 def from_table(table: pa.Table, info: datasets.DatasetInfo | None = None) -> datasets.Dataset:
-    """A dataset of the table, without the usual hash of all its bytes as its name in caches."""
+    """A dataset of the table, named without the usual hash, for which all of it would be pickled."""
     return datasets.Dataset(table, info=info, fingerprint=secrets.token_hex(8))
 
 

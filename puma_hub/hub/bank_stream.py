@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from huggingface_hub import HfFileSystem
 
+from puma_hub.bank.columns import to_dataset
 from puma_hub.bank.description import BankDescription
 from puma_hub.bank.users import require_known
 from puma_hub.errors import CheckpointError, PumaHubError
@@ -46,7 +47,7 @@ def read_users(
     description.require_rows(total, repo_id)
     known = set(table.column("user_id").to_pylist())
     require_known([place for place, user in enumerate(users) if user not in known], len(users), total)
-    return datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+    return to_dataset(table, features)
 
 
 def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:

@@ -12,7 +12,7 @@ import torch
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.adapter.checkpoint import require_place
-from puma_hub.errors import ConfigurationError, PumaHubError
+from puma_hub.errors import ConfigurationError, PumaHubError, StorageError
 from puma_hub.hub.facts import FACTS_FILE, AdapterFacts, Training
 from puma_hub.hub.naming import is_hub_id
 from puma_hub.hub.publish import CARD_FILE, edited_card, write_card
@@ -47,7 +47,7 @@ class Earlier:
             adapter = None
         try:
             edited = card.is_file() and (adapter is None or edited_card(adapter) is not None)
-        except ConfigurationError:  # it is empty, or no text: nothing that we made
+        except (ConfigurationError, StorageError):  # it is empty, or cannot be read as text: nothing that we made
             edited = True
         return cls(adapter, facts, edited)
 

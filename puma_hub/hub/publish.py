@@ -121,7 +121,8 @@ def edited_card(adapter: PumaAdapter) -> str | None:
     """The card in the folder an adapter was loaded from, if it is not just what we made there ourselves.
 
     Raises:
-        ConfigurationError: it is empty, or not UTF-8.
+        ConfigurationError: it is empty.
+        StorageError: it cannot be read, or is not UTF-8.
     """
     path = Path(adapter.name_or_path or ".") / CARD_FILE
     if not adapter.name_or_path or not path.is_file():

@@ -9,16 +9,19 @@ MAX_PROMPT_LENGTH = 2**16
 MAX_SOURCES = 64
 MAX_FORMAT = 2**31
 MAX_TEXT = 4096
+MAX_USERS = 2**40
+MAX_FILES = 99_999
+"""Of a bank; no repository of the Hub holds more."""
 
 
-def require_whole(value: object, what: str, largest: int) -> int:
-    """``value``, if it is a whole number from 1 to ``largest``.
+def require_whole(value: object, what: str, largest: int, least: int = 1) -> int:
+    """``value``, if it is a whole number from ``least`` to ``largest``.
 
     Raises:
         ConfigurationError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= largest:
-        raise ConfigurationError(f"{what} must be a whole number >= 1 and <= {largest}, got {shown(value)}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= largest:
+        raise ConfigurationError(f"{what} must be a whole number >= {least} and <= {largest}, got {shown(value)}")
     return value
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
+from puma_hub.bank.arrays import as_float32
 from puma_hub.bank.statistics import LEAST_USERS
 from puma_hub.errors import BankError, ConfigurationError, MismatchError
 
@@ -56,9 +57,9 @@ def given_mean(adapter: PumaAdapter, number: int, mean: Mean) -> np.ndarray:
         array = mean.statistics.mean
     else:
         try:
-            array = np.asarray(mean, dtype=np.float32)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"mean= cannot be {type(mean).__name__}; {WAYS}") from error
+            array = as_float32(mean, "the mean prompt")
+        except BankError as error:
+            raise ConfigurationError(f"mean= cannot be {type(mean).__name__} ({error}); {WAYS}") from error
     expected = (adapter.config.prompt_length, spec.hidden_size)
     if array.shape != expected:
         raise MismatchError(f"the mean prompt must be {expected} for {spec.model_id}, got {array.shape}; {WAYS}")

@@ -84,10 +84,10 @@ class LoadingCheck:
         """Why scoring this way is not exact; None where it is."""
         forward.take(way)
         everything = list(range(len(self._rows)))
+        cache = PrefixCache(forward.prefix_states, 0, "full")  # prefixes are computed in one shape, whatever the batch
         try:
             for numbers in (everything, everything[:1]):
                 rows = self._rows.take(numbers)
-                cache = PrefixCache(forward.prefix_states, 0, "recompute")
                 for prompts, soft_ids, expected in (
                     (self._prompts[0], self._soft_ids, self._text),
                     (self._prompts[1], None, self._noise),

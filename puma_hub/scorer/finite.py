@@ -33,4 +33,4 @@ def require_finite(values: torch.Tensor, what: str, dtype: torch.dtype) -> None:
     """
     bad, rows = rows_not_finite(values).tolist()
     if bad:
-        raise not_finite(f"the {what} of {bad} of {rows} rows are", dtype)
+        raise not_finite(f"the {what} of {bad} of {rows} rows are" if rows > 1 else f"the {what} are", dtype)

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.columns import to_dataset
 from puma_hub.bank.fit import require_scorer
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import flat
@@ -116,7 +116,7 @@ def extended(
     added = pa.table({"user_id": pa.array([users[number] for number in new], ids)})
     parts = [old.data.table.drop_columns("prompt").replace_schema_metadata(None), added]
     table = pa.concat_tables(parts, promote_options="default").append_column("prompt", column)
-    dataset = datasets.Dataset(table.select(names), info=datasets.DatasetInfo(features=old.features))
+    dataset = to_dataset(table.select(names), old.features)
     when = datetime.now(UTC).isoformat(timespec="seconds")
     step = {"users": len(new), "renewed": len(renewed), "when": when, **facts}
     details = {**bank.provenance.details, "added": [*bank.provenance.details.get("added", ()), step]}
