@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import re
 import stat
@@ -27,14 +29,26 @@ class Layout:
         what: the kind, for messages, such as ``"a prompt bank"``.
         required: files that are in every such folder, by which it is known.
         others: patterns of the rest, relative to the folder and with ``/`` between parts; ``*`` is within one part.
+        keys: what the first required file, of JSON, holds; by these it is told from a file of the same name.
     """
 
     what: str
     required: tuple[str, ...]
     others: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
 
     def knows(self, file: str) -> bool:
         return any(_matches(file, pattern) for pattern in (*self.required, *self.others))
+
+    def describes(self, folder: Path) -> bool:
+        """Whether the first required file is ours."""
+        if not self.keys:
+            return True
+        try:
+            data = json.loads((folder / self.required[0]).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return False
+        return isinstance(data, dict) and set(self.keys) <= set(data)
 
 
 def resolved(target: str | os.PathLike[str]) -> Path:
@@ -47,9 +61,21 @@ def resolved(target: str | os.PathLike[str]) -> Path:
         path = Path(target).resolve()
     except (OSError, RuntimeError, ValueError) as error:
         raise StorageError(f"{os.fspath(target)!r} cannot be used as a path ({error}); choose another") from error
+    _require_short(path, target)
     if path.is_symlink():  # newer versions of Python give a circle back as it is
         raise StorageError(f"{target} is a symbolic link that leads back to itself; choose another path")
     return path
+
+
+def _require_short(path: Path, shown: str | os.PathLike[str]) -> None:
+    """Refuse names that no file can have here; what cannot be looked at for another reason is told later."""
+    try:
+        os.lstat(path)
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise StorageError(
+                f"{str(shown)[:40]}... cannot be used as a path ({error.strerror}); choose another"
+            ) from error
 
 
 def require_replaceable(target: str | os.PathLike[str], layout: Layout | None = None) -> None:
@@ -93,6 +119,11 @@ def require_ours(path: Path, layout: Layout | None, shown: str | os.PathLike[str
         if missing:
             raise StorageError(
                 f"{shown} is not {layout.what} ({', '.join(missing)} missing) and would be replaced; {way_out}"
+            )
+        if not layout.describes(path):
+            raise StorageError(
+                f"{shown} is not {layout.what} ({layout.required[0]} is another's, or damaged) and would be replaced; "
+                f"{way_out}"
             )
 
 

@@ -307,3 +307,23 @@ def test_users_whose_ids_break_lines(
         (place / "list.txt").write_text(text)
         assert main([*odd, "--select", "list.txt"]) == 1
         assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['{"my bank": 1}', "[]", "{", "\xff"])
+def test_a_file_of_the_same_name_stays(place: Path, content: str) -> None:
+    (place / "theirs").mkdir()
+    (place / "theirs" / DESCRIPTION_FILE).write_text(content, encoding="latin-1")
+    with pytest.raises(StorageError, match=r"theirs is not a prompt bank .* another's, or damaged"):
+        make_bank().save_pretrained("theirs")
+    assert (place / "theirs" / DESCRIPTION_FILE).read_text(encoding="latin-1") == content
+
+
+def test_two_outputs_of_one_name(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "--adapter", "a", "--bank", "b", "--out", "z", "--json", "z"]) == 2
+    assert "z and z are both written" in capsys.readouterr().err
+    assert not (place / "z").exists()
+
+
+def test_a_name_too_long(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["migrate", "--adapter", "a", "--bank", "b", "--out", "x" * 300]) == 1
+    assert "cannot be used as a path (File name too long); choose another" in capsys.readouterr().err

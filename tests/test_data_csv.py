@@ -167,3 +167,29 @@ def test_a_field_of_a_megabyte(tmp_path: Path) -> None:
 def test_errors_are_of_the_kind_for_interactions(tmp_path: Path) -> None:
     with pytest.raises(InteractionsError):
         read(tmp_path, f"{HEADER}\nu,i\n")
+
+
+@pytest.mark.parametrize("separator", [",", "\t"])
+def test_quotes_that_would_join_rows(tmp_path: Path, separator: str) -> None:
+    rows = [["u1", "i1", '"Heat', "4"], ["u2", "i2", 'Alien"', "3"], ["u3", "i3", "Up", "5"]]
+    content = "\n".join(separator.join(row) for row in [HEADER.split(","), *rows])
+    assert "every line by itself has 4 fields" in message(tmp_path, content)
+
+
+def test_a_text_of_several_lines(tmp_path: Path) -> None:
+    assert read(tmp_path, f'{HEADER}\nu,i,"Heat,\nfine",4\n')["item_text"] == ["Heat,\nfine"]
+
+
+def test_a_first_line_with_a_stray_quote(tmp_path: Path) -> None:
+    assert "line 1: a double quote" in message(tmp_path, 'N1\t"Title" one\tx\ty\n', "news.tsv")
+
+
+@pytest.mark.parametrize("what", [pd.DataFrame({"user_id": ["u\n"]}), [{}], None, 7])
+def test_what_is_no_path(what: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"by the path of a file or folder, got {type(what).__name__}"):
+        load_interactions(what)  # type: ignore[arg-type]
+
+
+def test_an_address() -> None:
+    with pytest.raises(PumaHubError, match=r"https://example.org/a.csv is an address; download"):
+        load_interactions("https://example.org/a.csv")

@@ -119,3 +119,14 @@ def test_bad_values(tmp_path: Path, rows: list[dict[str, Any]], message: str) ->
 def test_bad_json(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(InteractionsError, match=message):
         load(tmp_path, content)
+
+
+@pytest.mark.parametrize("ending", ["json", "jsonl"])
+def test_nested_too_deeply(tmp_path: Path, ending: str) -> None:
+    with pytest.raises(InteractionsError, match=r"cannot read .* as json"):
+        load(tmp_path, "[" * 100_000 + "]" * 100_000, ending)
+
+
+def test_a_label_beyond_floats(tmp_path: Path) -> None:
+    with pytest.raises(InteractionsError, match="1 of 1 labels are NaN or infinite"):
+        load(tmp_path, '{"user_id": 1, "item_id": 1, "item_text": "t", "label": ' + "9" * 400 + "}")

@@ -42,6 +42,7 @@ def from_parquet(path: Path, **change: Any) -> datasets.Dataset:
         (pa.array([2**53 + 1, -(2**63)], pa.int64()), ["9007199254740993", "-9223372036854775808"]),
         (pa.array([2**64 - 3, 2**64 - 2], pa.uint64()), ["18446744073709551613", "18446744073709551614"]),
         (pa.array([Decimal(7), Decimal(2**64)], pa.decimal128(30, 0)), ["7", "18446744073709551616"]),
+        (pa.array([Decimal(7), Decimal(0)], pa.decimal128(38, 10)), ["7", "0"]),
         (pa.array(["0007", "7"], pa.large_string()), ["0007", "7"]),
         (pa.array(["0007", "7"], pa.string_view()), ["0007", "7"]),
         (pa.array(["é", "7"]).dictionary_encode(), ["é", "7"]),
@@ -66,6 +67,7 @@ def test_ids_of_every_type(tmp_path: Path, ids: pa.Array, expected: list[str]) -
         (pa.array([7.0, float("nan")]), "empty in 1 of 2"),
         (pa.array([7.0, 7.5]), "holds 1 floats that are no exact whole numbers, the first in row 2"),
         (pa.array([7.0, 2.0**53]), "the first in row 2"),
+        (pa.array([Decimal(7), Decimal("7.5")], pa.decimal128(38, 10)), "1 decimals that are no whole numbers, the"),
         (pa.array([True, False]), "found values of type bool"),
         (pa.array([{"a": 1}, {"a": 2}]), "found nested values"),
         (pa.array([b"\xff", b"a"]), "not text in UTF-8"),
@@ -279,3 +281,11 @@ def test_users_without_held_out_rows_are_told(tmp_path: Path, caplog: pytest.Log
     with caplog.at_level(logging.INFO):
         load_interactions(tmp_path / "some.parquet")
     assert "1 of 3 users have held-out rows" in caplog.text
+
+
+def test_a_class_that_is_missing() -> None:
+    rows = datasets.Dataset.from_dict({**GOOD, "label": [1, -1]}).cast_column(
+        "label", datasets.ClassLabel(names=["1", "2"])
+    )
+    with pytest.raises(InteractionsError, match="column 'label' is empty in 1 of 2 rows"):
+        check_interactions(rows)

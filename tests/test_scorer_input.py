@@ -173,8 +173,11 @@ def test_both_names_of_the_cache(tokenizer: PreTrainedTokenizerFast) -> None:
     assert torch.allclose(*logits, atol=1e-5)
 
 
-def test_missing_model_folder(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="cannot load a causal LM"):
+def test_folders_without_a_model(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"holds no model .config"):
+        PersonalizedLM.from_pretrained(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(StorageError, match=r"cannot load a causal LM .* check the name"):
         PersonalizedLM.from_pretrained(str(tmp_path))
 
 
@@ -269,3 +272,9 @@ def test_a_long_scale_keeps_the_weights_of_the_loss() -> None:
 
     ours, theirs = (t.loss(logits, steps * u, head(u)) for t, u in ((task, 1.0), (twenty, 20.0)))  # type: ignore[arg-type]
     assert torch.allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize("device", ["banana", "cuda:99", "xpu"])
+def test_a_device_that_is_not_here(saved_lm: Callable[..., str], device: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"no device '{device}' can be used here"):
+        PersonalizedLM.from_pretrained(saved_lm(), device=device)

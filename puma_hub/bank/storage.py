@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, BankDescription
+from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, SHARDS, BankDescription
 from puma_hub.bank.rows import BankRows
 from puma_hub.bank.shards import ShardRows, write_shards
 from puma_hub.errors import CheckpointError, StorageError
@@ -20,7 +20,9 @@ from puma_hub.storage import new_folder
 if TYPE_CHECKING:
     from puma_hub.bank.bank import PromptBank
 
-LAYOUT = Layout("a prompt bank", (DESCRIPTION_FILE,), ("data/train-*.parquet", HEAD_FILE))
+LAYOUT = Layout(
+    "a prompt bank", (DESCRIPTION_FILE,), (SHARDS, HEAD_FILE), keys=("prompt_length", "users", "rows_per_shard")
+)
 
 
 def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:

@@ -54,10 +54,10 @@ def check_outputs(
             if within(read, path) or (within(path, read) and _matters(path, read, target in files)):
                 raise ConfigurationError(f"{target} is written, and {name} is read; choose another place for {target}")
         require_writable(target)
-    for file in files:
-        for other in (*folders, *working, *files):
+    for number, file in enumerate(files):
+        for other in (*folders, *working, *files[:number]):
             one, two = resolved(file), resolved(other)
-            if other is not file and (within(one, two) or within(two, one)):
+            if within(one, two) or within(two, one):
                 raise ConfigurationError(f"{file} and {other} are both written; choose another place for {file}")
 
 

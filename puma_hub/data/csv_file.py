@@ -60,6 +60,7 @@ def read_csv(
         table = _by_python(path, separator, encoding, header, columns is None)
     if not len(table):
         raise InteractionsError(f"{path} has a header and no rows; give at least one row")
+    _require_one_reading(path, separator, encoding, table)
     return _named(path, table)
 
 
@@ -67,18 +68,22 @@ def _first_row(
     path: Path, separator: str | None, encoding: str, columns: Sequence[str] | None
 ) -> tuple[str, list[str]]:
     found: dict[str, list[str]] = {}
+    quotes = False
     for candidate in SEPARATORS if separator is None else (separator,):
         with open_text(path, encoding) as text, _no_field_limit():
             try:
                 row = next((row for row in _rows(text, candidate) if row), None)
-            except csv.Error:  # a quote that is not closed: which line it is in is told when all is read
-                row = None
+            except csv.Error:
+                row, quotes = None, True
         if row is not None:
             found[candidate] = row
-    if not found:
+    if quotes and all(len(row) == 1 for row in found.values()):
         raise InteractionsError(
-            f"{path} holds no rows, or a quote in its first line never closes; give a file with rows"
+            f"{path}, line 1: a double quote stands inside a field or never closes; put such fields in double quotes and "
+            "write a quote inside twice"
         )
+    if not found:
+        raise InteractionsError(f"{path} holds no rows; give a file with rows")
 
     def fits(candidate: str) -> tuple[bool, int]:
         row = found[candidate]
@@ -216,6 +221,23 @@ def _first_fault(path: Path, separator: str, encoding: str, header: list[str]) -
             raise InteractionsError(
                 f"{path}, line {rows.line_num}: {error}; write a quote inside a quoted field twice"
             ) from error
+
+
+def _require_one_reading(path: Path, separator: str, encoding: str, table: pa.Table) -> None:
+    """Refuse quotes that join rows: a text that begins with a quote, and a later one that ends with one."""
+    for values in table.columns if len(separator) == 1 else ():
+        joined = pc.match_substring(values, "\n")
+        if pc.any(joined).as_py() and pc.any(pc.match_substring(values.filter(joined), separator)).as_py():
+            break
+    else:
+        return
+    fields = len(table.column_names)
+    with open_text(path, encoding) as text:
+        if all(line.count(separator) + 1 == fields for line in text if line.strip()):
+            raise InteractionsError(
+                f"{path}: double quotes join lines, but every line by itself has {fields} fields too; put fields with "
+                "quotes in double quotes and write a quote inside twice"
+            )
 
 
 @contextmanager

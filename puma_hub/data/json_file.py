@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -49,7 +50,7 @@ def _is_object(line: str) -> bool:
     """Whether a line is a row; one that holds a whole table is a document."""
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return isinstance(value, dict) and (not _records(value) or _is_row(value))
 
@@ -66,7 +67,7 @@ def _lines(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InteractionsError(
                     f"cannot read {path} as json: line {number}: {error}; give one object a line, or one list of them"
                 ) from error
@@ -84,7 +85,7 @@ def _document(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
             document = json.load(text)
         except UnicodeError:
             raise
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InteractionsError(f"cannot read {path} as json: {error}; it may be cut short") from error
     rows = _records(document)
     if rows is None:
@@ -202,7 +203,14 @@ def _numbers(name: str, values: list[Any]) -> pa.Array:
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, OverflowError):  # whole numbers among fractions, or beyond 64 bits
-        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+        return pa.array([_number(value) for value in values], pa.float64())
+
+
+def _number(value: Any) -> float | None:
+    try:
+        return None if value is None else float(value)
+    except OverflowError:  # told later, as one that is infinite
+        return math.inf
 
 
 def _json(value: Any) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -73,7 +74,14 @@ def load_interactions(
         StorageError: a file is missing or cannot be read.
         ConfigurationError: an unknown name, or an option out of range.
     """
-    name = str(name_or_path)
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise ConfigurationError(
+            f"interactions are loaded by the path of a file or folder, got {type(name_or_path).__name__}; write it to "
+            "a parquet file, or split a dataset with chronological_split(check_interactions(rows))"
+        )
+    name = os.fsdecode(name_or_path)
+    if "://" in name:
+        raise StorageError(f"{name} is an address; download the file and give its path")
     if name in _READERS:
         loaded: datasets.Dataset | dict[str, datasets.Dataset] = _READERS[name](folder or data_folder(name))
     else:

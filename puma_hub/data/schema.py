@@ -87,6 +87,8 @@ def _named_classes(values: pa.ChunkedArray, feature: object, name: str) -> pa.Ch
                 "of the task, for instance rows.cast_column('label', Value('int64')) where the class numbers are "
                 "what you mean"
             ) from error
+    outside = pc.fill_null(pc.or_(pc.less(values, 0), pc.greater_equal(values, len(names))), False)
+    values = pc.if_else(outside, pa.scalar(None, values.type), values)  # -1 is how datasets writes a missing class
     return pa.chunked_array([names.take(chunk) for chunk in values.chunks], names.type)
 
 

@@ -53,7 +53,9 @@ def as_text(values: pa.ChunkedArray, name: str, fractions: bool = False) -> pa.C
         return values
     if is_text(kind):
         return _rechunked(values, pa.string())
-    if pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_null(kind) or pa.types.is_date(kind):
+    if pa.types.is_decimal(kind):
+        return _decimal_text(values, name, fractions)
+    if pa.types.is_integer(kind) or pa.types.is_null(kind) or pa.types.is_date(kind):
         return values.cast(pa.string())
     if pa.types.is_timestamp(kind):
         return values.cast(pa.string())
@@ -98,6 +100,24 @@ def _float_text(values: pa.ChunkedArray, name: str, fractions: bool) -> pa.Chunk
         f"column {name!r} holds {pc.sum(bad).as_py()} floats that are no exact whole numbers, the first in row "
         f"{first_row(bad)}; ids must be text or whole numbers: make the column text before it is written"
     )
+
+
+def _decimal_text(values: pa.ChunkedArray, name: str, fractions: bool) -> pa.ChunkedArray:
+    """Databases write whole numbers as decimals with places: an id ``7.0000`` is ``7``, as in a float column."""
+    try:
+        wide = values.cast(pa.decimal256(76, max(values.type.scale, 0)))  # the width that all functions know
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise InteractionsError(f"column {name!r} holds decimals of type {values.type}; make it text") from error
+    with_places = pc.not_equal(pc.round(wide), wide)
+    if pc.any(with_places).as_py() and fractions:
+        return values.cast(pa.string())
+    if pc.any(with_places).as_py():
+        raise InteractionsError(
+            f"column {name!r} holds {pc.sum(with_places).as_py()} decimals that are no whole numbers, the first in row "
+            f"{first_row(pc.fill_null(with_places, False))}; ids must be text or whole numbers: make the column text "
+            "before it is written"
+        )
+    return wide.cast(pa.decimal256(76, 0)).cast(pa.string())
 
 
 def blank(values: pa.ChunkedArray) -> int:

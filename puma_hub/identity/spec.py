@@ -117,7 +117,7 @@ class ModelSpec:
                 raise MismatchError(
                     f"{what}: expected prompts of {self.model_id} (fingerprint {self.fingerprint}), found "
                     f"{other.model_id} (fingerprint {other.fingerprint}), which has other weights; migrate the prompts "
-                    "first"
+                    "first, or load the LLM in float32 or bfloat16 if this is a float16 copy of the same"
                 )
             return
         revisions = self.revision, other.revision

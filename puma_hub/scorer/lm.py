@@ -20,7 +20,15 @@ from puma_hub.scorer.answers import find_answers
 from puma_hub.scorer.check import LoadingCheck
 from puma_hub.scorer.encoding import EncodedRows, RowEncoder
 from puma_hub.scorer.forward import Forward
-from puma_hub.scorer.models import cache_argument, load_causal_lm, max_positions, plain_model, text_model, turns
+from puma_hub.scorer.models import (
+    cache_argument,
+    load_causal_lm,
+    max_positions,
+    plain_model,
+    text_model,
+    turns,
+    usable_device,
+)
 from puma_hub.scorer.prefix_cache import POLICIES, PrefixCache, PrefixCacheReport
 from puma_hub.scorer.shared import sharing_weights
 from puma_hub.scorer.tasks import RatingTask, Task
@@ -123,11 +131,12 @@ class PersonalizedLM:
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
             UnsupportedModelError: it needs code of its own, or cannot be scored exactly.
-            ConfigurationError: both ``device`` and ``device_map`` are given.
+            ConfigurationError: both ``device`` and ``device_map`` are given, or there is no such device.
             MissingDependencyError: a package is needed to read it.
         """
         if device is not None and device_map is not None:
             raise ConfigurationError(f"give device={device!r} or device_map={device_map!r}, not both")
+        device = usable_device(device) if device is not None else None
         options: dict[str, Any] = {
             "revision": revision,
             "token": token,

@@ -6,6 +6,7 @@ import inspect
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +19,13 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from puma_hub.errors import MissingDependencyError, StorageError, UnsupportedModelError, without_secrets
+from puma_hub.errors import (
+    ConfigurationError,
+    MissingDependencyError,
+    StorageError,
+    UnsupportedModelError,
+    without_secrets,
+)
 
 _CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and since
 _STRETCHED = ("longrope", "dynamic")
@@ -36,6 +43,9 @@ def load_causal_lm(model_id_or_dir: str, **options: Any) -> tuple[PreTrainedMode
         UnsupportedModelError: one of them needs code of its own.
         MissingDependencyError: a package is needed to read it.
     """
+    folder = Path(model_id_or_dir, options.get("subfolder") or "")
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise StorageError(f"{str(folder)!r} holds no model (config.json missing); give a model's folder or Hub id")
     source = {name: options[name] for name in _SOURCE if name in options}
     tokenizer = load_tokenizer(model_id_or_dir, **source)
     fixed = {"use_safetensors": True, "trust_remote_code": False}
@@ -85,7 +95,10 @@ def _clear_errors(name: str) -> Iterator[None]:
             ) from error
         if isinstance(error, ImportError):
             raise MissingDependencyError(f"cannot load {what}: {_package(error)}") from error
-        raise StorageError(f"cannot load {what}: {text.splitlines()[0] if text else type(error).__name__}") from error
+        reason = text.splitlines()[0].rstrip(".:") if text else type(error).__name__
+        raise StorageError(
+            f"cannot load {what}: {reason}; check the name, and that the folder or repository holds both"
+        ) from error
 
 
 def _package(error: ImportError) -> str:
@@ -94,6 +107,21 @@ def _package(error: ImportError) -> str:
     if any("pip install" in line for line in lines):
         return next(line for line in lines if "pip install" in line)
     return f"{lines[0]}; install it with `pip install {error.name}`" if error.name else lines[0]
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """``device``, tried out.
+
+    Raises:
+        ConfigurationError: there is none of that name here.
+    """
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ConfigurationError(f"no device {str(device)!r} can be used here ({reason}); choose another") from error
+    return found
 
 
 def plain_model(model: Any) -> PreTrainedModel:
