@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -270,3 +271,17 @@ def test_a_long_scale_keeps_the_weights_of_the_loss() -> None:
 
     ours, theirs = (t.loss(logits, steps * u, head(u)) for t, u in ((task, 1.0), (twenty, 20.0)))  # type: ignore[arg-type]
     assert torch.allclose(ours, theirs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (np.zeros((1, 1, 32), np.float32), "got ndarray; give torch.as_tensor"),
+        (torch.ones(1, 1, 32, dtype=torch.long), "got torch.int64"),
+        (torch.zeros(1, 32), r"got \(1, 32\); give one prompt"),
+        (torch.zeros(1, 1, 31), r"got \(1, 1, 31\); migrate"),
+    ],
+)
+def test_prompts_of_another_kind(make_lm: Callable[..., PersonalizedLM], prompts: Any, told: str) -> None:
+    with pytest.raises(MismatchError, match=told):
+        make_lm().logits(prompts, [{"item_text": "Toy"}])
