@@ -157,3 +157,8 @@ def test_half_stars_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     adapter.save_pretrained(tmp_path / "adapter")
     assert PumaAdapter.from_pretrained(tmp_path / "adapter").config.answer_texts == list("ABCDEFGHIJ")
     assert "0.5 as A" in str(adapter_card(adapter, "alice/adapter"))
+
+
+def test_an_error_names_few_of_many_answers() -> None:
+    with pytest.raises(AnswerTokenError, match=r"the answers 1, 2, 3, \.\.\., 900 apart"):
+        answers_of(make_tokenizer(), "<item><user>:", [str(i) for i in range(1, 901)])

@@ -49,6 +49,18 @@ def test_logits_and_gradients(make_lm: Callable[..., PersonalizedLM], family: st
     assert (gradient - expected_gradient).abs().max() <= 1e-4 * max(1.0, float(expected_gradient.abs().max()))
 
 
+@pytest.mark.parametrize("policy", ["full", "recompute", "off"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_prompt_of_one_token_that_ends_the_text(
+    make_lm: Callable[..., PersonalizedLM], family: str, policy: str
+) -> None:
+    lm = make_lm(family, prefix_cache=policy, template="<item> by<user>")
+    prompts = torch.randn(3, 1, lm.hidden_size, generator=torch.Generator().manual_seed(1))
+    for rows in ([ROWS[1]], [ROWS[2]] * 3, ROWS):  # one token is attended from, with and without a mask
+        expected = plain_logits(family, lm, prompts[: len(rows)], rows)
+        assert (lm.logits(prompts[: len(rows)], rows) - expected).abs().max() <= 1e-4
+
+
 @pytest.mark.parametrize("policy", ["full", "lru", "recompute", "off"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_with_no_token_before_the_slot(make_lm: Callable[..., PersonalizedLM], family: str, policy: str) -> None:

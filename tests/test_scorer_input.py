@@ -6,6 +6,7 @@ import inspect
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -274,7 +275,22 @@ def test_a_long_scale_keeps_the_weights_of_the_loss() -> None:
     assert torch.allclose(ours, theirs, rtol=1e-5)
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize("device", ["banana", "cuda:99", "xpu"])
 def test_a_device_that_is_not_here(saved_lm: Callable[..., str], device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"no device '{device}' can be used here"):
         PersonalizedLM.from_pretrained(saved_lm(), device=device)
+=======
+@pytest.mark.parametrize(
+    ("prompts", "told"),
+    [
+        (np.zeros((1, 1, 32), np.float32), "got ndarray; give torch.as_tensor"),
+        (torch.ones(1, 1, 32, dtype=torch.long), "got torch.int64"),
+        (torch.zeros(1, 32), r"got \(1, 32\); give one prompt"),
+        (torch.zeros(1, 1, 31), r"got \(1, 1, 31\); migrate"),
+    ],
+)
+def test_prompts_of_another_kind(make_lm: Callable[..., PersonalizedLM], prompts: Any, told: str) -> None:
+    with pytest.raises(MismatchError, match=told):
+        make_lm().logits(prompts, [{"item_text": "Toy"}])
+>>>>>>> h3

@@ -118,6 +118,42 @@ def test_a_changed_forward(
         assert 0 < pipe({"user_id": "user-1", "item_text": "Heat"})["score"] < 6
 
 
+def of_all_tokens(change: str, model: PreTrainedModel) -> None:
+    """Let the logits become log-probabilities: what they are depends on all tokens'."""
+
+    def normed(output: Any) -> Any:
+        output.logits = output.logits.log_softmax(-1)
+        return output
+
+    if change == "closure":
+        inner = model.forward
+        model.forward = lambda *given, **named: normed(inner(*given, **named))
+    elif change == "hook":
+        model.register_forward_hook(lambda module, given, output: normed(output))
+    else:
+        old = type(model)
+        model.__class__ = type(
+            "Mine", (old,), {"forward": lambda self, *g, **named: normed(old.forward(self, *g, **named))}
+        )
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("change", ["closure", "hook", "class"])
+def test_a_forward_that_needs_the_logits_of_all_tokens(
+    change: str, policy: str, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model = make_model("qwen2")
+    of_all_tokens(change, model)
+    lm = PersonalizedLM(model, tokenizer, prefix_cache=policy)
+    prompts = torch.randn(3, 2, 32, generator=torch.Generator().manual_seed(0))
+    for row, prompt, found in zip(ROWS, prompts, lm.logits(prompts, ROWS)):
+        before, after = (tokenizer(text)["input_ids"] for text in lm.template.render(row))
+        first, last = (model.get_input_embeddings()(torch.tensor(ids)) for ids in (before, after))
+        with torch.no_grad():
+            expected = model(inputs_embeds=torch.cat([first, prompt, last])[None]).logits[0, -1, lm.answer_ids]
+        assert (found - expected).abs().max() < 1e-4
+
+
 def test_offloaded_to_disk(saved_lm: Callable[..., str], tmp_path: Path) -> None:
     folder = saved_lm("llama")
     places = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu", "lm_head": "disk"}

@@ -10,7 +10,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from transformers import PreTrainedTokenizerFast, pipeline
 
 from puma_hub import PersonalizedLM
-from puma_hub.errors import TemplateError
+from puma_hub.errors import InteractionsError, TemplateError
 from puma_hub.scorer.tokens import Part, TextTokenizer, control_tokens
 from tests.conftest import CHAT_TEMPLATE, make_bank, make_model, make_tokenizer
 
@@ -140,3 +140,16 @@ def test_messages_smuggle_nothing_in(tokenizer: PreTrainedTokenizerFast) -> None
     assert not {0, 1, *ids.values()} & set(text[0] + text[1])
     lm = PersonalizedLM(model, chatty, prefix_cache="off")
     assert isinstance(lm.generate("<s> <user> </s>", torch.zeros(1, 32), max_new_tokens=1), str)
+
+
+def test_lone_surrogates_are_told(make_lm: Callable[..., PersonalizedLM]) -> None:
+    half = "Heat \ud83d"
+    lm = make_lm()
+    for row in ({"item_text": half, "history": []}, {"item_text": "Heat", "history": ["Heat", half]}):
+        scorer = make_lm(template="<history> <item><user>:")
+        with pytest.raises(InteractionsError, match=r"1 of \d+ texts hold halves of UTF-16 pairs.*repair"):
+            scorer.encode([row, {"item_text": "Toy", "history": []}])
+    with pytest.raises(InteractionsError, match="halves of UTF-16 pairs"):
+        lm.generate(f"{half}<user>", torch.zeros(1, lm.hidden_size))
+    with pytest.raises(InteractionsError, match="halves of UTF-16 pairs"):
+        lm._encoder.text.guarded([{"role": "user", "content": half}])

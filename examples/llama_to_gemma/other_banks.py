@@ -57,13 +57,14 @@ TRAININGS = (
 
 
 def split_users(users: int) -> dict[str, datasets.DatasetDict]:
-    """Interactions of each training's own users; the last training gets those who are left, as many at most."""
+    """Interactions of each training's own users; independent prompts take five times as long, so there are fewer."""
     everybody = read_movielens(fetch("movielens-100k"))
     names = sorted(rows_by_user(everybody))
     order = np.random.default_rng(0).permutation(len(names))
     parts = {}
     for number, training in enumerate(TRAININGS):
-        chosen = [names[row] for row in order[number * users : (number + 1) * users]]
+        count = users if training.has_adapter else users // 3
+        chosen = [names[row] for row in order[number * users : number * users + count]]
         rows = chronological_split(most_recent(of_users(everybody, chosen), 40))
         parts[training.name] = with_item_statistics(rows)
     return parts
@@ -107,7 +108,7 @@ def show(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=270, help="of each training (the fourth gets those who are left)")
+    parser.add_argument("--users", type=int, default=180, help="of each training; the independent one has a third")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--noise", type=float, default=NOISE, help="on the prompts the teacher asks with, in spreads")
     parser.add_argument("--out", default="other-banks")

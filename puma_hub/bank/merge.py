@@ -88,4 +88,4 @@ def _same_head(ours: RatingHead | None, theirs: RatingHead | None) -> bool:
 def _shown(fact: Any) -> str:
     if fact is None:
         return "not recorded"
-    return repr(fact) if isinstance(fact, str) else f"{fact.name} {fact.answers}"
+    return repr(fact) if isinstance(fact, str) else str(fact.to_dict())

@@ -16,6 +16,8 @@ def user_list(user_ids: Iterable[str]) -> list[str]:
     """
     if isinstance(user_ids, str):
         return [str(user_ids)]
+    if hasattr(user_ids, "columns"):  # a table's iterator gives the names of its columns
+        raise BankError(f"user ids are one column, got {type(user_ids).__name__}; give table['user_id']")
     given: Any = getattr(user_ids, "to_pylist", lambda: user_ids)()  # Arrow's own strings
     if isinstance(given, (bytes, bytearray, memoryview)) or not isinstance(given, Iterable):
         raise BankError(f"user ids are given as a list of strings, got {type(user_ids).__name__}")

@@ -26,12 +26,18 @@ def with_answer_head(model: PreTrainedModel, answer_ids: list[int]) -> PreTraine
     """Return a model over the same weights whose output layer knows the answers only, where that can be.
 
     What the model does to its logits afterwards (soft-capping, scaling) is the model's own code, so it is respected
-    whatever it is. An output layer that is not a plain matrix, or whose weights are elsewhere, is left whole.
+    whatever it is. An output layer that is not a plain matrix, or whose weights are elsewhere, is left whole, and so is
+    that of a model whose forward somebody changed: it may need the logits of all tokens.
     """
     output = model.get_output_embeddings()
-    if output is None or not _is_plain(output):
+    if output is None or not _is_plain(output) or _is_changed(model):
         return sharing_weights(model)
     return sharing_weights(model, {output: AnswerHead(output, answer_ids)})
+
+
+def _is_changed(model: PreTrainedModel) -> bool:
+    replaced = "forward" in vars(model) and not hasattr(model, "_hf_hook")
+    return replaced or bool(model._forward_hooks) or not type(model).__module__.startswith("transformers.")
 
 
 def _is_plain(output: nn.Module) -> bool:

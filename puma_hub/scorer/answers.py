@@ -79,8 +79,8 @@ class _Search:
             else ". Use answers that start differently, or end the template with another sign"
         )
         raise AnswerTokenError(
-            f"the tokenizer cannot tell the answers {list(answers)} apart after {self._context[-20:]!r}; first tokens "
-            f"are {' and '.join(self._seen)}{remedy}"
+            f"the tokenizer cannot tell the answers {_short(answers)} apart after {self._context[-20:]!r}; first "
+            f"tokens are {' and '.join(self._seen)}{remedy}"
         )
 
     def _in_context(self, answers: Sequence[str]) -> Answers | None:
@@ -126,6 +126,11 @@ def _letters() -> Iterator[str]:
     yield from string.ascii_lowercase
     for alphabet in (string.ascii_uppercase, string.ascii_lowercase):
         yield from map("".join, product(alphabet, repeat=2))
+
+
+def _short(answers: Sequence[str]) -> str:
+    shown = list(answers) if len(answers) <= 12 else [*answers[:3], "...", answers[-1]]
+    return ", ".join(shown)
 
 
 def _is_number(text: str) -> bool:

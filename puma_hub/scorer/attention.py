@@ -41,6 +41,7 @@ def grouped_sdpa(
         raise ValueError(f"{GROUPED_SDPA} has no soft-capping or position bias; use attn_implementation='eager'")
     batch, heads, length, _ = query.shape
     groups = heads // key.shape[1]
+    # No mask: one new token sees everything, several see those before them.
     causal = attention_mask is None and length > 1 and (is_causal or is_causal is None)
     if causal and (groups > 1 or key.shape[2] != length):
         attention_mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device)
@@ -53,7 +54,6 @@ def grouped_sdpa(
                 raise ValueError(f"{GROUPED_SDPA} needs one mask for all heads; use attn_implementation='eager'")
             attention_mask = attention_mask.repeat(1, 1, groups, 1)
     if prefix_layers is not None:
-        assert attention_mask is not None  # one is made for every cached batch
         prefix = prefix_layers[int(module.layer_idx)]  # type: ignore[arg-type]
         output = _over_both(query, (prefix.keys, prefix.values), (key, value), attention_mask, scaling)
         return output.reshape(batch, heads, length, -1).transpose(1, 2).contiguous(), None
@@ -67,13 +67,15 @@ def _over_both(
     query: torch.Tensor,
     prefix: tuple[torch.Tensor, torch.Tensor],
     new: tuple[torch.Tensor, torch.Tensor],
-    mask: torch.Tensor,
+    mask: torch.Tensor | None,
     scaling: float | None,
 ) -> torch.Tensor:
     """One softmax over the prefix and the new tokens; no gradient is computed for the prefix."""
     query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.cat([query @ prefix[0].transpose(-1, -2), query @ new[0].transpose(-1, -2)], -1)
-    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(query.dtype)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
     width = prefix[0].shape[-2]
     return weights[..., :width] @ prefix[1] + weights[..., width:] @ new[1]
 

@@ -267,14 +267,10 @@ class PersonalizedLM:
             rows: ``B`` rows of interactions, plain or from :meth:`encode`.
 
         Raises:
-            MismatchError: the prompts have another hidden size.
+            MismatchError: the prompts have another hidden size, or are no floats.
             BankError: the number of prompts differs from the number of rows.
         """
-        if prompts.ndim != 3 or prompts.shape[-1] != self.hidden_size:
-            raise MismatchError(
-                f"prompts must be (rows, length, {self.hidden_size}) for this model, got {tuple(prompts.shape)}; "
-                "migrate prompts of another model first"
-            )
+        self._require_prompts(prompts)
         encoded = rows if isinstance(rows, EncodedRows) else self.encode(rows, prompts.shape[1])
         if len(encoded) != len(prompts) or not len(encoded):
             raise BankError(
@@ -284,6 +280,21 @@ class PersonalizedLM:
             if self._policy == "off" or not any(encoded.prefixes):
                 return self._through.whole(prompts, encoded)
             return self._through.from_prefix(prompts, encoded, self._cache)
+
+    def _require_prompts(self, prompts: torch.Tensor) -> None:
+        size = self.hidden_size
+        if not isinstance(prompts, torch.Tensor) or not prompts.is_floating_point():
+            found = prompts.dtype if isinstance(prompts, torch.Tensor) else type(prompts).__name__
+            raise MismatchError(
+                f"prompts must be a tensor of floats, got {found}; give torch.as_tensor(prompts).float()"
+            )
+        if prompts.ndim != 3 or prompts.shape[-1] != size:
+            remedy = (
+                "give one prompt (length, d) a row" if prompts.ndim != 3 else "migrate prompts of another model first"
+            )
+            raise MismatchError(
+                f"prompts must be (rows, length, {size}) for this model, got {tuple(prompts.shape)}; {remedy}"
+            )
 
     # Text
 

@@ -163,11 +163,16 @@ def text_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
-    """The names that ``model.forward`` takes; of a function in its place that takes any, those of its class."""
-    found = inspect.signature(model.forward).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
-        return frozenset(found) | frozenset(inspect.signature(type(model).forward).parameters)
-    return frozenset(found)
+    """The names that ``model.forward`` takes; where it takes any and hands them on, those of what it stands for too."""
+    kinds = [kind for kind in type(model).__mro__ if "forward" in vars(kind)]
+    names: set[str] = set()
+    for forward in (model.forward, *(kind.forward for kind in kinds)):
+        found = inspect.signature(forward).parameters
+        names |= set(found)
+        own = getattr(forward, "__module__", "").startswith("transformers.")
+        if own or not any(parameter.kind is parameter.VAR_KEYWORD for parameter in found.values()):
+            break
+    return frozenset(names)
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:

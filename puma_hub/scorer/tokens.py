@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from puma_hub.errors import TemplateError
+from puma_hub.errors import InteractionsError, TemplateError
 
 Tokens = tuple[int, ...]
 
@@ -18,6 +18,7 @@ _ANCHORS = ("\n", ":", ".", "a", "1")
 _PROBES = ("user", " user", "\nuser")
 # Between brackets or bars: how control tokens are written that a tokenizer does not mark as special.
 _LOOKS_LIKE_CONTROL = re.compile(r"\s*[^\w\s].*\w.*[^\w\s]\s*", re.DOTALL)
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CUTS = range(0xFDD0, 0xFDF0)  # code points that no text holds
 
 
@@ -81,9 +82,11 @@ class TextTokenizer:
 
         Raises:
             TemplateError: a text holds a control token that this tokenizer cannot write as text.
+            InteractionsError: texts hold halves of UTF-16 pairs.
         """
         distinct = list(dict.fromkeys(texts))
         joined = {parts: "".join(part.text for part in parts) for parts in distinct}
+        _require_text(joined.values())
         cuts = {parts: self._cut_places(parts, text) for parts, text in joined.items()}
         whole = [parts for parts in distinct if not cuts[parts]]
         tokens = dict(zip(whole, self._whole([joined[parts] for parts in whole], follows)))
@@ -106,6 +109,7 @@ class TextTokenizer:
         :meth:`of_guarded` takes the cuts out again.
         """
         held = "".join(_strings(value))
+        _require_text([held])
         cut = next((chr(code) for code in _CUTS if chr(code) not in held), "")
         if not cut:
             raise TemplateError("messages hold all code points from U+FDD0 to U+FDEF, which are no text; remove them")
@@ -216,6 +220,20 @@ class TextTokenizer:
 
     def _is_whole(self, ids: Tokens) -> bool:
         return bool(ids) and self._tokenizer.unk_token_id not in ids
+
+
+def _require_text(texts: Collection[str]) -> None:
+    """Refuse lone surrogates, which no tokenizer takes.
+
+    Raises:
+        InteractionsError: some texts hold them.
+    """
+    bad = sum(_SURROGATE.search(text) is not None for text in texts)
+    if bad:
+        raise InteractionsError(
+            f"{bad} of {len(texts)} texts hold halves of UTF-16 pairs (U+D800 to U+DFFF), which are no text; repair "
+            'them with text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")'
+        )
 
 
 def _pieces(text: str, cuts: Sequence[int]) -> list[str]:
