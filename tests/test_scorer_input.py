@@ -275,12 +275,12 @@ def test_a_long_scale_keeps_the_weights_of_the_loss() -> None:
     assert torch.allclose(ours, theirs, rtol=1e-5)
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("device", ["banana", "cuda:99", "xpu"])
 def test_a_device_that_is_not_here(saved_lm: Callable[..., str], device: str) -> None:
     with pytest.raises(ConfigurationError, match=f"no device '{device}' can be used here"):
         PersonalizedLM.from_pretrained(saved_lm(), device=device)
-=======
+
+
 @pytest.mark.parametrize(
     ("prompts", "told"),
     [
@@ -293,4 +293,3 @@ def test_a_device_that_is_not_here(saved_lm: Callable[..., str], device: str) ->
 def test_prompts_of_another_kind(make_lm: Callable[..., PersonalizedLM], prompts: Any, told: str) -> None:
     with pytest.raises(MismatchError, match=told):
         make_lm().logits(prompts, [{"item_text": "Toy"}])
->>>>>>> h3
