@@ -19,6 +19,7 @@ from puma_hub.errors import StorageError
 _DROPPINGS = (".DS_Store", "Thumbs.db", "desktop.ini", "._*")
 _MOUNTS = Path("/proc/self/mountinfo")
 _SHOWN = 3
+_TRIES = 20  # at what others replace meanwhile
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def require_replaceable(target: str | os.PathLike[str], layout: Layout | None = 
     path = resolved(target)
     if not os.path.lexists(path):
         return
-    if not path.is_dir():
+    if not path.is_dir() and os.path.lexists(path):  # others may have moved it aside meanwhile
         raise StorageError(f"cannot write to {target}: it is a file; choose another folder")
     if _holds_current_folder(path):
         raise StorageError(
@@ -102,9 +103,35 @@ def require_replaceable(target: str | os.PathLike[str], layout: Layout | None = 
 def require_ours(path: Path, layout: Layout | None, shown: str | os.PathLike[str]) -> None:
     """Refuse a folder with anything in it that ``layout`` does not know; ``shown`` is its name for messages.
 
+    Looked at again where another process replaces it meanwhile.
+
     Raises:
         StorageError: it has, or lacks what the layout requires.
     """
+    for last in (*[False] * _TRIES, True):
+        before = _state(path)
+        if before is None:
+            return
+        try:
+            _require_ours(path, layout, shown)
+            return
+        except StorageError:
+            if last or _state(path) == before:
+                raise
+
+
+def _state(path: Path) -> tuple[int, ...] | None:
+    """What tells one folder of a name from the next; None where there is none."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_ctime_ns
+
+
+def _require_ours(path: Path, layout: Layout | None, shown: str | os.PathLike[str]) -> None:
     try:
         files = list(_files(path, layout))
     except OSError as error:

@@ -178,3 +178,21 @@ def test_rows_that_choose_the_epoch_are_the_last_in_time() -> None:
     assert sorted(train + validation) == list(range(30)) and train == sorted(train)
     assert {rows[i]["timestamp"] for i in validation} == {8, 9} and len(validation) == 6
     assert last_of_each_user(make_interactions(users=3, rows=1), 0.5) == ([0, 1, 2], [])
+
+
+def test_a_row_is_the_same_in_every_unit_of_time() -> None:
+    seconds = np.array([789_652_009, 1_600_000_000])
+    kinds = [seconds, seconds * 1.0, seconds * 10**3, seconds * 10**6, seconds * 10**9]
+    kinds += [seconds.astype("datetime64[s]"), seconds.astype("datetime64[s]").astype("datetime64[ns]")]
+    rows = make_interactions(users=1, rows=2).remove_columns("timestamp")
+    hashes = {tuple(row_hashes(check_interactions(rows.add_column("timestamp", list(kind))))) for kind in kinds}
+    assert len(hashes) == 1
+
+
+def test_rows_that_lost_their_timestamps_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    rows = check_interactions(make_interactions(users=2, rows=4))
+    trained = TrainedRows.from_dict(TrainedRows.of(rows).to_dict())
+    refuse_trained_rows(rows, trained, allowed=True)
+    assert not caplog.records
+    refuse_trained_rows(rows.remove_columns("timestamp"), trained)
+    assert "cannot be told: the bank's training rows had timestamps, these have none" in caplog.text

@@ -188,3 +188,6 @@ def test_refusals(make_lm: Callable[..., PersonalizedLM], interactions: datasets
         compare_banks(lm, bank, lm, stranger, interactions)
     with pytest.raises(InteractionsError, match="split validation"):
         evaluate_bank(lm, bank, {"train": interactions})
+    for other in (interactions.to_iterable_dataset(), interactions.to_pandas()):
+        with pytest.raises(InteractionsError, match=r"must be a datasets\.Dataset"):
+            evaluate_bank(lm, bank, other)

@@ -84,6 +84,9 @@ def test_items_are_cut_to_fit(make_lm: Callable[..., PersonalizedLM], template: 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
+        ({"item_text": b"a"}, "is bytes"),
+        ({"item_text": "\ud83d"}, "half of a surrogate pair"),
+        ("a", "a row must be a mapping of columns to values, got str"),
         ({}, "no item_text"),
         ({"item_text": None}, "no item_text"),
         ({"item_text": float("nan")}, "no item_text"),
@@ -293,3 +296,9 @@ def test_a_device_that_is_not_here(saved_lm: Callable[..., str], device: str) ->
 def test_prompts_of_another_kind(make_lm: Callable[..., PersonalizedLM], prompts: Any, told: str) -> None:
     with pytest.raises(MismatchError, match=told):
         make_lm().logits(prompts, [{"item_text": "Toy"}])
+
+
+@pytest.mark.parametrize("rows", [None, "Heat", {"item_text": "Heat"}])
+def test_what_is_no_list_of_rows(make_lm: Callable[..., PersonalizedLM], rows: object) -> None:
+    with pytest.raises(InteractionsError, match="rows must be a list of rows or a dataset"):
+        make_lm().encode(rows)  # type: ignore[arg-type]

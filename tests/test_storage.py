@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from puma_hub import staging
+from puma_hub import layout, staging
 from puma_hub.errors import StorageError
 from puma_hub.layout import Layout, require_replaceable, require_writable
 from puma_hub.storage import new_file, new_folder, read_json, replace_files, write_json
@@ -297,3 +297,18 @@ def test_bad_json(tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(StorageError, match="must hold a JSON object"):
         read_json(tmp_path / "list.json")
+
+
+def test_a_folder_that_is_replaced_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = fill(tmp_path / "target", "data")
+    look = layout._files
+
+    def replaced(folder: Path, known: Layout | None) -> object:
+        monkeypatch.setattr(layout, "_files", look)
+        target.rename(tmp_path / "aside")
+        fill(target, "data")
+        raise FileNotFoundError
+
+    monkeypatch.setattr(layout, "_files", replaced)
+    require_replaceable(target, LAYOUT)
+    assert layout._files is look

@@ -79,7 +79,7 @@ def _first_row(
             found[candidate] = row
     if quotes and all(len(row) == 1 for row in found.values()):
         raise InteractionsError(
-            f"{path}, line 1: a double quote stands inside a field or never closes; put such fields in double quotes "
+            f"{path}, line 1: a double quote stands inside a field or never closes; put such fields in double quotes, "
             "and write a quote inside twice"
         )
     if not found:

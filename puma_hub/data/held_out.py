@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
@@ -16,9 +17,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_hub.data.rows import codes, column, numbers
-from puma_hub.data.times import as_times, order_key
+from puma_hub.data.times import as_microseconds, as_times, order_key
 from puma_hub.data.values import as_text
 from puma_hub.errors import BankError, InteractionsError
+
+logger = logging.getLogger(__name__)
 
 _MARK = "Interactions: "  # at the start of a description, so that no other's is taken for ours
 _SIZE = 1024
@@ -73,11 +76,11 @@ def _hash(text: str) -> int:
 
 
 def _moments(times: pa.ChunkedArray) -> np.ndarray:
-    """Timestamps as the same numbers whatever type a file gave them: times in microseconds."""
+    """Timestamps as the same numbers whatever type a file gave them: in microseconds, where that can be known."""
     if pa.types.is_temporal(times.type):
         zone = getattr(times.type, "tz", None)
-        times = pc.cast(times, pa.timestamp("us", zone), safe=False)
-    return order_key(times)
+        return order_key(pc.cast(times, pa.timestamp("us", zone), safe=False))
+    return as_microseconds(order_key(times))
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
@@ -101,18 +104,20 @@ class TrainedRows:
     """The rows a bank was trained on: how many distinct ones, and the ``hashes`` of a sample of up to 1,024.
 
     The sample is the rows of the smallest hashes (a bottom-k sketch), so that two can be joined without the rows, and
-    any row that was trained on is in it by the same chance. ``chosen`` says how the rows were chosen, if that is known.
+    any row that was trained on is in it by the same chance. ``chosen`` says how the rows were chosen, ``timed`` whether
+    they had timestamps, if that is known.
     """
 
     rows: int
     hashes: np.ndarray
     chosen: str | None = None
+    timed: bool | None = None
 
     @classmethod
     def of(cls, rows: datasets.Dataset) -> TrainedRows:
         """Of checked interactions."""
         hashes = _distinct(row_hashes(rows))
-        return cls(len(hashes), hashes[:_SIZE], description(rows))
+        return cls(len(hashes), hashes[:_SIZE], description(rows), "timestamp" in rows.column_names)
 
     @classmethod
     def of_all(cls, parts: Iterable[TrainedRows | None]) -> TrainedRows | None:
@@ -132,7 +137,8 @@ class TrainedRows:
         if not (self.is_whole and other.is_whole):
             estimate = round((_SIZE - 1) * 2.0**64 / float(hashes[_SIZE - 1]))
             rows = min(max(estimate, self.rows, other.rows), self.rows + other.rows)
-        return TrainedRows(rows, hashes[:_SIZE], self.chosen if self.chosen == other.chosen else None)
+        chosen = self.chosen if self.chosen == other.chosen else None
+        return TrainedRows(rows, hashes[:_SIZE], chosen, self.timed if self.timed == other.timed else None)
 
     def found_in(self, hashes: np.ndarray) -> int:
         """How many of the rows with these hashes ``(M,)`` were trained on; estimated where the sample is not whole."""
@@ -141,7 +147,7 @@ class TrainedRows:
 
     def to_dict(self) -> dict[str, Any]:
         packed = base64.b64encode(self.hashes.astype("<u8").tobytes()).decode()
-        return {"rows": self.rows, "chosen": self.chosen, "hashes": packed}
+        return {"rows": self.rows, "chosen": self.chosen, "timed": self.timed, "hashes": packed}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainedRows:
@@ -160,7 +166,7 @@ class TrainedRows:
                 f"the bank's record of its training rows is damaged: {len(hashes)} hashes of {rows} rows; take another "
                 "copy of it"
             )
-        return cls(rows, hashes, data.get("chosen"))
+        return cls(rows, hashes, data.get("chosen"), data.get("timed"))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrainedRows) and self.to_dict() == other.to_dict()
@@ -182,6 +188,12 @@ def refuse_trained_rows(
     """
     if trained is None or not len(trained.hashes):
         return 0
+    if trained.timed is not None and trained.timed != ("timestamp" in rows.column_names):
+        logger.warning(
+            "whether these rows were trained on cannot be told: the bank's training rows %s timestamps, these %s; give "
+            "the same columns as in training",
+            *(("had", "have none") if trained.timed else ("had no", "have some")),
+        )
     hashes = row_hashes(rows)
     if train is not None:
         hashes = hashes[~among(hashes, row_hashes(train))]

@@ -59,6 +59,15 @@ def order_key(values: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(values.to_numpy())
 
 
+def as_microseconds(values: np.ndarray) -> np.ndarray:
+    """Numbers ``(N,)`` whose size tells their unit (of the years 1985 to 2128) in microseconds; others as they are."""
+    result = values.copy()
+    for unit in (1.0, 1e3, 1e6, 1e9):
+        within = (values >= _SECONDS[0] * unit) & (values < _SECONDS[1] * unit)
+        result[within] = values[within] // 1000 if unit == 1e9 else np.rint(values[within] * (1e6 / unit))
+    return result
+
+
 def _check_numbers(values: np.ndarray) -> None:
     finite = np.isfinite(values)
     if not finite.all():

@@ -18,7 +18,7 @@ from puma_hub.bank.fit import require_scorer
 from puma_hub.bank.users import user_list
 from puma_hub.data import check_interactions, of_users
 from puma_hub.data.held_out import refuse_trained_rows
-from puma_hub.data.rows import numbers, texts
+from puma_hub.data.rows import numbers, require_dataset, texts
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.evaluation.baselines import rating_baselines
 from puma_hub.evaluation.scores import mae, missing, rmse, scores
@@ -177,7 +177,7 @@ def evaluate_bank(
         InteractionsError: rows are malformed, none belongs to a user of the bank, or the bank was trained on them.
         NotFiniteError: the LLM's answers to some rows are NaN or infinite.
     """
-    splits = {"validation": interactions} if isinstance(interactions, datasets.Dataset) else interactions
+    splits = interactions if isinstance(interactions, Mapping) else {"validation": require_dataset(interactions)}
     if "validation" not in splits:
         raise InteractionsError(f"evaluation needs the split validation, found {', '.join(splits) or 'none'}")
     train = splits.get("train")

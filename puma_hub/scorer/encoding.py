@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from puma_hub.errors import TemplateError
+from puma_hub.errors import InteractionsError, TemplateError
 from puma_hub.scorer.template import PromptTemplate
 from puma_hub.scorer.tokens import Parts, TextTokenizer, Tokens
 
@@ -73,13 +73,18 @@ class RowEncoder:
         """Tokenise ``rows``.
 
         Raises:
+            InteractionsError: ``rows`` are no rows.
             TemplateError: rows with their prompts do not fit the model's context, or one has no position to score.
             InteractionsError: a row lacks its item's text, or its history is no list of texts.
         """
         numbers: dict[Halves, int] = {}
         first: list[Mapping[str, Any]] = []  # rows of each text
         of_row: list[int] = []
+        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+            raise InteractionsError(f"rows must be a list of rows or a dataset, got {type(rows).__name__}")
         for row in rows:
+            if not isinstance(row, Mapping):
+                raise InteractionsError(f"a row must be a mapping of columns to values, got {type(row).__name__}")
             number = numbers.setdefault(self.template.parts(row), len(first))
             if number == len(first):
                 first.append(row)
