@@ -166,7 +166,7 @@ def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
     """The names that ``model.forward`` takes; where it takes any and hands them on, those of what it stands for too."""
     kinds = [kind for kind in type(model).__mro__ if "forward" in vars(kind)]
     names: set[str] = set()
-    for forward in (model.forward, *(kind.forward for kind in kinds)):
+    for forward in (model.forward, *(vars(kind)["forward"] for kind in kinds)):
         found = inspect.signature(forward).parameters
         names |= set(found)
         own = getattr(forward, "__module__", "").startswith("transformers.")
