@@ -162,3 +162,9 @@ def test_half_stars_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
 def test_an_error_names_few_of_many_answers() -> None:
     with pytest.raises(AnswerTokenError, match=r"the answers 1, 2, 3, \.\.\., 900 apart"):
         answers_of(make_tokenizer(), "<item><user>:", [str(i) for i in range(1, 901)])
+
+
+def test_a_scale_that_begins_below_zero(capsys: pytest.CaptureFixture[str]) -> None:
+    for values in (["--values", "-5:5"], ["--values=-5:5"], ["--values", "-1.5,0,.5"]):
+        assert main(["fit", "--model", "nowhere/at/all", "--interactions", "none.csv", "--out", "b", *values]) == 1
+        assert "expected one argument" not in capsys.readouterr().err

@@ -142,7 +142,16 @@ _CLASSES: dict[str, dict[str, Any]] = {
     },
     "DbrxForCausalLM": {"attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}},
     "DeepseekV2ForCausalLM": {"num_experts_per_tok": 2},
-    "Qwen4ExpForCausalLM": {"indexer_compress_ratio": 4, "indexer_budget": 64},
+    "Qwen4ExpForCausalLM": {
+        "indexer_compress_ratio": 4,
+        "indexer_budget": 64,
+        "indexer_head_dim": 8,
+        "indexer_kv_heads": 1,
+        "indexer_n_heads": 4,
+        "hc_lowrank": 8,
+        "ngram_vocab_size_base": 100,
+    },
+    "BltForCausalLM": {"encoder_hash_byte_group_vocab": 500, "hidden_size_global": 32, "encoder_cross_output_size": 64},
     "Dots3NoteForCausalLM": {"num_key_value_heads": 4},
     "CohereCompassForCausalLM": {
         "rope_parameters": {

@@ -56,7 +56,9 @@ def describe_folder(folder: Path) -> BankDescription:
     if not folder.is_dir():
         raise StorageError(f"no prompt bank at {folder}: the folder does not exist")
     if not (folder / DESCRIPTION_FILE).is_file():
-        raise StorageError(f"{folder} is not a prompt bank: {DESCRIPTION_FILE} missing")
+        inner = folder / "bank"  # where training leaves one
+        advice = f"; give {inner}" if (inner / DESCRIPTION_FILE).is_file() else "; give the folder of a bank"
+        raise StorageError(f"{folder} is not a prompt bank: {DESCRIPTION_FILE} missing{advice}")
     return BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
 
 

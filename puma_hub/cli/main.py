@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 
@@ -48,9 +49,20 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _joined(arguments: Sequence[str]) -> list[str]:
+    """The arguments with ``--values -5:5`` in one, or argparse takes what begins with a minus for an option."""
+    joined: list[str] = []
+    for argument in arguments:
+        if joined and joined[-1] == "--values" and re.match(r"-[\d.]", argument):
+            joined[-1] += f"={argument}"
+        else:
+            joined.append(argument)
+    return joined
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0 when its work was done, 1 when it failed, 2 for wrong use."""
-    args = build_parser().parse_args(arguments)
+    args = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     from puma_hub.errors import ConfigurationError, PumaHubError, without_secrets
     from puma_hub.hub.markup import visible
 
