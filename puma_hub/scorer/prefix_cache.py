@@ -22,7 +22,7 @@ _USEFUL_SHARE = 0.1  # below this share of the prefixes an LRU would nearly alwa
 # Prefixes are computed in batches of one size and of few widths, filled up where there are fewer: in matrices of one
 # shape a row has the same bits whatever stands in the others, so a prefix's states never depend on its company.
 _WIDTH_STEP = 4
-_ROWS_AND_TOKENS = {"cpu": (8, 512)}  # at once at most
+_ROWS_AND_TOKENS = {"cpu": (4, 512)}  # at once at most
 _ELSEWHERE = (32, 4096)
 
 PrefixForward = Callable[[Sequence[Tokens], int], torch.Tensor]
