@@ -29,8 +29,9 @@ from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.evaluation import calibrate, rating_baselines
-from puma_hub.evaluation.compare import controls_of
+from puma_hub.evaluation.compare import controls_of, derangement
 from puma_hub.evaluation.evaluate import HeldOut
+from puma_hub.evaluation.scores import rmse
 from puma_hub.training import with_source_predictions
 from puma_hub.training.teacher import NOISE
 
@@ -126,9 +127,7 @@ def main() -> None:
         held_out = HeldOut.build(source_lm, bank, rows["validation"])
         before[name] = controls_of(held_out)
         plain = rating_baselines(rows["train"], held_out.rows)
-        errors = [
-            float(np.sqrt(np.mean(np.square(plain[key] - held_out.labels)))) for key in ("user_mean", "user_item_bias")
-        ]
+        errors = [rmse(plain[key], held_out.labels) for key in ("user_mean", "user_item_bias")]
         cells = [name, str(len(bank)), training.told, *show(before[name]), *(f"{error:.4f}" for error in errors)]
         print(line(cells), flush=True)
         # What the head of a migrated bank is calibrated by: the source's predictions for training rows, no labels.
@@ -145,14 +144,29 @@ def main() -> None:
     for name, rows in taught.items():
         adapter = train_adapter(target_lm, banks[name], rows, name, out)
         for bank_name, bank in banks.items():
-            held_out, gain = parts[bank_name]["validation"], before[bank_name]["gain"]
             moved = adapter.migrate(bank)
-            calibrated, _ = calibrate(target_lm, moved, told[bank_name])
-            found = [controls_of(HeldOut.build(target_lm, one, held_out)) for one in (moved, calibrated)]
+            predictions, labels = three_ways(target_lm, moved, parts[bank_name]["validation"])
+            _, found = calibrate(target_lm, moved, told[bank_name])
+            sides = [predictions, [found.level + found.slope * predicted for predicted in predictions]]
             if name != bank_name:
-                found.append(controls_of(HeldOut.build(target_lm, adapter.migrate(bank, mean="adapter"), held_out)))
-            cells = [f"{', '.join(show(side))}; {side['gain'] / gain:.2f}" for side in found]
+                by_other_mean = adapter.migrate(bank, mean="adapter")
+                sides.append(three_ways(target_lm, by_other_mean, parts[bank_name]["validation"])[0])
+            cells = [shown_side(side, labels, before[bank_name]["gain"]) for side in sides]
             print(line([name, bank_name, *cells, *[""] * (len(ways) - len(cells))]), flush=True)
+
+
+def three_ways(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset) -> tuple[list[np.ndarray], np.ndarray]:
+    """Predictions with own, mean and shuffled prompts, and the labels."""
+    held_out = HeldOut.build(lm, bank, rows)
+    mean = bank.prompts.mean(0, keepdims=True)
+    others = bank.prompts[derangement(len(bank), seed=42)]
+    shuffled = held_out.predict(others, bank.rows(held_out.users))
+    return [held_out.own, held_out.predict(mean, np.zeros(len(held_out.labels))), shuffled], held_out.labels
+
+
+def shown_side(predictions: list[np.ndarray], labels: np.ndarray, gain: float) -> str:
+    own, mean, shuffled = (rmse(predicted, labels) for predicted in predictions)
+    return f"{own:.4f}, {mean:.4f}, {shuffled:.4f}; {(mean - own) / gain:.2f}"
 
 
 if __name__ == "__main__":
