@@ -201,7 +201,7 @@ def refuse_trained_rows(
     if allowed or found <= max(1, _TOLERATED * len(rows)):
         return found
     about = "" if trained.is_whole else "about "
-    ways = f" It was trained on: {trained.chosen}." if trained.chosen else ""
+    ways = f" It was trained with {trained.chosen}." if trained.chosen else ""
     raise InteractionsError(
         f"{about}{found} of {len(rows)} held-out rows were trained on, so their error tells nothing of new rows; hold "
         f"out the same rows as in training (--users, --rows-per-user, --held-out), or pass allow_training_rows=True "
