@@ -220,7 +220,11 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
         e.AnswerTokenError,
         "cannot tell the answers",
     ),
-    "no language model there": (lambda p: PersonalizedLM.from_pretrained(str(p.folder)), e.StorageError, "cannot load"),
+    "no language model there": (
+        lambda p: PersonalizedLM.from_pretrained(str(p.folder)),
+        e.StorageError,
+        "holds no model",
+    ),
     "unknown cache policy": (
         lambda p: PersonalizedLM(make_model("llama"), make_tokenizer(), prefix_cache="some"),
         e.ConfigurationError,

@@ -45,7 +45,7 @@ def test_rows_that_overflow_are_told(
     with pytest.raises(NotFiniteError, match=message):
         evaluate_bank(lm, bank, interactions)
     with pytest.raises(NotFiniteError, match=message):
-        with_source_predictions(lm, bank, interactions, offset_share=1.0)
+        with_source_predictions(lm, bank, interactions, offset_share=1.0, noise=0)
     pipe = PersonalizedScoringPipeline(lm, bank=bank)
     rows = [{"user_id": f"user-{user}", "item_text": "Toy Story"} for user in range(8)]
     assert np.isfinite(pipe(rows[0])["score"])
