@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from puma_hub.migration import chain, migrate
     from puma_hub.scorer import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
     from puma_hub.selection import select_users
-    from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments
+    from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments, with_source_predictions
 
 _FOLDERS = {
     "adapter": ("PumaAdapter", "PumaAdapterOutput", "PumaConfig", "warm_start"),
@@ -34,7 +34,7 @@ _FOLDERS = {
     "migration": ("chain", "migrate"),
     "scorer": ("ClickTask", "PersonalizedLM", "PromptTemplate", "RatingTask"),
     "selection": ("select_users",),
-    "training": ("AdapterTrainer", "PromptTrainer", "PumaTrainingArguments"),
+    "training": ("AdapterTrainer", "PromptTrainer", "PumaTrainingArguments", "with_source_predictions"),
 }
 _FOLDER_OF = {name: folder for folder, names in _FOLDERS.items() for name in names}
 
@@ -61,6 +61,7 @@ __all__ = [
     "pair_repo_id",
     "select_users",
     "warm_start",
+    "with_source_predictions",
 ]
 
 
