@@ -126,7 +126,7 @@ class Loop:
         """Train from the last checkpoint, if there is one, to the end; load the best weights."""
         self._resume()
         if not self.state.finished:
-            with self._timed("prefix_cache"), self._bar("prefix cache", "group") as bar:
+            with self._timed("prefix_cache"), self._bar("prefix cache", "prefix") as bar:
                 self.prepare(partial(_show, bar))
             if self.begin is not None and not self.state.begun:
                 with self._timed("start"), self._bar("start", "row") as bar:
