@@ -87,9 +87,11 @@ def require_replaceable(target: str | os.PathLike[str], layout: Layout | None = 
             something which ``layout`` does not know, or lacks what it requires.
     """
     path = resolved(target)
-    if not os.path.lexists(path):
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):  # asked once: others may be replacing it
         return
-    if not path.is_dir() and os.path.lexists(path):  # others may have moved it aside meanwhile
+    if not stat.S_ISDIR(mode):
         raise StorageError(f"cannot write to {target}: it is a file; choose another folder")
     if _holds_current_folder(path):
         raise StorageError(

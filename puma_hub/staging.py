@@ -56,14 +56,14 @@ def settle_modes(staged: Path, old: Path, whole: bool) -> None:
     """
     probe = staged / f".mode-{secrets.token_hex(4)}"
     os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    new = _mode(probe)
+    new = stat.S_IMODE(probe.stat().st_mode)
     probe.unlink()
-    if whole and old.is_dir() and (modes := [_mode(path) for path in old.rglob("*") if path.is_file()]):
+    if whole and (modes := [mode for path in _files(old) if (mode := _mode(path)) is not None]):
         new &= functools.reduce(operator.or_, modes)
     for path in staged.rglob("*"):
         if path.is_file():
-            before = old / path.relative_to(staged)
-            path.chmod(_mode(before) if before.is_file() else new)
+            before = _mode(old / path.relative_to(staged))
+            path.chmod(new if before is None else before)
 
 
 def clear_leftovers(target: Path) -> None:
@@ -161,5 +161,17 @@ def _age(path: Path) -> float:
     return time.time() - newest
 
 
-def _mode(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
+def _files(folder: Path) -> list[Path]:
+    """The files below ``folder`` now; none where another process is replacing it."""
+    try:
+        return [path for path in folder.rglob("*") if path.is_file()]
+    except FileNotFoundError:
+        return []
+
+
+def _mode(path: Path) -> int | None:
+    """None where there is nothing, or no more: another process may be replacing it."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return None

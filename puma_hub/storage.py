@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,9 +90,16 @@ def _swap(staged: Path, final: Path, layout: Layout | None, shown: str | os.Path
             if error.errno not in _RACES or attempt == _TRIES - 1:
                 raise
         finally:
-            # What could be brought back neither by us nor by the next writer is never deleted.
-            if os.path.lexists(final) or not os.path.lexists(aside / OLD):
-                shutil.rmtree(aside, ignore_errors=True)
+            _drop(aside, final)
+
+
+def _drop(aside: Path, final: Path) -> None:
+    """Delete ``aside``, but for what could be brought back neither by us nor by the next writer."""
+    for _ in range(_TRIES):
+        if os.path.lexists(final) or not os.path.lexists(aside / OLD):
+            shutil.rmtree(aside, ignore_errors=True)
+            return
+        time.sleep(0.01)  # another writer is between its two renames
 
 
 def _rename_over(staged: Path, final: Path, old: Path, layout: Layout | None, shown: str | os.PathLike[str]) -> None:

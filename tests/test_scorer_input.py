@@ -85,7 +85,7 @@ def test_items_are_cut_to_fit(make_lm: Callable[..., PersonalizedLM], template: 
     ("row", "message"),
     [
         ({"item_text": b"a"}, "is bytes"),
-        ({"item_text": "\ud83d"}, "half of a surrogate pair"),
+        ({"item_text": "\ud83d"}, "halves of UTF-16 pairs"),
         ("a", "a row must be a mapping of columns to values, got str"),
         ({}, "no item_text"),
         ({"item_text": None}, "no item_text"),

@@ -90,7 +90,7 @@ class PromptTemplate:
             InteractionsError: the row lacks its item's text, or its history is no list of texts.
         """
         before, after = self.text.split("<user>")
-        values = {"<history>": _unicode("; ".join(_newest(row.get("history")))), "<item>": ""}
+        values = {"<history>": "; ".join(_newest(row.get("history"))), "<item>": ""}
         if "<item>" in self.text:
             values["<item>"] = _item_text(row)
         # One pass, so that slot-like text inside an item is left as it is.
@@ -145,14 +145,4 @@ def _item_text(row: Mapping[str, Any]) -> str:
         raise InteractionsError("a row has no item_text, and the template shows <item>; drop the row or fill it")
     if isinstance(text, bytes):
         raise InteractionsError("a row's item_text is bytes; decode it to text")
-    return _unicode(str(text))
-
-
-def _unicode(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InteractionsError(
-            "a row's text holds half of a surrogate pair, which is no character; decode it properly"
-        ) from error
-    return text
+    return str(text)
