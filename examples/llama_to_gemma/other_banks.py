@@ -28,6 +28,7 @@ from puma_hub.data.movielens import read_movielens
 from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
+from puma_hub.errors import MismatchError
 from puma_hub.evaluation import calibrate, rating_baselines
 from puma_hub.evaluation.compare import controls_of, derangement
 from puma_hub.evaluation.evaluate import HeldOut
@@ -148,11 +149,16 @@ def main() -> None:
             predictions, labels = three_ways(target_lm, moved, parts[bank_name]["validation"])
             _, found = calibrate(target_lm, moved, told[bank_name])
             sides = [predictions, [found.level + found.slope * predicted for predicted in predictions]]
+            last = ""
             if name != bank_name:
-                by_other_mean = adapter.migrate(bank, mean="adapter")
-                sides.append(three_ways(target_lm, by_other_mean, parts[bank_name]["validation"])[0])
+                try:
+                    by_other_mean = adapter.migrate(bank, mean="adapter")
+                    sides.append(three_ways(target_lm, by_other_mean, parts[bank_name]["validation"])[0])
+                except MismatchError:
+                    last = "refused: prompts lie absurdly far from that mean"
             cells = [shown_side(side, labels, before[bank_name]["gain"]) for side in sides]
-            print(line([name, bank_name, *cells, *[""] * (len(ways) - len(cells))]), flush=True)
+            cells += [last] * (len(ways) - len(cells))
+            print(line([name, bank_name, *cells]), flush=True)
 
 
 def three_ways(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset) -> tuple[list[np.ndarray], np.ndarray]:
