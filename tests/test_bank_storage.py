@@ -152,7 +152,7 @@ def test_values_of_files_are_checked_when_they_are_read(tmp_path: Path, value: f
 
 def test_a_bank_that_is_replaced_goes_on(large: tuple[PromptBank, PromptBank, Path]) -> None:
     bank, loaded, folder = large
-    kept = pickle.dumps(loaded)
+    kept = pickle.dumps(loaded)  # as a worker process is handed the bank; in memory, never on disk
     copy = pickle.loads(kept)
     assert copy.user_ids == loaded.user_ids and np.array_equal(copy["user-7"], bank["user-7"])
     loaded.with_provenance(made_by="trained").save_pretrained(folder)  # onto itself
