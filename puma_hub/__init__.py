@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from puma_hub.migration import chain, migrate
     from puma_hub.scorer import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
     from puma_hub.selection import select_users
-    from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments, with_source_predictions
+    from puma_hub.training import (
+        AdapterTrainer,
+        PromptTrainer,
+        PumaTrainingArguments,
+        with_sensitivity,
+        with_source_predictions,
+    )
 
 _FOLDERS = {
     "adapter": ("PumaAdapter", "PumaAdapterOutput", "PumaConfig", "warm_start"),
@@ -34,7 +40,13 @@ _FOLDERS = {
     "migration": ("chain", "migrate"),
     "scorer": ("ClickTask", "PersonalizedLM", "PromptTemplate", "RatingTask"),
     "selection": ("select_users",),
-    "training": ("AdapterTrainer", "PromptTrainer", "PumaTrainingArguments", "with_source_predictions"),
+    "training": (
+        "AdapterTrainer",
+        "PromptTrainer",
+        "PumaTrainingArguments",
+        "with_sensitivity",
+        "with_source_predictions",
+    ),
 }
 _FOLDER_OF = {name: folder for folder, names in _FOLDERS.items() for name in names}
 
@@ -61,6 +73,7 @@ __all__ = [
     "pair_repo_id",
     "select_users",
     "warm_start",
+    "with_sensitivity",
     "with_source_predictions",
 ]
 

@@ -38,6 +38,7 @@ from puma_hub.training.teacher import NOISE
 
 SHARE, RECENT_ROWS = 0.18, 18  # as in the demo
 CALIBRATION_ROWS = 500
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def show(found: dict[str, Any]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--users", type=int, default=180, help="of each training; the independent one has a third")
+    parser.add_argument("--users", type=int, default=270, help="of each training; the independent one has a third")
     parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"))
     parser.add_argument("--noise", type=float, default=NOISE, help="on the prompts the teacher asks with, in spreads")
     parser.add_argument("--out", default="other-banks")
@@ -139,9 +140,10 @@ def main() -> None:
     del source_lm, held_out
 
     target_lm = load("gemma-3-270m", "google/gemma-3-270m", args.dtype)
-    ways = ("as migrated", "calibrated by the source's predictions", "by the adapter's mean")
+    ways = ("as migrated", "calibrated by the source's predictions", "without its sensitivity", "by the adapter's mean")
     columns = ["adapter of bank", "on bank", *(f"{way}: own, mean, shuffled; retention" for way in ways)]
     print("\n" + line(columns) + "\n" + "|---" * len(columns) + "|")
+    gains: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
     for name, rows in taught.items():
         adapter = train_adapter(target_lm, banks[name], rows, name, out)
         for bank_name, bank in banks.items():
@@ -151,6 +153,9 @@ def main() -> None:
             sides = [predictions, [found.level + found.slope * predicted for predicted in predictions]]
             last = ""
             if name != bank_name:
+                assert bank.statistics is not None
+                unaligned = adapter.migrate(bank, mean=bank.statistics.mean)
+                sides.append(three_ways(target_lm, unaligned, parts[bank_name]["validation"])[0])
                 try:
                     by_other_mean = adapter.migrate(bank, mean="adapter")
                     sides.append(three_ways(target_lm, by_other_mean, parts[bank_name]["validation"])[0])
@@ -159,6 +164,30 @@ def main() -> None:
             cells = [shown_side(side, labels, before[bank_name]["gain"]) for side in sides]
             cells += [last] * (len(ways) - len(cells))
             print(line([name, bank_name, *cells]), flush=True)
+            users = np.array(parts[bank_name]["validation"]["user_id"][:])
+            gains[name, bank_name] = users, np.square(predictions[1] - labels), np.square(predictions[0] - labels)
+
+    others = [training.name for training in TRAININGS if training.has_adapter]
+    columns = ["adapter of bank", *(f"on bank {name}" for name in others)]
+    print("\nRetention over that of the bank's own adapter, and its standard error over users:\n")
+    print(line(columns) + "\n" + "|---" * len(columns) + "|")
+    for name in taught:
+        shares = [shown_share(gains[name, other], gains[other, other]) if name != other else "1" for other in others]
+        print(line([name, *shares]), flush=True)
+
+
+def shown_share(adapter: tuple[np.ndarray, ...], own_adapter: tuple[np.ndarray, ...]) -> str:
+    """The gain of one adapter over another's on the same rows; users are drawn anew for the standard error."""
+    users, row_user = np.unique(adapter[0], return_inverse=True)
+
+    def share(weights: np.ndarray) -> float:
+        errors = [np.sqrt(np.average(part, weights=weights)) for part in (*adapter[1:], *own_adapter[1:])]
+        return float((errors[0] - errors[1]) / (errors[2] - errors[3]))
+
+    random = np.random.default_rng(0)
+    draws = [np.bincount(random.integers(len(users), size=len(users)), minlength=len(users)) for _ in range(DRAWS)]
+    spread = np.std([share(draw[row_user].astype(float)) for draw in draws])
+    return f"{share(np.ones(len(row_user))):.2f} ± {spread:.2f}"
 
 
 def three_ways(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset) -> tuple[list[np.ndarray], np.ndarray]:

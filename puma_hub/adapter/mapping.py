@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from puma_hub.adapter.alignment import aligned, joined_means
+from puma_hub.bank.reference import Reference
 from puma_hub.errors import BankError, MismatchError
 
 if TYPE_CHECKING:
@@ -21,14 +24,14 @@ ABSURD = 10.0
 
 @torch.no_grad()
 def map_prompts(
-    adapter: PumaAdapter, prompts: np.ndarray, batch_size: int, mean: np.ndarray | None = None
+    adapter: PumaAdapter, prompts: np.ndarray, batch_size: int, references: Sequence[Reference] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Map source prompts ``(N, l, d_source)`` on the adapter's device.
 
     On a CPU a prompt's bits do not depend on the prompts beside it, nor on the batch size.
 
     Args:
-        mean: ``(l, d_source)``, the mean prompt of the bank they belong to; the adapter's own by default.
+        references: what the prompts of each source are counted from; the adapter's own source banks by default.
 
     Returns:
         Target prompts, float32 ``(N, l, d_target)``, and distances ``(N,)``: the root mean square of each standardised
@@ -43,13 +46,16 @@ def map_prompts(
     target = adapter.config.require_pair()
     result = np.empty((len(prompts), adapter.config.prompt_length, target.hidden_size), dtype=np.float32)
     distances = np.empty(len(prompts))
-    center = None if mean is None else torch.from_numpy(np.array(mean)).to(adapter.device)
+    center = None if references is None else torch.from_numpy(joined_means(references)).to(adapter.device)
     for start in range(0, len(prompts), batch_size):
         part = torch.from_numpy(np.array(prompts[start : start + batch_size])).to(adapter.device)
-        end = start + len(part)
-        distances[start:end] = adapter.standardized(part, center).double().square().mean((1, 2)).sqrt().cpu().numpy()
-        padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - len(part)), *part.shape[1:])])
-        result[start:end] = adapter(padded, center).target_prompts[: len(part)].float().cpu().numpy()
+        rows, end = len(part), start + len(part)
+        padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - rows), *part.shape[1:])])
+        if references is not None:
+            padded = aligned(adapter, padded, references)
+        offsets = adapter.standardized(padded[:rows], center)
+        distances[start:end] = offsets.double().square().mean((1, 2)).sqrt().cpu().numpy()
+        result[start:end] = adapter(padded, center).target_prompts[:rows].float().cpu().numpy()
     adapter.train(was_training)
     _require_near(adapter, distances)
     if not np.isfinite(result).all():

@@ -46,7 +46,8 @@ class PumaAdapter(PreTrainedModel):
     offsets from the mean of the bank that the prompts belong to, and what all users share lies in ``base``. For the
     bank the adapter was trained on the mean is ``input_mean``; a bank of another training has its own (see
     :func:`puma_hub.migrate`). Mean and scales are fixed before training; untouched, they are 0 and 1 and the map is
-    the plain network plus ``base``. ``output_mean`` is the mean of the target bank.
+    the plain network plus ``base``. ``output_mean`` is the mean of the target bank. ``input_sensitivity`` and
+    ``output_sensitivity`` are the gradients of the mean prediction by the prompt at these means, 0 where not known.
     """
 
     config_class = PumaConfig
@@ -56,8 +57,10 @@ class PumaAdapter(PreTrainedModel):
     published: Any = None
     input_mean: torch.Tensor
     input_scale: torch.Tensor
+    input_sensitivity: torch.Tensor
     output_scale: torch.Tensor
     output_mean: torch.Tensor
+    output_sensitivity: torch.Tensor
 
     def __init__(self, config: PumaConfig) -> None:
         target = config.require_pair()
@@ -68,8 +71,10 @@ class PumaAdapter(PreTrainedModel):
         self.base = nn.Parameter(torch.zeros(config.prompt_length, size_out))
         self.register_buffer("input_mean", torch.zeros(config.prompt_length, size_in))
         self.register_buffer("input_scale", torch.ones(size_in))
+        self.register_buffer("input_sensitivity", torch.zeros(config.prompt_length, size_in))
         self.register_buffer("output_scale", torch.ones(()))
         self.register_buffer("output_mean", torch.zeros(config.prompt_length, size_out))
+        self.register_buffer("output_sensitivity", torch.zeros(config.prompt_length, size_out))
         self.head = RatingHead(len(config.scored_task.answers)) if config.rating_head else None
         self.post_init()
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from puma_hub.bank.reference import Reference
 from puma_hub.errors import BankError
 
 LEAST_USERS = 30
@@ -32,6 +33,8 @@ class BankStatistics:
         spread: root mean square of one coordinate of prompt minus mean, over the users.
         users: how many users these are statistics of.
         is_base: the mean is the trained base itself, which does not depend on who the users are.
+        sensitivity: float32 ``(l, d)``, the gradient of the mean prediction by the prompt at the mean, over rows of the
+            training; None where it is not known.
 
     Raises:
         BankError: a value is not finite, or out of range.
@@ -41,16 +44,24 @@ class BankStatistics:
     spread: float
     users: int
     is_base: bool = False
+    sensitivity: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        mean = np.array(self.mean, dtype=np.float32)
-        mean.setflags(write=False)
+        mean = _frozen(self.mean)
         object.__setattr__(self, "mean", mean)
         if mean.ndim != 2 or not mean.size or not np.isfinite(mean).all():
             raise BankError(
                 f"a bank's mean prompt must be finite and of shape (length, hidden size), got {mean.shape}; make the "
                 "bank again"
             )
+        if self.sensitivity is not None:
+            sensitivity = _frozen(self.sensitivity)
+            object.__setattr__(self, "sensitivity", sensitivity)
+            if sensitivity.shape != mean.shape or not np.isfinite(sensitivity).all():
+                raise BankError(
+                    f"a bank's sensitivity must be finite and of the mean's shape {mean.shape}, got "
+                    f"{sensitivity.shape}; make the bank again"
+                )
         if not math.isfinite(self.spread) or self.spread < 0 or self.users < 1:
             raise BankError(
                 f"statistics of a bank need a finite spread and at least 1 user, got {self.spread!r} and "
@@ -85,6 +96,11 @@ class BankStatistics:
         """As :meth:`of_prompts`; of a single prompt, it is the mean and nothing is its user's own."""
         return cls.of_prompts(prompts) or cls(prompts[0], 0.0, 1)
 
+    @property
+    def reference(self) -> Reference:
+        """What prompts of this training are counted from."""
+        return Reference(self.mean, self.sensitivity)
+
     @cached_property
     def base_id(self) -> str:
         """Names the training: a hash of the mean prompt, 16 hexadecimal digits."""
@@ -103,7 +119,8 @@ class BankStatistics:
         """As JSON can hold it; the mean as base64 of little-endian float32, so that no bit is lost."""
         return {
             "base_id": self.base_id,
-            "mean": base64.b64encode(self.mean.astype("<f4").tobytes()).decode("ascii"),
+            "mean": _encoded(self.mean),
+            "sensitivity": None if self.sensitivity is None else _encoded(self.sensitivity),
             "shape": list(self.mean.shape),
             "spread": self.spread,
             "users": self.users,
@@ -119,8 +136,10 @@ class BankStatistics:
         """
         try:
             length, size = (int(number) for number in data["shape"])
-            mean = np.frombuffer(base64.b64decode(data["mean"], validate=True), "<f4").reshape(length, size)
-            return cls(mean, float(data["spread"]), int(data["users"]), bool(data.get("is_base")))
+            mean = _decoded(data["mean"], length, size)
+            known = data.get("sensitivity")
+            sensitivity = None if known is None else _decoded(known, length, size)
+            return cls(mean, float(data["spread"]), int(data["users"]), bool(data.get("is_base")), sensitivity)
         except BankError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
@@ -128,6 +147,20 @@ class BankStatistics:
                 f"the statistics in a bank's provenance are malformed ({type(error).__name__}: {error}); restore the "
                 "file or make the bank again"
             ) from error
+
+
+def _frozen(array: np.ndarray) -> np.ndarray:
+    copy = np.array(array, dtype=np.float32)
+    copy.setflags(write=False)
+    return copy
+
+
+def _encoded(array: np.ndarray) -> str:
+    return base64.b64encode(array.astype("<f4").tobytes()).decode("ascii")
+
+
+def _decoded(text: str, length: int, size: int) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(length, size)
 
 
 def _spread(prompts: np.ndarray, mean: np.ndarray) -> float:

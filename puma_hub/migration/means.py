@@ -1,4 +1,4 @@
-"""The mean prompt that a bank's prompts are counted from when they are migrated.
+"""The mean prompt, and the sensitivity there, that a bank's prompts are counted from when they are migrated.
 
 Trainings apart end in different bases: their means lie much farther apart than the users of one training do. A user's
 own is the distance from the mean of the training, so each bank is standardised by its own.
@@ -13,8 +13,10 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from puma_hub.adapter import PumaAdapter
+from puma_hub.adapter.alignment import own_reference
 from puma_hub.bank import PromptBank
 from puma_hub.bank.arrays import as_float32
+from puma_hub.bank.reference import Reference
 from puma_hub.bank.statistics import LEAST_USERS
 from puma_hub.errors import BankError, ConfigurationError, MismatchError
 
@@ -29,16 +31,8 @@ WAYS = (
 )
 
 
-def mean_of_source(adapter: PumaAdapter, number: int) -> np.ndarray:
-    """The mean prompt ``(l, d)`` of the bank that source ``number`` of the adapter was trained on."""
-    sizes = [spec.hidden_size for spec in adapter.config.sources]
-    start = sum(sizes[:number])
-    part = adapter.input_mean[:, start : start + sizes[number]]
-    return np.array(part.detach().cpu().float().numpy())
-
-
-def given_mean(adapter: PumaAdapter, number: int, mean: Mean) -> np.ndarray:
-    """The mean prompt ``(l, d)`` that the caller names for source ``number``.
+def given_reference(adapter: PumaAdapter, number: int, mean: Mean) -> Reference:
+    """What the caller names for source ``number``; an array alone tells of no sensitivity.
 
     Raises:
         ConfigurationError: it is none of the ways to name one.
@@ -48,35 +42,34 @@ def given_mean(adapter: PumaAdapter, number: int, mean: Mean) -> np.ndarray:
     if isinstance(mean, str):
         if mean != "adapter":
             raise ConfigurationError(f"mean={mean!r} names no mean; {WAYS}")
-        return mean_of_source(adapter, number)
+        return own_reference(adapter, number)
     spec = adapter.config.sources[number]
     if isinstance(mean, PromptBank):
         spec.require_same(mean.model, "the bank given as mean=")
         if mean.statistics is None:
             raise BankError(f"the bank given as mean= has {len(mean)} user(s) and no statistics; {WAYS}")
-        array = mean.statistics.mean
-    else:
-        try:
-            array = as_float32(mean, "the mean prompt")
-        except BankError as error:
-            raise ConfigurationError(f"mean= cannot be {type(mean).__name__} ({error}); {WAYS}") from error
+        return mean.statistics.reference
+    try:
+        array = as_float32(mean, "the mean prompt")
+    except BankError as error:
+        raise ConfigurationError(f"mean= cannot be {type(mean).__name__} ({error}); {WAYS}") from error
     expected = (adapter.config.prompt_length, spec.hidden_size)
     if array.shape != expected:
         raise MismatchError(f"the mean prompt must be {expected} for {spec.model_id}, got {array.shape}; {WAYS}")
     if not np.isfinite(array).all():
         raise BankError(f"the mean prompt holds NaN or infinite values; {WAYS}")
-    return array
+    return Reference(array)
 
 
-def mean_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> np.ndarray:
-    """The mean prompt ``(l, d)`` of the training that a bank comes from, by the bank's provenance.
+def reference_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> Reference:
+    """That of the training a bank comes from, by the bank's provenance.
 
     Raises:
         BankError: it is not known, or of too few users.
     """
     trained, known = adapter.config.trained_on, bank.statistics
     if trained is None:  # nothing was standardised
-        return mean_of_source(adapter, number)
+        return own_reference(adapter, number)
     source = trained.sources[number]
     if known is None or (not known.is_reliable and known.base_id != source.base_id):
         found = f"{known.users} user(s)" if known is not None else "none"
@@ -85,48 +78,55 @@ def mean_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> np.ndar
             f"that of {found}: trainings apart differ in their mean; {WAYS}"
         )
     if known.base_id != source.base_id:
-        away = float(np.sqrt(np.mean(np.square(known.mean - mean_of_source(adapter, number), dtype=np.float64))))
+        ours = own_reference(adapter, number)
+        away = float(np.sqrt(np.mean(np.square(known.mean - ours.mean, dtype=np.float64))))
         logger.info(
             "bank %d is of another training than the adapter's source bank (their means lie %.1f spreads apart); it is "
             "standardised by its own mean",
             number + 1,
             away / max(source.spread, 1e-12),
         )
-    return known.mean
+        if known.sensitivity is None or ours.sensitivity is None:
+            whose = f"bank {number + 1}" if known.sensitivity is None else "the adapter's source bank"
+            logger.warning(
+                "%s records no sensitivity, so what is a user's own may come out weaker or stronger than it was; see "
+                "puma_hub.with_sensitivity",
+                whose,
+            )
+    return known.reference
 
 
-def given_means(adapter: PumaAdapter, mean: Any) -> np.ndarray:
-    """The mean prompts that the caller names, ``(l, sum of source sizes)``, in the adapter's source order.
+def given_references(adapter: PumaAdapter, mean: Any) -> list[Reference]:
+    """What the caller names, for each source of the adapter in its order.
 
     An adapter that was not trained takes prompts as they are, whatever their mean.
 
     Raises:
         ConfigurationError: there is not one for each source.
-        MismatchError, BankError: see :func:`given_mean`.
+        MismatchError, BankError: see :func:`given_reference`.
     """
     given = _one_each(mean, len(adapter.config.sources))
-    means = [given_mean(adapter, number, one) for number, one in enumerate(given)]
+    references = [given_reference(adapter, number, one) for number, one in enumerate(given)]
     if adapter.config.trained_on is None:
-        means = [mean_of_source(adapter, number) for number in range(len(means))]
-    return np.concatenate(means, axis=-1)
+        return [own_reference(adapter, number) for number in range(len(references))]
+    return references
 
 
-def joined_mean(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = None) -> np.ndarray:
-    """The mean prompts of all banks, ``(l, sum of source sizes)``, in the adapter's source order.
+def references_of(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = None) -> list[Reference]:
+    """What each bank is counted from, in the adapter's source order.
 
     Args:
         mean: of one bank, or a list of one for each bank; where it is None the bank's provenance tells.
 
     Raises:
         ConfigurationError: there is not one for each bank.
-        MismatchError, BankError: see :func:`given_mean` and :func:`mean_of_bank`.
+        MismatchError, BankError: see :func:`given_reference` and :func:`reference_of_bank`.
     """
     given = _one_each(mean, len(banks))
-    named = [
-        mean_of_bank(adapter, number, bank) if one is None else one
+    return [
+        reference_of_bank(adapter, number, bank) if one is None else given_reference(adapter, number, one)
         for number, (bank, one) in enumerate(zip(banks, given))
     ]
-    return given_means(adapter, named)
 
 
 def _one_each(mean: Any, sources: int) -> list[Any]:

@@ -15,7 +15,7 @@ from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.migration.means import joined_mean
+from puma_hub.migration.means import references_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,8 @@ def migrate(
     """Migrate the prompts of a bank, or of one bank for each source, to the adapter's target LLM.
 
     Prompts are counted from the mean of their own training, which the bank's provenance records: a bank that was
-    trained apart from the adapter's source bank has another base, and the same meaning of what is a user's own. All
+    trained apart from the adapter's source bank has another base. What is a user's own is changed as little as makes
+    the mean prediction move as far as it moves there (``sensitivity`` of the bank's statistics). All
     migrated prompts stand on the adapter's target base, for which its rating head was trained; the result carries that
     head, whichever bank came in. For several sources the banks are joined on ``user_id`` in the adapter's source order;
     users missing from one bank are left out, counted in the log and in the provenance.
@@ -59,11 +60,11 @@ def migrate(
         raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
     banks = [bank] if isinstance(bank, PromptBank) else list(bank)
     check_banks(adapter, banks)
-    center = joined_mean(adapter, banks, mean)
+    references = references_of(adapter, banks, mean)
     users, prompts, missing = join_banks(banks)
     if missing:
         logger.warning("%d users are missing from at least one bank and were left out", missing)
-    migrated, distances = map_prompts(adapter, prompts, batch_size, center)
+    migrated, distances = map_prompts(adapter, prompts, batch_size, references)
     say_distances(adapter, distances)
     return migrated_bank(adapter, banks, users, migrated, missing)
 
@@ -103,8 +104,12 @@ def migrated_bank(
         theirs = [bank.statistics.base_id if bank.statistics else None for bank in banks]
         details["own_source_bank"] = ours == theirs
         # Of the adapter's target bank, whose base these prompts have: a few users of another bank move no mean.
-        mean = adapter.output_mean.detach().cpu().float().numpy()
-        known["statistics"] = BankStatistics(mean, trained.target_spread, trained.target_users)
+        mean, sensitivity = (
+            tensor.detach().cpu().float().numpy() for tensor in (adapter.output_mean, adapter.output_sensitivity)
+        )
+        known["statistics"] = BankStatistics(
+            mean, trained.target_spread, trained.target_users, sensitivity=sensitivity if sensitivity.any() else None
+        )
     head = None
     if adapter.head is not None:
         details["head"] = "the adapter's"

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from puma_hub.adapter import PumaAdapter
+from puma_hub.bank.reference import Reference
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.pipelines.arrays import as_array
 from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, refuse_unknown, require_dtype
@@ -74,7 +75,7 @@ class PromptMigrationPipeline(BatchPipeline):
         size = self.size_of(batch_size)
         given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if not given or not all(isinstance(part, (PromptBank, datasets.Dataset)) for part in given):
-            return super().__call__(inputs, batch_size=size, rows=size, mean=self._mean(mean), **options)
+            return super().__call__(inputs, batch_size=size, rows=size, references=self._references(mean), **options)
         config: Any = self.model.config
         banks = []
         for number, part in enumerate(given):
@@ -87,29 +88,29 @@ class PromptMigrationPipeline(BatchPipeline):
             banks.append(part)
         return self.model.migrate(banks, batch_size=size, mean=mean)
 
-    def _mean(self, mean: Any) -> np.ndarray | None:
-        """The mean prompt ``(l, sum of sizes)`` of arrays; None where the adapter was not standardised.
+    def _references(self, mean: Any) -> list[Reference] | None:
+        """What arrays are counted from; None where the adapter was not standardised.
 
         Raises:
             ConfigurationError: none was given.
         """
-        from puma_hub.migration.means import WAYS, given_means
+        from puma_hub.migration.means import WAYS, given_references
 
         adapter: Any = self.model
         if mean is None:
             if adapter.config.trained_on is None:
                 return None
             raise ConfigurationError(f"an array does not tell of which training its prompts are; {WAYS}")
-        return given_means(adapter, mean)
+        return given_references(adapter, mean)
 
     def is_single(self, inputs: Any) -> bool:
         return isinstance(inputs, (np.ndarray, torch.Tensor))
 
     def _sanitize_parameters(
-        self, rows: int | None = None, mean: np.ndarray | None = None, **options: Any
+        self, rows: int | None = None, references: list[Reference] | None = None, **options: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         refuse_unknown("prompt-migration", options)
-        return {}, {} if rows is None else {"rows": rows, "mean": mean}, {}
+        return {}, {} if rows is None else {"rows": rows, "references": references}, {}
 
     def preprocess(self, inputs: Any) -> np.ndarray:
         """Float32 ``(l, d)`` or ``(N, l, d)``."""
@@ -124,14 +125,14 @@ class PromptMigrationPipeline(BatchPipeline):
             )
         return array
 
-    def _forward(self, arrays: list[np.ndarray], rows: int, mean: np.ndarray | None) -> list[np.ndarray]:
+    def _forward(self, arrays: list[np.ndarray], rows: int, references: list[Reference] | None) -> list[np.ndarray]:
         """Map the prompts of all arrays, ``rows`` at a time."""
         from puma_hub.adapter.mapping import map_prompts
         from puma_hub.migration.migrate import say_distances
 
         adapter: Any = self.model
         stacked = [array if array.ndim == 3 else array[None] for array in arrays]
-        mapped, distances = map_prompts(adapter, np.concatenate(stacked), rows, mean)
+        mapped, distances = map_prompts(adapter, np.concatenate(stacked), rows, references)
         say_distances(adapter, distances)
         parts = np.split(mapped, np.cumsum([len(part) for part in stacked])[:-1])
         return [part if array.ndim == 3 else part[0] for array, part in zip(arrays, parts)]

@@ -3,6 +3,7 @@
 from puma_hub.training.adapter import AdapterTrainer
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.prompts import PromptTrainer
+from puma_hub.training.sensitivity import with_sensitivity
 from puma_hub.training.teacher import with_source_predictions
 
-__all__ = ["AdapterTrainer", "PromptTrainer", "PumaTrainingArguments", "with_source_predictions"]
+__all__ = ["AdapterTrainer", "PromptTrainer", "PumaTrainingArguments", "with_sensitivity", "with_source_predictions"]

@@ -31,6 +31,7 @@ from puma_hub.training.gauss_newton import start_by_gauss_newton
 from puma_hub.training.loop import Loop, Progress, RowCounts
 from puma_hub.training.prompts import hash_rows, training_facts, validation_loss
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
+from puma_hub.training.sensitivity import sensitivity_at, sensitivity_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
 from puma_hub.training.teacher import TEACHER_COLUMNS, asked_prompts, source_predictions
 
@@ -231,6 +232,10 @@ class AdapterTrainer:
             adapter.standardize(mean, [part.spread for part in self._statistics], self.lm.embedding_rms)
         else:
             adapter.recenter(mean)
+        with torch.no_grad():  # 0 where a bank does not record it
+            known = [part.sensitivity for part in self._statistics]
+            parts = [np.zeros_like(part.mean) if one is None else one for one, part in zip(known, self._statistics)]
+            adapter.input_sensitivity.copy_(torch.from_numpy(np.concatenate(parts, axis=-1)))
         if untrained:
             with torch.no_grad():
                 adapter.base.copy_(self.lm.word_prompt(whole.prompt_length) / self.lm.embedding_rms)
@@ -265,10 +270,11 @@ class AdapterTrainer:
         state = loop.run()
         if adapter.head is not None:
             module.level(adapter.head)
+        adapter = adapter.cpu().eval()
+        with loop.timed("sensitivity"):
+            self._record(adapter)
         self.report = self._report(state)
         loop.write_report(self.report)
-        adapter = adapter.cpu().eval()
-        self._record(adapter)
         return adapter
 
     @torch.no_grad()
@@ -276,7 +282,12 @@ class AdapterTrainer:
         """Leave in the adapter what is known of its source banks, and of the target bank that it makes of them."""
         migrated, distances = map_prompts(adapter, self._prompts.numpy(), _PROMPTS_AT_ONCE)
         target = BankStatistics.alone(migrated)
-        adapter.output_mean.copy_(torch.from_numpy(np.array(target.mean)))
+        mean = torch.from_numpy(np.array(target.mean))
+        adapter.output_mean.copy_(mean)
+        at_once = self.args.per_device_eval_batch_size
+        with torch.enable_grad():
+            sensitivity = sensitivity_at(self.lm, self._train.rows, mean, adapter.head, at_once)
+        adapter.output_sensitivity.copy_(torch.from_numpy(sensitivity))
         sources = tuple(SourceBank(part.base_id, part.spread, part.users) for part in self._statistics)
         adapter.config.trained_on = TrainedOn(sources, float(distances.max()), target.spread, target.users)
 
@@ -306,6 +317,8 @@ class AdapterTrainer:
         epoch = 2 * train + 3 * own + validation
         start = 2 * forward_flops(self.lm, self._begun_on.rows, length)[0]
         start += validation if len(self._begun_on) else 0.0
+        sensitivity = sensitivity_flops(self.lm, self._train.rows, length)
+        whole = start + sensitivity + prefixes
         return common_facts(
             method="adapter training",
             learns_from=self.learns_from,
@@ -321,9 +334,10 @@ class AdapterTrainer:
                 "bank": len(self._users),
             },
             flops={
-                "total": len(state.losses) * epoch + start + prefixes,
-                "until_best_epoch": state.best_epoch * epoch + start + prefixes,
+                "total": len(state.losses) * epoch + whole,
+                "until_best_epoch": state.best_epoch * epoch + whole,
                 "start": start,
+                "sensitivity": sensitivity,
                 "prefix_cache": prefixes,
             },
             flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",

@@ -126,10 +126,10 @@ class Loop:
         """Train from the last checkpoint, if there is one, to the end; load the best weights."""
         self._resume()
         if not self.state.finished:
-            with self._timed("prefix_cache"), self._bar("prefix cache", "prefix") as bar:
+            with self.timed("prefix_cache"), self._bar("prefix cache", "prefix") as bar:
                 self.prepare(partial(_show, bar))
             if self.begin is not None and not self.state.begun:
-                with self._timed("start"), self._bar("start", "row") as bar:
+                with self.timed("start"), self._bar("start", "row") as bar:
                     self.begin(partial(_show, bar))
                 self.state.begun = True
                 self._judge(0)
@@ -158,7 +158,7 @@ class Loop:
         order = self._order(state.epoch)
         while state.step < (state.epoch + 1) * self.steps:
             rows = self._batch(order, state.step - state.epoch * self.steps)
-            with self._timed("training"):
+            with self.timed("training"):
                 torch.manual_seed(self.args.seed * 1_000_003 + state.step)  # dropout
                 loss = model(rows)
                 # The mean over all processes, which is the same for all: they go on, or stop, together.
@@ -188,7 +188,7 @@ class Loop:
     def _judge(self, epoch: int) -> float | None:
         """Validate, and keep the weights where they are the best so far or there is nothing to choose by."""
         state = self.state
-        with self._timed("validation"):
+        with self.timed("validation"):
             if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
                 raise ConfigurationError(f"what trains is NaN or infinite after epoch {epoch}; {_LOWER}")
             metric = self.module.validate() if self.rows.validation else None
@@ -255,7 +255,8 @@ class Loop:
             save_state(self.args.output_dir, self.identity, self.state, self.module, self.optimizer, self.best)
 
     @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
+    def timed(self, part: str) -> Iterator[None]:
+        """Add the seconds of what is done inside to ``part`` of the state's."""
         start = time.monotonic()
         yield
         self.state.seconds[part] += time.monotonic() - start

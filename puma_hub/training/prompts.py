@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import datasets
+import numpy as np
 import torch
 from accelerate.utils import reduce
 from torch import nn
@@ -23,6 +25,7 @@ from puma_hub.training.data import EncodedInteractions, last_of_each_user
 from puma_hub.training.extension import Frozen, bank_hash, extended, filled_for, frozen
 from puma_hub.training.loop import Loop, RowCounts
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops
+from puma_hub.training.sensitivity import sensitivity_at, sensitivity_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
 from puma_hub.training.teacher import MEAN_ANSWERS
 
@@ -209,11 +212,15 @@ class PromptTrainer:
             "prompts",
         )
         state = loop.run()
-        self.report = self._report(state)
-        loop.write_report(self.report)
         with torch.no_grad():
             prompts = module.user_prompts(module.prompts).cpu().numpy()
             base = None if module.base is None else (module.scale * module.base).cpu().numpy()
+        statistics = BankStatistics.of_training(prompts, base)
+        if statistics is not None and self.bank is None:
+            with loop.timed("sensitivity"):
+                statistics = replace(statistics, sensitivity=self._sensitivity(module.head, statistics.mean))
+        self.report = self._report(state)
+        loop.write_report(self.report)
         if self.bank is not None:
             facts = {key: self.report[key] for key in ("best_epoch", "rows", "seed")}
             return extended(self.bank, self.users, prompts, self._trained_rows, facts)
@@ -229,9 +236,13 @@ class PromptTrainer:
             task=self.lm.task,
             made_by="trained",
             details=details,
-            statistics=BankStatistics.of_training(prompts, base),
+            statistics=statistics,
             trained_rows=self._trained_rows,
         )
+
+    def _sensitivity(self, head: RatingHead | None, mean: np.ndarray) -> np.ndarray:
+        prompt = torch.from_numpy(mean.copy())
+        return sensitivity_at(self.lm, self._train.rows, prompt, head, self.args.per_device_eval_batch_size)
 
     def _identity(self) -> str:
         return identity_hash(
@@ -252,7 +263,8 @@ class PromptTrainer:
         assert length is not None  # filled
         train, prefixes = forward_flops(self.lm, self._train.rows, length)
         validation = forward_flops(self.lm, self._validation.rows, length)[0]
-        until_best = state.best_epoch * (2 * train + validation) + prefixes
+        sensitivity = sensitivity_flops(self.lm, self._train.rows, length) if self.bank is None else 0.0
+        until_best = state.best_epoch * (2 * train + validation) + prefixes + sensitivity
         return common_facts(
             method="prompt training",
             prompt_method=self.args.prompt_method,
@@ -260,8 +272,9 @@ class PromptTrainer:
             users=len(self.users),
             **self._joined(),
             flops={
-                "total": len(state.losses) * (2 * train + validation) + prefixes,
+                "total": len(state.losses) * (2 * train + validation) + prefixes + sensitivity,
                 "until_best_epoch": until_best,
+                "sensitivity": sensitivity,
                 "prefix_cache": prefixes,
             },
             flops_formula=FLOPS_FORMULA,
@@ -297,7 +310,8 @@ def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
         "seconds": {
             **state.seconds,
             "total": sum(state.seconds.values()),
-            "until_best_epoch": state.seconds["prefix_cache"] + state.seconds["start"] + running * share,
+            "until_best_epoch": running * share
+            + sum(state.seconds[part] for part in ("prefix_cache", "start", "sensitivity")),
         },
         "samples_per_second": state.rows["training"] / max(state.seconds["training"], 1e-9),
         "seed": seed,

@@ -36,7 +36,7 @@ class RunState:
     metrics: list[float | None] = field(default_factory=list)
     epoch_loss: float = 0.0
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("prefix_cache", "start", "training", "validation"), 0.0)
+        default_factory=lambda: dict.fromkeys(("prefix_cache", "start", "training", "validation", "sensitivity"), 0.0)
     )
     rows: dict[str, int] = field(default_factory=lambda: {"training": 0, "validation": 0})
     finished: bool = False

@@ -1,0 +1,87 @@
+"""How far the mean prediction moves with the prompt: what makes prompts of trainings apart comparable."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import torch
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.fit import require_scorer
+from puma_hub.data.rows import require_dataset
+from puma_hub.errors import BankError, InteractionsError
+from puma_hub.scorer import EncodedRows, PersonalizedLM, RatingHead
+from puma_hub.scorer.finite import require_finite
+from puma_hub.training.report import forward_flops
+
+ROWS = 128
+"""Rows whose mean prediction is taken; which rows these are hardly matters."""
+
+
+def with_sensitivity(
+    lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
+) -> PromptBank:
+    """Return the bank with the sensitivity of its LLM in its statistics; banks of :class:`PromptTrainer` have it.
+
+    An adapter that was trained on another bank needs it to give what is a user's own its right size, see
+    :func:`puma_hub.migrate`. For banks made of arrays.
+
+    Args:
+        lm: the scorer of the bank's LLM, with the bank's template and task.
+        interactions: rows like those the bank was trained on; 128 of them, evenly spaced, are used. Labels are not.
+
+    Raises:
+        MismatchError: the bank belongs to another LLM, template or task.
+        BankError: the bank's mean is not known.
+        InteractionsError: there are no rows.
+        NotFiniteError: gradients are NaN or infinite.
+    """
+    require_scorer(bank, lm, "its sensitivity")
+    known = bank.statistics
+    if known is None:
+        raise BankError(
+            f"a bank of {len(bank)} user(s) without statistics has no mean to take the sensitivity at; take it of the "
+            "whole bank"
+        )
+    rows = require_dataset(interactions)
+    if not len(rows):
+        raise InteractionsError("there are no rows to take the sensitivity over; give some of the bank's training")
+    encoded = lm.encode(rows.select_columns(lm.template.columns(rows.column_names)), bank.shape[0])
+    found = sensitivity_at(lm, encoded, torch.from_numpy(known.mean.copy()), bank.head, batch_size)
+    return bank.with_provenance(statistics=replace(known, sensitivity=found))
+
+
+def sensitivity_at(
+    lm: PersonalizedLM, rows: EncodedRows, prompt: torch.Tensor, head: RatingHead | None, batch_size: int
+) -> np.ndarray:
+    """Gradient ``(l, d)``, float32, of the mean prediction for :data:`ROWS` of the rows, all with ``prompt (l, d)``.
+
+    Predictions are the task's linear predictor: ratings, or log-odds of a click.
+
+    Raises:
+        NotFiniteError: gradients are NaN or infinite.
+    """
+    head = copy.deepcopy(head).to(lm.device) if head is not None else None
+    chosen = _taken(len(rows))
+    total = torch.zeros(prompt.shape, dtype=torch.float64)
+    for start in range(0, len(chosen), batch_size):
+        part = rows.take(chosen[start : start + batch_size])
+        prompts = prompt.to(lm.device).expand(len(part), -1, -1).clone().requires_grad_(True)
+        predictions = lm.task.linear_predictor(lm.logits(prompts, part), head)
+        (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
+        require_finite(gradients, "gradients", lm.dtype)
+        total += gradients.double().sum(0).cpu()
+    return np.array((total / len(chosen)).float().numpy())
+
+
+def sensitivity_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> float:
+    """Estimated FLOPs of :func:`sensitivity_at`, prefixes apart: its rows forward and backward."""
+    return 2 * forward_flops(lm, rows.take(_taken(len(rows))), prompt_length)[0]
+
+
+def _taken(count: int) -> list[int]:
+    """:data:`ROWS` of ``count`` rows at even distances, or all of them."""
+    return np.unique(np.linspace(0, count - 1, min(ROWS, count)).round().astype(int)).tolist()
