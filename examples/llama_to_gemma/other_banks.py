@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import datasets
 import numpy as np
@@ -50,6 +50,26 @@ class Training:
     arguments: dict[str, Any]
     has_adapter: bool = True
 
+
+@dataclass(frozen=True)
+class Side:
+    """A bank, its held-out rows and its gain on the source LLM.
+
+    ``told``: rows with the source's predictions, to calibrate by; ``taught``: those an adapter learns from.
+    """
+
+    name: str
+    bank: PromptBank
+    validation: datasets.Dataset
+    gain: float
+    told: datasets.Dataset
+    taught: datasets.Dataset | None
+
+
+Gains: TypeAlias = tuple[np.ndarray, ...]
+"""Users, and squared errors with one mean prompt and with own ones, of the held-out rows."""
+
+WAYS = ("as migrated", "calibrated by the source's predictions", "without its sensitivity", "by the adapter's mean")
 
 TRAININGS = (
     Training("1", "defaults, seed 1", {"seed": 1}),
@@ -109,6 +129,29 @@ def show(found: dict[str, Any]) -> list[str]:
     return [f"{found[name]:.4f}" for name in ("own", "mean", "shuffled")]
 
 
+def train_sources(out: Path, parts: dict[str, datasets.DatasetDict], dtype: str, noise: float) -> list[Side]:
+    """The banks, how they do on the source LLM, and what the adapters learn from."""
+    lm = load("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", dtype)
+    print(line(["bank", "users", "trained with", "own", "mean", "shuffled", "user mean", "user + item bias"]))
+    print("|---" * 8 + "|")
+    sides = []
+    for training in TRAININGS:
+        rows = parts[training.name]
+        bank = train_bank(lm, training, rows, out)
+        held_out = HeldOut.build(lm, bank, rows["validation"])
+        before = controls_of(held_out)
+        plain = rating_baselines(rows["train"], held_out.rows)
+        errors = [rmse(plain[key], held_out.labels) for key in ("user_mean", "user_item_bias")]
+        cells = [training.name, str(len(bank)), training.told, *show(before), *(f"{error:.4f}" for error in errors)]
+        print(line(cells), flush=True)
+        # What the head of a migrated bank is calibrated by: the source's predictions for training rows, no labels.
+        few = rows["train"].shuffle(seed=0).select(range(min(CALIBRATION_ROWS, len(rows["train"]))))
+        told = with_source_predictions(lm, bank, few, noise=0.0)
+        taught = asked(lm, bank, rows, noise) if training.has_adapter else None
+        sides.append(Side(training.name, bank, rows["validation"], before["gain"], told, taught))
+    return sides
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--users", type=int, default=270, help="of each training; the independent one has a third")
@@ -117,66 +160,53 @@ def main() -> None:
     parser.add_argument("--out", default="other-banks")
     args = parser.parse_args()
     out = Path(args.out)
-    parts = split_users(args.users)
+    sides = train_sources(out, split_users(args.users), args.dtype, args.noise)
 
-    source_lm = load("smollm2-135m", "HuggingFaceTB/SmolLM2-135M-Instruct", args.dtype)
-    banks, taught, told, before = {}, {}, {}, {}
-    print(line(["bank", "users", "trained with", "own", "mean", "shuffled", "user mean", "user + item bias"]))
-    print("|---" * 8 + "|")
-    for training in TRAININGS:
-        name, rows = training.name, parts[training.name]
-        banks[name] = bank = train_bank(source_lm, training, rows, out)
-        held_out = HeldOut.build(source_lm, bank, rows["validation"])
-        before[name] = controls_of(held_out)
-        plain = rating_baselines(rows["train"], held_out.rows)
-        errors = [rmse(plain[key], held_out.labels) for key in ("user_mean", "user_item_bias")]
-        cells = [name, str(len(bank)), training.told, *show(before[name]), *(f"{error:.4f}" for error in errors)]
-        print(line(cells), flush=True)
-        # What the head of a migrated bank is calibrated by: the source's predictions for training rows, no labels.
-        few = rows["train"].shuffle(seed=0).select(range(min(CALIBRATION_ROWS, len(rows["train"]))))
-        told[name] = with_source_predictions(source_lm, bank, few, noise=0.0)
-        if training.has_adapter:
-            taught[name] = asked(source_lm, bank, rows, args.noise)
-    del source_lm, held_out
-
-    target_lm = load("gemma-3-270m", "google/gemma-3-270m", args.dtype)
-    ways = ("as migrated", "calibrated by the source's predictions", "without its sensitivity", "by the adapter's mean")
-    columns = ["adapter of bank", "on bank", *(f"{way}: own, mean, shuffled; retention" for way in ways)]
+    lm = load("gemma-3-270m", "google/gemma-3-270m", args.dtype)
+    adapters = {
+        side.name: train_adapter(lm, side.bank, side.taught, side.name, out)
+        for side in sides
+        if side.taught is not None
+    }
+    columns = ["on bank", "adapter of bank", *(f"{way}: own, mean, shuffled; retention" for way in WAYS)]
     print("\n" + line(columns) + "\n" + "|---" * len(columns) + "|")
-    gains: dict[tuple[str, str], tuple[np.ndarray, ...]] = {}
-    for name, rows in taught.items():
-        adapter = train_adapter(target_lm, banks[name], rows, name, out)
-        for bank_name, bank in banks.items():
-            moved = adapter.migrate(bank)
-            predictions, labels = three_ways(target_lm, moved, parts[bank_name]["validation"])
-            _, found = calibrate(target_lm, moved, told[bank_name])
-            sides = [predictions, [found.level + found.slope * predicted for predicted in predictions]]
-            last = ""
-            if name != bank_name:
-                assert bank.statistics is not None
-                unaligned = adapter.migrate(bank, mean=bank.statistics.mean)
-                sides.append(three_ways(target_lm, unaligned, parts[bank_name]["validation"])[0])
-                try:
-                    by_other_mean = adapter.migrate(bank, mean="adapter")
-                    sides.append(three_ways(target_lm, by_other_mean, parts[bank_name]["validation"])[0])
-                except MismatchError:
-                    last = "refused: prompts lie absurdly far from that mean"
-            cells = [shown_side(side, labels, before[bank_name]["gain"]) for side in sides]
-            cells += [last] * (len(ways) - len(cells))
-            print(line([name, bank_name, *cells]), flush=True)
-            users = np.array(parts[bank_name]["validation"]["user_id"][:])
-            gains[name, bank_name] = users, np.square(predictions[1] - labels), np.square(predictions[0] - labels)
+    gains: dict[tuple[str, str], Gains] = {}
+    for side in sides:  # one bank after the other, so that its rows' prefixes stay in the cache
+        for name, adapter in adapters.items():
+            cells, gains[name, side.name] = migrated(lm, adapter, side, name == side.name)
+            print(line([side.name, name, *cells]), flush=True)
 
-    others = [training.name for training in TRAININGS if training.has_adapter]
-    columns = ["adapter of bank", *(f"on bank {name}" for name in others)]
     print("\nRetention over that of the bank's own adapter, and its standard error over users:\n")
-    print(line(columns) + "\n" + "|---" * len(columns) + "|")
-    for name in taught:
-        shares = [shown_share(gains[name, other], gains[other, other]) if name != other else "1" for other in others]
+    print(
+        line(["adapter of bank", *(f"on bank {name}" for name in adapters)]) + "\n" + "|---" * (1 + len(adapters)) + "|"
+    )
+    for name in adapters:
+        shares = [shown_share(gains[name, other], gains[other, other]) if name != other else "1" for other in adapters]
         print(line([name, *shares]), flush=True)
 
 
-def shown_share(adapter: tuple[np.ndarray, ...], own_adapter: tuple[np.ndarray, ...]) -> str:
+def migrated(lm: PersonalizedLM, adapter: PumaAdapter, side: Side, is_own: bool) -> tuple[list[str], Gains]:
+    """A row of the matrix."""
+    bank, rows = side.bank, side.validation
+    moved = adapter.migrate(bank)
+    predictions, labels = three_ways(lm, moved, rows)
+    _, found = calibrate(lm, moved, side.told)
+    shown = [predictions, [found.level + found.slope * predicted for predicted in predictions]]
+    refused = ""
+    if not is_own:
+        assert bank.statistics is not None
+        shown.append(three_ways(lm, adapter.migrate(bank, mean=bank.statistics.mean), rows)[0])
+        try:
+            shown.append(three_ways(lm, adapter.migrate(bank, mean="adapter"), rows)[0])
+        except MismatchError:
+            refused = "refused: prompts lie absurdly far from that mean"
+    cells = [shown_side(part, labels, side.gain) for part in shown]
+    users = np.array(rows["user_id"][:])
+    gains = users, np.square(predictions[1] - labels), np.square(predictions[0] - labels)
+    return [*cells, *[refused] * (len(WAYS) - len(cells))], gains
+
+
+def shown_share(adapter: Gains, own_adapter: Gains) -> str:
     """The gain of one adapter over another's on the same rows; users are drawn anew for the standard error."""
     users, row_user = np.unique(adapter[0], return_inverse=True)
 
