@@ -71,6 +71,11 @@ def test_a_training_records_the_gradient_of_its_mean_prediction(
     assert np.allclose(with_sensitivity(lm, bare, rows, batch_size=7).statistics.sensitivity, expected, rtol=1e-3)
 
 
+def test_independent_prompts_have_none(make_lm: Callable[..., PersonalizedLM]) -> None:
+    trainer = PromptTrainer(make_lm(), make_interactions(6, 5), replace(QUIET, prompt_method="independent"))
+    assert trainer.train().statistics.sensitivity is None and trainer.report["flops"]["sensitivity"] == 0
+
+
 def test_many_rows_are_represented_by_some(make_lm: Callable[..., PersonalizedLM]) -> None:
     lm, rows = make_lm(), make_interactions(40, 10)
     bank = PromptTrainer(lm, rows, QUIET).train()

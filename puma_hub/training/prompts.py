@@ -216,7 +216,8 @@ class PromptTrainer:
             prompts = module.user_prompts(module.prompts).cpu().numpy()
             base = None if module.base is None else (module.scale * module.base).cpu().numpy()
         statistics = BankStatistics.of_training(prompts, base)
-        if statistics is not None and self.bank is None:
+        # Independent prompts share no base: what holds at their mean holds nowhere near them.
+        if statistics is not None and base is not None and self.bank is None:
             with loop.timed("sensitivity"):
                 statistics = replace(statistics, sensitivity=self._sensitivity(module.head, statistics.mean))
         self.report = self._report(state)
@@ -263,7 +264,8 @@ class PromptTrainer:
         assert length is not None  # filled
         train, prefixes = forward_flops(self.lm, self._train.rows, length)
         validation = forward_flops(self.lm, self._validation.rows, length)[0]
-        sensitivity = sensitivity_flops(self.lm, self._train.rows, length) if self.bank is None else 0.0
+        takes = self.bank is None and self.args.prompt_method == "shared"
+        sensitivity = sensitivity_flops(self.lm, self._train.rows, length) if takes else 0.0
         until_best = state.best_epoch * (2 * train + validation) + prefixes + sensitivity
         return common_facts(
             method="prompt training",
