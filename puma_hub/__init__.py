@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from puma_hub.bank import PromptBank
     from puma_hub.errors import PumaHubError
     from puma_hub.evaluation import compare_banks, evaluate_bank
-    from puma_hub.hub.find import find_adapters
     from puma_hub.hub.naming import pair_repo_id
-    from puma_hub.hub.route import find_route
     from puma_hub.identity import ModelSpec
     from puma_hub.migration import chain, migrate
-    from puma_hub.scorer import ClickTask, PersonalizedLM, PromptTemplate, RatingTask
+    from puma_hub.registry.find import find_adapters
+    from puma_hub.registry.route import find_route
+    from puma_hub.scorer import PersonalizedLM
     from puma_hub.selection import select_users
+    from puma_hub.tasks import ClickTask, PromptTemplate, RatingTask
     from puma_hub.training import (
         AdapterTrainer,
         PromptTrainer,
@@ -33,13 +34,14 @@ _FOLDERS = {
     "bank": ("PromptBank",),
     "errors": ("PumaHubError",),
     "evaluation": ("compare_banks", "evaluate_bank"),
-    "hub.find": ("find_adapters",),
     "hub.naming": ("pair_repo_id",),
-    "hub.route": ("find_route",),
     "identity": ("ModelSpec",),
     "migration": ("chain", "migrate"),
-    "scorer": ("ClickTask", "PersonalizedLM", "PromptTemplate", "RatingTask"),
+    "registry.find": ("find_adapters",),
+    "registry.route": ("find_route",),
+    "scorer": ("PersonalizedLM",),
     "selection": ("select_users",),
+    "tasks": ("ClickTask", "PromptTemplate", "RatingTask"),
     "training": (
         "AdapterTrainer",
         "PromptTrainer",

@@ -14,7 +14,7 @@ from types import ModuleType
 
 # Ours that register themselves when imported, and the modules of transformers after which they are.
 _AFTER = {
-    "puma_hub.adapter": ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"),
+    "puma_hub.adapter.model": ("transformers.models.auto.configuration_auto", "transformers.models.auto.modeling_auto"),
     "puma_hub.pipelines": ("transformers.pipelines",),
 }
 _thread = threading.local()

@@ -18,7 +18,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from puma_hub import ModelSpec, PersonalizedLM, PromptBank
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"

@@ -34,7 +34,7 @@ from puma_hub import (
 )
 from puma_hub import errors as e
 from puma_hub.data import check_interactions, load_interactions
-from puma_hub.scorer import PRESETS, RatingHead
+from puma_hub.tasks import PRESETS, RatingHead
 from puma_hub.training import with_source_predictions
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 

@@ -14,7 +14,7 @@ import pytest
 
 from puma_hub import ClickTask, ModelSpec, PromptBank, RatingTask
 from puma_hub.errors import BankError, MismatchError, UnknownUserError
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank
 
 

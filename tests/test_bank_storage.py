@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from puma_hub import ClickTask, ModelSpec, PromptBank, RatingTask
 from puma_hub.bank import Provenance
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, StorageError, UnknownUserError
-from puma_hub.hub.contents import is_bank
-from puma_hub.scorer import RatingHead
+from puma_hub.storage.contents import is_bank
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank
 
 SHARD = "data/train-00000-of-00001.parquet"

@@ -12,7 +12,7 @@ import pytest
 
 from puma_hub import RatingTask
 from puma_hub.data import chronological_split, load_interactions, most_recent, rows_by_user, sample_users
-from puma_hub.data.statistics import with_item_statistics
+from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
 from tests.conftest import make_interactions
 

@@ -14,10 +14,10 @@ from puma_hub import PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArgu
 from puma_hub.data import chronological_split, load_interactions, most_recent
 from puma_hub.data import held_out as held_out_module
 from puma_hub.data.held_out import TrainedRows, description, refuse_trained_rows, row_hashes
+from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.schema import check_interactions
-from puma_hub.data.statistics import with_item_statistics
 from puma_hub.errors import BankError, InteractionsError
-from puma_hub.training.data import last_of_each_user
+from puma_hub.training.encoded_rows import last_of_each_user
 from tests.conftest import make_bank, make_interactions
 
 

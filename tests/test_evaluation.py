@@ -16,7 +16,7 @@ from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.evaluation import controls, rating_baselines
 from puma_hub.evaluation.compare import derangement
 from puma_hub.metrics import MAE, RMSE, UserAUC
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank, make_interactions
 
 

@@ -19,7 +19,7 @@ from puma_hub.bank import PromptBank
 from puma_hub.data import of_users
 from puma_hub.errors import ConfigurationError
 from puma_hub.training import gauss_newton, with_source_predictions
-from puma_hub.training.data import EncodedInteractions
+from puma_hub.training.encoded_rows import EncodedInteractions
 from tests.conftest import make_bank
 
 QUIET = PumaTrainingArguments(
@@ -285,9 +285,9 @@ def test_killed_after_the_start_it_is_not_solved_for_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("puma_hub.training.adapter.AdapterModule.forward", die)
+        patch.setattr("puma_hub.training.adapter_trainer.AdapterModule.forward", die)
         with pytest.raises(Killed):
             AdapterTrainer(lm, bank, rows, args).train()
-    monkeypatch.setattr("puma_hub.training.adapter.start_by_gauss_newton", die)
+    monkeypatch.setattr("puma_hub.training.adapter_trainer.start_by_gauss_newton", die)
     resumed = AdapterTrainer(lm, bank, rows, args).train().state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

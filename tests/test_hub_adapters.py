@@ -16,6 +16,8 @@ from transformers import AutoModel
 
 import puma_hub
 from puma_hub import ModelSpec, PumaAdapter, find_adapters, pair_repo_id
+from puma_hub.adapter.facts import FACTS_FILE, AdapterFacts, Evaluation, Training
+from puma_hub.adapter.publish import write_card
 from puma_hub.errors import (
     CheckpointError,
     ConfigurationError,
@@ -25,9 +27,7 @@ from puma_hub.errors import (
     HubUnavailableError,
     StorageError,
 )
-from puma_hub.hub.facts import FACTS_FILE, AdapterFacts, Evaluation, Training
 from puma_hub.hub.naming import pair_tags
-from puma_hub.hub.publish import write_card
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter
 

@@ -13,10 +13,10 @@ import yaml
 from huggingface_hub import DatasetCard, HfApi
 
 from puma_hub import ClickTask, ModelSpec, PromptBank
+from puma_hub.bank.card import bank_card
 from puma_hub.errors import ConfigurationError
-from puma_hub.hub.bank_card import bank_card
 from puma_hub.hub.naming import bank_tags
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank
 from tests.hub_server import HubServer
 from tests.test_hub_adapters import SOURCE, pair_adapter

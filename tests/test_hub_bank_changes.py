@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from puma_hub import ModelSpec, PromptBank
+from puma_hub.bank import delete_users, update_users
 from puma_hub.errors import BankError, HubError, HubNotFoundError, MismatchError, UnknownUserError
-from puma_hub.hub import delete_users, update_users
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank
 from tests.hub_server import HubServer
 from tests.test_hub_banks import FILES, MODEL, NAME, full_bank, same, stored
@@ -197,7 +197,7 @@ def test_pushes_at_once_leave_one_bank(hub: HubServer, login: Callable[..., None
 def test_who_never_comes_first_is_told(
     hub: HubServer, login: Callable[..., None], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puma_hub.hub.bank_publish._PAUSE", 0.0)
+    monkeypatch.setattr("puma_hub.bank.publish._PAUSE", 0.0)
     login("alice")
     full_bank().push_to_hub(NAME)
     before = stored(hub).head()

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from puma_hub import PromptBank
+from puma_hub.adapter.publish import write_card
 from puma_hub.cli.main import main
-from puma_hub.hub.publish import write_card
 from tests.conftest import make_bank, make_interactions
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from puma_hub import PromptBank
+from puma_hub.bank import delete_users, update_users
 from puma_hub.errors import HubAccessError, HubError, HubUnavailableError, PumaHubError
-from puma_hub.hub import delete_users, update_users
 from tests.conftest import make_bank
 from tests.hub_server import HubServer
 from tests.test_hub_banks import NAME, SHARD, full_bank, same, stored
@@ -44,7 +44,7 @@ def test_a_failed_change_leaves_the_newest_revision_whole(
     fault: dict[str, Any],
     error: type[Exception],
 ) -> None:
-    monkeypatch.setattr("puma_hub.hub.bank_publish._PAUSE", 0.0)
+    monkeypatch.setattr("puma_hub.bank.publish._PAUSE", 0.0)
     login("alice")
     full_bank().push_to_hub(NAME)
     before = stored(hub).head()

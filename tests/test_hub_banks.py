@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 import puma_hub
 from puma_hub import ModelSpec, PromptBank, RatingTask
-from puma_hub.bank import BankStatistics
+from puma_hub.bank import BankStatistics, update_users
 from puma_hub.errors import (
     BankError,
     CheckpointError,
@@ -25,8 +25,7 @@ from puma_hub.errors import (
     StorageError,
     UnknownUserError,
 )
-from puma_hub.hub import update_users
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank
 from tests.hub_server import HubServer, Repository
 

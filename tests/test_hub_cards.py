@@ -15,12 +15,12 @@ import yaml
 from huggingface_hub import ModelCard
 
 from puma_hub import ModelSpec, PromptBank
+from puma_hub.adapter.card import adapter_card
+from puma_hub.adapter.facts import FACTS_FILE, AdapterFacts, Evaluation, Training
 from puma_hub.errors import (
     CheckpointError,
     ConfigurationError,
 )
-from puma_hub.hub.card import adapter_card
-from puma_hub.hub.facts import FACTS_FILE, AdapterFacts, Evaluation, Training
 from puma_hub.hub.naming import pair_tag
 from tests.hub_server import HubServer
 from tests.test_hub_adapters import SOURCE, TARGET, facts, pair_adapter

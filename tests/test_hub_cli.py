@@ -13,9 +13,9 @@ import pytest
 from huggingface_hub import ModelCard
 
 from puma_hub import ModelSpec, PromptBank, PumaAdapter, chain, pair_repo_id
+from puma_hub.adapter.facts import AdapterFacts, Training
+from puma_hub.adapter.publish import write_card
 from puma_hub.cli.main import main
-from puma_hub.hub.facts import AdapterFacts, Training
-from puma_hub.hub.publish import write_card
 from tests.conftest import make_bank
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter

@@ -12,13 +12,13 @@ import pytest
 
 from puma_hub import PromptBank
 from puma_hub.bank.description import BankDescription
-from puma_hub.bank.storage import write_contents
+from puma_hub.bank.folder import write_contents
+from puma_hub.bank.publish import describe
 from puma_hub.cli import common
 from puma_hub.demo.sources import MODELS
 from puma_hub.errors import StorageError
-from puma_hub.hub.bank_publish import describe
-from puma_hub.hub.contents import contents, is_bank
 from puma_hub.identity import fingerprint
+from puma_hub.storage.contents import contents, is_bank
 from tests.conftest import make_bank, make_model
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter

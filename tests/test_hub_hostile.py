@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from puma_hub import ModelSpec, PumaAdapter, PumaConfig, PumaHubError
+from puma_hub.adapter.facts import FACTS_FILE, AdapterFacts
 from puma_hub.bank import Provenance
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.errors import ConfigurationError
-from puma_hub.hub.facts import FACTS_FILE, AdapterFacts
-from puma_hub.hub.published import PublishedAdapter, read_listing
+from puma_hub.registry.published import PublishedAdapter, read_listing
 
 SPEC = {"model_id": "org/a", "hidden_size": 8}
 TARGET = {"model_id": "org/b", "hidden_size": 4}

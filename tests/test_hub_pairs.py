@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 
 from puma_hub import ModelSpec, PromptBank, PumaAdapter, find_adapters, pair_repo_id
+from puma_hub.adapter.card import adapter_card
 from puma_hub.errors import (
     ConfigurationError,
     HubAccessError,
@@ -21,10 +22,9 @@ from puma_hub.errors import (
     HubUnavailableError,
     MismatchError,
 )
-from puma_hub.hub import listing
-from puma_hub.hub.card import adapter_card
-from puma_hub.hub.listing import described
-from puma_hub.hub.published import read_listing
+from puma_hub.registry import listing
+from puma_hub.registry.listing import described
+from puma_hub.registry.published import read_listing
 from tests.hub_server import HubServer
 from tests.test_hub_adapters import NAME, SOURCE, TARGET, facts, folder_of, pair_adapter, same
 

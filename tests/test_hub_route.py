@@ -12,11 +12,11 @@ import pytest
 from huggingface_hub import HfApi
 
 from puma_hub import ModelSpec, PromptBank, PumaAdapter, chain, find_route
+from puma_hub.adapter.facts import AdapterFacts, Evaluation
+from puma_hub.adapter.publish import write_card
 from puma_hub.errors import ConfigurationError, HubNotFoundError, HubUnavailableError, MismatchError
-from puma_hub.hub.facts import AdapterFacts, Evaluation
-from puma_hub.hub.publish import write_card
-from puma_hub.hub.published import PublishedAdapter
-from puma_hub.hub.route import UNREPORTED_LOSS, Route, cheapest, step_loss
+from puma_hub.registry.published import PublishedAdapter
+from puma_hub.registry.route import UNREPORTED_LOSS, Route, cheapest, step_loss
 from tests.hub_server import HubServer
 from tests.test_adapter import make_adapter
 

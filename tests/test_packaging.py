@@ -73,17 +73,6 @@ def test_auto_classes_know_ours_in_any_order(code: str) -> None:
     assert result.stdout.strip() == "PumaConfig", result.stderr
 
 
-def test_core_imports_neither_command_line_nor_demo() -> None:
-    core = "adapter bank data evaluation identity migration pipelines scorer selection training"
-    for folder in core.split():
-        for file in (ROOT / "puma_hub" / folder).glob("*.py"):
-            text = file.read_text()
-            assert "puma_hub.cli" not in text and "puma_hub.demo" not in text, file
-            assert not [
-                line for line in text.splitlines() if line.startswith(("from puma_hub.hub", "import puma_hub.hub"))
-            ], file
-
-
 @pytest.mark.parametrize("name", ["PromptBank", "PersonalizedLM", "select_users", "find_adapters", "PumaAdapter"])
 def test_any_name_may_be_imported_first(name: str) -> None:
     result = python(
@@ -145,6 +134,7 @@ def test_wheel_and_editable_install(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {"puma_hub/py.typed", "puma_hub/hub_templates/adapter_card.md", "puma_hub/cli/main.py"} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "examples", "hub_templates"))]
+    assert {str(file.relative_to(ROOT)) for file in (ROOT / "puma_hub").rglob("*.py")} <= set(names)
     where = (
         "from importlib.resources import files; import puma_hub; print(puma_hub.__file__);"
         "assert '{{' in files('puma_hub.hub_templates').joinpath('adapter_card.md').read_text()"

@@ -23,7 +23,7 @@ from puma_hub.errors import (
     UnknownUserError,
     UnsupportedModelError,
 )
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank, make_interactions, make_model
 from tests.test_adapter import make_adapter
 

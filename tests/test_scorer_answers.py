@@ -15,12 +15,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, pipeline
 
 from puma_hub import ClickTask, PersonalizedLM, PromptBank, PromptTemplate, PumaAdapter, PumaConfig, RatingTask
+from puma_hub.adapter.card import adapter_card
+from puma_hub.bank.card import bank_card
 from puma_hub.cli.common import rating_values
 from puma_hub.cli.main import main
 from puma_hub.errors import AnswerTokenError, ConfigurationError
-from puma_hub.hub.bank_card import bank_card
-from puma_hub.hub.card import adapter_card
-from puma_hub.scorer.answers import Answers, find_answers
+from puma_hub.scorer.answer_tokens import Answers, find_answers
 from puma_hub.scorer.tokens import TextTokenizer
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 

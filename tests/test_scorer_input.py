@@ -24,7 +24,7 @@ from puma_hub.errors import (
     TemplateError,
     UnsupportedModelError,
 )
-from puma_hub.scorer import RatingHead, task_from_dict
+from puma_hub.tasks import RatingHead, task_from_dict
 from tests.conftest import make_model
 
 ROWS = [{"item_text": "Toy Story"}]

@@ -13,10 +13,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from puma_hub import layout, staging
 from puma_hub.errors import StorageError
-from puma_hub.layout import Layout, require_replaceable, require_writable
-from puma_hub.storage import new_file, new_folder, read_json, replace_files, write_json
+from puma_hub.storage import layout, new_file, new_folder, read_json, replace_files, staging, write_json
+from puma_hub.storage.layout import Layout, require_replaceable, require_writable
 
 LAYOUT = Layout("a test's folder", ("data",), ("extra-*", "parts/*.txt"))
 
@@ -111,7 +110,7 @@ def test_a_bind_mount_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "a b").mkdir()
     table = fill(tmp_path, "mountinfo") / "mountinfo"
     table.write_text(f"36 35 98:0 /mnt1 {tmp_path}/a\\040b rw,noatime master:1 - ext3 /dev/root rw\n")
-    monkeypatch.setattr("puma_hub.layout._MOUNTS", table)
+    monkeypatch.setattr("puma_hub.storage.layout._MOUNTS", table)
     with pytest.raises(StorageError, match="mount point"):
         require_replaceable(tmp_path / "a b")
 

@@ -14,7 +14,7 @@ import torch
 from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArguments
 from puma_hub.data import of_users
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, InteractionsError, MismatchError
-from puma_hub.scorer import RatingHead, RatingTask
+from puma_hub.tasks import RatingHead, RatingTask
 from puma_hub.training import with_source_predictions
 from puma_hub.training.args import ADAPTER_DEFAULTS
 from puma_hub.training.teacher import OFFSET_SHARE, SPREAD, TEACHER_COLUMNS

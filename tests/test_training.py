@@ -24,7 +24,7 @@ from puma_hub import (
 )
 from puma_hub.errors import CheckpointError, ConfigurationError, MismatchError, SelectionError
 from puma_hub.training import loop as loop_module
-from puma_hub.training.prompts import PromptModule
+from puma_hub.training.prompt_trainer import PromptModule
 from puma_hub.training.report import layer_weights
 from tests.conftest import make_bank, make_interactions
 

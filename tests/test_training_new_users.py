@@ -16,7 +16,7 @@ from puma_hub import ModelSpec, PersonalizedLM, PromptBank, PromptTrainer, PumaT
 from puma_hub.cli.main import main
 from puma_hub.data import of_users
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, MismatchError
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 from tests.conftest import make_interactions
 from tests.test_training import Killed, kill_after
 

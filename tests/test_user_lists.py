@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from puma_hub.bank.user_lists import read_users, write_users
 from puma_hub.errors import BankError, PumaHubError, SelectionError, StorageError
-from puma_hub.user_lists import read_users, write_users
 
 BREAKS = ["\n", "\r", "\r\n", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029", "\0", "\t", "\ufeff"]
 IDS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1) | st.lists(

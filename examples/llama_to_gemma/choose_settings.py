@@ -17,8 +17,8 @@ from puma_hub import (
     select_users,
 )
 from puma_hub.data import chronological_split, most_recent, of_users, rows_by_user, sample_users
+from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
-from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.training import with_source_predictions

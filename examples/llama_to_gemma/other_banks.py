@@ -24,15 +24,15 @@ from puma_hub import (
     select_users,
 )
 from puma_hub.data import chronological_split, most_recent, of_users, rows_by_user
+from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
-from puma_hub.data.statistics import with_item_statistics
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.errors import MismatchError
 from puma_hub.evaluation import calibrate, rating_baselines
 from puma_hub.evaluation.compare import controls_of, derangement
 from puma_hub.evaluation.evaluate import HeldOut
-from puma_hub.evaluation.scores import rmse
+from puma_hub.tasks.metrics import rmse
 from puma_hub.training import with_source_predictions
 from puma_hub.training.teacher import NOISE
 

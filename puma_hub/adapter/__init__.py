@@ -1,14 +1,27 @@
 """The trained map between the prompt spaces of two language models."""
 
-from transformers import AutoConfig, AutoModel
+from __future__ import annotations
 
-from puma_hub.adapter.config import ARCHITECTURES, PumaConfig
-from puma_hub.adapter.model import PumaAdapter, PumaAdapterOutput
-from puma_hub.adapter.warm_start import warm_start
+import importlib
+from typing import TYPE_CHECKING, Any
 
-# This package is imported in the midst of transformers' own import, maybe puma_hub.scorer's too: of other packages it
-# imports only modules that need neither.
-AutoConfig.register(PumaConfig.model_type, PumaConfig, exist_ok=True)
-AutoModel.register(PumaConfig, PumaAdapter, exist_ok=True)
+if TYPE_CHECKING:
+    from puma_hub.adapter.config import ARCHITECTURES, PumaConfig
+    from puma_hub.adapter.model import PumaAdapter, PumaAdapterOutput
+    from puma_hub.adapter.warm_start import warm_start
+
+_MODULES = {
+    "config": ("ARCHITECTURES", "PumaConfig"),
+    "model": ("PumaAdapter", "PumaAdapterOutput"),
+    "warm_start": ("warm_start",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = ["ARCHITECTURES", "PumaAdapter", "PumaAdapterOutput", "PumaConfig", "warm_start"]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: what is known of published adapters is read without torch.
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)

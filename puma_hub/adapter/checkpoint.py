@@ -19,7 +19,7 @@ from puma_hub.storage import read_json
 @contextmanager
 def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
     """Turn what is raised for a bad checkpoint into CheckpointError, and what the Hub's client raises into HubError."""
-    from puma_hub.hub.errors import translated
+    from puma_hub.hub.failures import translated
 
     try:
         yield

@@ -15,9 +15,9 @@ from puma_hub.adapter.checkpoint import clear_errors
 from puma_hub.adapter.trained_on import TrainedOn
 from puma_hub.errors import ConfigurationError, shown
 from puma_hub.identity import ModelSpec
-from puma_hub.identity.limits import MAX_FORMAT, MAX_HIDDEN_SIZE, MAX_PROMPT_LENGTH, MAX_SOURCES, require_whole
-from puma_hub.scorer.tasks import RatingTask, Task, as_task, task_from_dict
-from puma_hub.scorer.template import PromptTemplate
+from puma_hub.limits import MAX_FORMAT, MAX_HIDDEN_SIZE, MAX_PROMPT_LENGTH, MAX_SOURCES, require_whole
+from puma_hub.tasks import RatingTask, Task, as_task, task_from_dict
+from puma_hub.tasks.template import PromptTemplate
 
 ARCHITECTURES = ("seed", "paper", "linear")
 FORMAT_VERSION = 1

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from puma_hub.adapter import checkpoint
 from puma_hub.adapter.config import PumaConfig
 from puma_hub.adapter.networks import build_network
 from puma_hub.errors import MismatchError, StorageError
-from puma_hub.scorer.head import RatingHead
 from puma_hub.storage import replace_files
+from puma_hub.tasks.head import RatingHead
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
@@ -201,7 +201,7 @@ class PumaAdapter(PreTrainedModel):
         Raises:
             HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
         """
-        from puma_hub.hub.publish import publish_adapter
+        from puma_hub.adapter.publish import publish_adapter
 
         return publish_adapter(
             self,
@@ -240,7 +240,7 @@ class PumaAdapter(PreTrainedModel):
             ConfigurationError: several fit and none reports an evaluation to choose by.
             HubError: the Hub cannot be asked.
         """
-        from puma_hub.hub.pair import load_pair
+        from puma_hub.registry.pair import load_pair
 
         return load_pair(source, target, namespace=namespace, revision=revision, token=token)
 
@@ -256,7 +256,7 @@ class PumaAdapter(PreTrainedModel):
         """
         wants_info = kwargs.pop("output_loading_info", False)
         kwargs["use_safetensors"] = True
-        from puma_hub.hub.download import download_adapter, require_adapter
+        from puma_hub.adapter.download import download_adapter, require_adapter
 
         name = pretrained_model_name_or_path
         config = Path(name, kwargs.get("subfolder") or "", "config.json")
@@ -273,3 +273,9 @@ class PumaAdapter(PreTrainedModel):
         checkpoint.align(adapter)
         adapter.name_or_path = adapter.config.name_or_path = str(pretrained_model_name_or_path)
         return (adapter, info) if wants_info else adapter
+
+
+# This module is imported in the midst of transformers' own import, maybe puma_hub.scorer's too: of other packages it
+# imports only modules that need neither.
+AutoConfig.register(PumaConfig.model_type, PumaConfig, exist_ok=True)
+AutoModel.register(PumaConfig, PumaAdapter, exist_ok=True)

@@ -15,18 +15,18 @@ import pyarrow as pa
 
 from puma_hub.bank.arrays import as_float32
 from puma_hub.bank.columns import dataset_of_arrays, to_dataset
+from puma_hub.bank.folder import write_bank
 from puma_hub.bank.index import UserIndex
 from puma_hub.bank.merge import aligned, require_same_training
 from puma_hub.bank.provenance import Provenance
-from puma_hub.bank.rows import BankRows, TableRows
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
 from puma_hub.bank.statistics import BankStatistics
-from puma_hub.bank.storage import write_bank
+from puma_hub.bank.stored_rows import BankRows, TableRows
 from puma_hub.bank.users import require_distinct, require_known, user_list
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, StorageError, UnknownUserError
 from puma_hub.identity import ModelSpec
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -296,7 +296,7 @@ class PromptBank:
             ConfigurationError: the repository is public and ``private`` is true, or an argument cannot be used.
             HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
         """
-        from puma_hub.hub.bank_publish import publish_bank
+        from puma_hub.bank.publish import publish_bank
 
         return publish_bank(
             self,
@@ -335,7 +335,7 @@ class PromptBank:
             StorageError: there is no such folder, and it cannot be a repository.
             HubError: the files cannot be read.
         """
-        from puma_hub.hub.bank_download import load_bank
+        from puma_hub.bank.download import load_bank
 
         if not isinstance(repo_or_dir, (str, os.PathLike)):
             raise StorageError(f"a bank is named by a folder or a repository, got {type(repo_or_dir).__name__}")

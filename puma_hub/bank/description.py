@@ -8,7 +8,7 @@ from pathlib import Path
 
 from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError, shown
-from puma_hub.identity.limits import MAX_FILES, MAX_USERS, require_text, require_whole
+from puma_hub.limits import MAX_FILES, MAX_USERS, require_text, require_whole
 from puma_hub.storage import read_json, write_json
 
 DESCRIPTION_FILE = "bank.json"

@@ -10,9 +10,9 @@ import torch
 
 from puma_hub.bank.columns import as_bank_table
 from puma_hub.bank.provenance import Provenance
-from puma_hub.bank.rows import BankRows
+from puma_hub.bank.stored_rows import BankRows
 from puma_hub.errors import BankError, MismatchError
-from puma_hub.scorer import RatingHead
+from puma_hub.tasks import RatingHead
 
 _REMEDY = (
     "prompts of two trainings do not mix; train new users against the bank with "

@@ -11,9 +11,8 @@ from puma_hub.bank.statistics import BankStatistics
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
-from puma_hub.identity.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
-from puma_hub.scorer import PromptTemplate, RatingTask, Task
-from puma_hub.scorer.tasks import as_task
+from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
+from puma_hub.tasks import PromptTemplate, RatingTask, Task, as_task
 
 FORMAT_VERSION = 1
 

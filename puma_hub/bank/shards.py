@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from puma_hub.bank.columns import as_bank_table, bank_features
-from puma_hub.bank.rows import BankRows
+from puma_hub.bank.stored_rows import BankRows
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError
-from puma_hub.identity.limits import MAX_FILES, MAX_USERS
+from puma_hub.limits import MAX_FILES, MAX_USERS
 
 DEFAULT_SHARD_SIZE = "500MB"
 _GROUP_BYTES = 512 * 1024

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.demo.bench import bench_step, bench_table
+    from puma_hub.benchmarks.step import bench_step, bench_table
 
     report = bench_step(args.model, args.dtype, args.batch_size, args.repeats, say)
     return Result(bench_table(report), report)

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> Result:
     import datasets
 
     from puma_hub.bank import PromptBank
-    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.errors import ConfigurationError
     from puma_hub.evaluation import calibrate

@@ -9,7 +9,7 @@ from puma_hub.cli.output import Result
 
 if TYPE_CHECKING:
     from puma_hub.adapter import PumaAdapter
-    from puma_hub.hub.facts import AdapterFacts, Evaluation
+    from puma_hub.adapter.facts import AdapterFacts, Evaluation
 
 EXAMPLE = "puma-hub card migrator/adapter --evaluation evaluation.json --dataset movielens-100k --license apache-2.0"
 
@@ -34,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaAdapter
+    from puma_hub.adapter.publish import edited_card, local_facts, write_card
     from puma_hub.errors import ConfigurationError
-    from puma_hub.hub.contents import ADAPTER, require_ours
-    from puma_hub.hub.publish import edited_card, local_facts, write_card
+    from puma_hub.storage.contents import ADAPTER, require_ours
 
     if require_ours(args.path) != ADAPTER:
         raise ConfigurationError(f"{args.path} holds a bank, whose card puma-hub push makes; give an adapter's folder")
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> Result:
 def _facts(args: argparse.Namespace, before: AdapterFacts | None) -> AdapterFacts:
     from dataclasses import replace
 
+    from puma_hub.adapter.facts import AdapterFacts
     from puma_hub.errors import ConfigurationError
-    from puma_hub.hub.facts import AdapterFacts
 
     facts = before or AdapterFacts()
     new = {(evaluation.dataset, evaluation.split): evaluation for evaluation in _evaluations(args)}
@@ -73,8 +73,8 @@ def _facts(args: argparse.Namespace, before: AdapterFacts | None) -> AdapterFact
 
 
 def _evaluations(args: argparse.Namespace) -> list[Evaluation]:
+    from puma_hub.adapter.facts import Evaluation
     from puma_hub.errors import ConfigurationError
-    from puma_hub.hub.facts import Evaluation
     from puma_hub.storage import read_json
 
     files = {"migrated": args.evaluation, "source": args.source_evaluation, "retrained": args.retrained_evaluation}

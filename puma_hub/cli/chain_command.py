@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaAdapter
     from puma_hub.bank import PromptBank
-    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.errors import ConfigurationError
-    from puma_hub.hub.route import find_route
     from puma_hub.migration import chain
+    from puma_hub.registry.route import find_route
 
     check_outputs(args, {args.out: LAYOUT})
     banks = [PromptBank.from_pretrained(name) for name in args.bank]

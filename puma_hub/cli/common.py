@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from puma_hub.bank import PromptBank
     from puma_hub.identity import ModelSpec
-    from puma_hub.scorer import PersonalizedLM, Task
+    from puma_hub.scorer import PersonalizedLM
+    from puma_hub.tasks import Task
     from puma_hub.training import PumaTrainingArguments
 
 _MOST_VALUES = 1000  # in a range: more is a slip
@@ -117,7 +118,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 def model_of(text: str) -> str | ModelSpec:
     """A model's id, or the model of a bank's folder with all that the bank knows of it."""
-    from puma_hub.hub.contents import is_bank
+    from puma_hub.storage.contents import is_bank
 
     if not is_bank(text):
         return text
@@ -147,7 +148,7 @@ def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
 
 def task_of(args: argparse.Namespace) -> Task:
     from puma_hub.errors import ConfigurationError
-    from puma_hub.scorer import ClickTask, RatingTask
+    from puma_hub.tasks import ClickTask, RatingTask
 
     if args.task == "rating":
         return RatingTask() if args.values is None else RatingTask(args.values)

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
-    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.training import PromptTrainer
 

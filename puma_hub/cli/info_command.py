@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> Result:
 
 
 def _local(path: str) -> dict[str, Any]:
-    from puma_hub.hub.contents import ADAPTER, require_ours
+    from puma_hub.storage.contents import ADAPTER, require_ours
 
     if require_ours(path) == ADAPTER:
         from puma_hub.adapter import PumaAdapter
@@ -45,9 +45,9 @@ def _on_the_hub(given: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
     from puma_hub.bank.description import DESCRIPTION_FILE
+    from puma_hub.bank.download import describe_bank
     from puma_hub.errors import HubNotFoundError, StorageError
-    from puma_hub.hub.bank_download import describe_bank
-    from puma_hub.hub.errors import hub_errors
+    from puma_hub.hub.failures import hub_errors
     from puma_hub.hub.naming import is_hub_id
 
     name = given.removeprefix("datasets/") if given.count("/") == 2 else given
@@ -75,8 +75,8 @@ def _is_adapter(repo_id: str) -> bool:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
+    from puma_hub.adapter.download import require_adapter
     from puma_hub.errors import PumaHubError
-    from puma_hub.hub.download import require_adapter
 
     try:
         require_adapter(Path(hf_hub_download(repo_id, "config.json")), repo_id)
@@ -87,9 +87,9 @@ def _is_adapter(repo_id: str) -> bool:
 
 def _published(repo_id: str) -> dict[str, Any]:
     from puma_hub.adapter import PumaAdapter
-    from puma_hub.hub.errors import hub_errors
-    from puma_hub.hub.listing import described
-    from puma_hub.hub.published import read_listing
+    from puma_hub.hub.failures import hub_errors
+    from puma_hub.registry.listing import described
+    from puma_hub.registry.published import read_listing
 
     report = _adapter(PumaAdapter.from_pretrained(repo_id))
     with hub_errors(f"describe {repo_id}"):

@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> Result:
 
     from puma_hub.adapter import PumaAdapter
     from puma_hub.bank import PromptBank
-    from puma_hub.bank.storage import LAYOUT
+    from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.migration import migrate
 

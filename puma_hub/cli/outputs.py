@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from puma_hub.errors import ConfigurationError
-from puma_hub.layout import (
+from puma_hub.storage.layout import (
     Layout,
     is_device,
     require_file,

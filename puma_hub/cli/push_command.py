@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.errors import ConfigurationError
-    from puma_hub.hub.contents import BANK, require_ours
+    from puma_hub.storage.contents import BANK, require_ours
 
     if args.repo and args.namespace:
         raise ConfigurationError(f"give the namespace within the name, {args.namespace}/{args.repo.split('/')[-1]}")
@@ -42,9 +42,9 @@ def run(args: argparse.Namespace) -> Result:
 
 def _push_adapter(args: argparse.Namespace) -> CommitInfo:
     from puma_hub.adapter import PumaAdapter
+    from puma_hub.adapter.publish import local_facts
     from puma_hub.errors import ConfigurationError
     from puma_hub.hub.naming import pair_repo_id
-    from puma_hub.hub.publish import local_facts
 
     adapter: PumaAdapter = PumaAdapter.from_pretrained(args.path)
     if args.license:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.hub.route import find_route, step_loss
+    from puma_hub.registry.route import find_route, step_loss
 
     route = find_route(common.model_of(args.source), args.target, namespace=args.namespace)
     rows = [

@@ -9,7 +9,7 @@ from puma_hub.cli import common
 from puma_hub.cli.output import Result, table
 
 if TYPE_CHECKING:
-    from puma_hub.hub.published import PublishedAdapter
+    from puma_hub.registry.published import PublishedAdapter
 
 EXAMPLE = "puma-hub search --source HuggingFaceTB/SmolLM2-135M-Instruct --target google/gemma-3-270m"
 
@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.hub.find import find_adapters
+    from puma_hub.registry.find import find_adapters
 
     source = common.model_of(args.source) if args.source else None
     found = find_adapters(source, args.target, namespace=args.namespace)

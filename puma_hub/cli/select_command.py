@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
+    from puma_hub.bank.user_lists import write_users
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.selection import select_users
-    from puma_hub.user_lists import write_users
 
     check_outputs(args, files=[args.out])
     bank = PromptBank.from_pretrained(args.bank)

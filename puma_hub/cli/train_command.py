@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from puma_hub.adapter import PumaAdapter
+    from puma_hub.adapter.facts import Training
     from puma_hub.bank import PromptBank
-    from puma_hub.hub.facts import Training
     from puma_hub.scorer import PersonalizedLM
     from puma_hub.training import AdapterTrainer
 
@@ -47,14 +47,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
+    from puma_hub.adapter.facts import AdapterFacts
+    from puma_hub.adapter.made_anew import Earlier, save_anew
     from puma_hub.bank import PromptBank
+    from puma_hub.bank.user_lists import read_users
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.data import most_recent, of_users
     from puma_hub.errors import ConfigurationError
-    from puma_hub.hub.facts import AdapterFacts
-    from puma_hub.hub.made_anew import Earlier, save_anew
     from puma_hub.training import AdapterTrainer, with_source_predictions
-    from puma_hub.user_lists import read_users
 
     folder = f"{args.out}/adapter"
     check_outputs(args, working=[folder, *common.training_folders(args)])
@@ -104,8 +104,8 @@ def _require_known(users: Sequence[str], banks: Sequence[PromptBank], file: str)
 
 def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
     """What the adapter's card will tell of this run."""
-    from puma_hub.hub.facts import Training
-    from puma_hub.hub.made_anew import ALL_USERS
+    from puma_hub.adapter.facts import Training
+    from puma_hub.adapter.made_anew import ALL_USERS
 
     report = trainer.report
     return Training(

@@ -18,16 +18,16 @@ from puma_hub.data.csv_file import read_csv
 from puma_hub.data.files import open_bytes, require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
+from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.json_file import read_json
 from puma_hub.data.movielens import read_movielens
 from puma_hub.data.rows import codes, column, from_table
 from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions
 from puma_hub.data.split import chronological_split, most_recent, sample_users
-from puma_hub.data.statistics import with_item_statistics
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
 
 if TYPE_CHECKING:
-    from puma_hub.scorer import Task
+    from puma_hub.tasks import Task
 
 logger = logging.getLogger(__name__)
 

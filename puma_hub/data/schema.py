@@ -17,7 +17,7 @@ from puma_hub.data.values import as_numbers, as_text, blank, decoded, is_text
 from puma_hub.errors import InteractionsError
 
 if TYPE_CHECKING:
-    from puma_hub.scorer import Task
+    from puma_hub.tasks import Task
 
 REQUIRED_COLUMNS = ("user_id", "item_id", "item_text", "label")
 OPTIONAL_COLUMNS = ("timestamp", "history")

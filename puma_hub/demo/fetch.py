@@ -15,8 +15,8 @@ from typing import Any, BinaryIO
 from puma_hub.data.cache import data_folder, model_folder
 from puma_hub.demo.sources import SOURCES, Part, Source
 from puma_hub.errors import ConfigurationError, MissingDependencyError, StorageError, without_secrets
-from puma_hub.layout import Layout
 from puma_hub.storage import new_folder, replace_files
+from puma_hub.storage.layout import Layout
 
 logger = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ import numpy as np
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
 from puma_hub.data import chronological_split, most_recent, of_users, rows_by_user
+from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
-from puma_hub.data.statistics import with_item_statistics
 from puma_hub.evaluation.compare import controls_of
 from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.migration import migrate

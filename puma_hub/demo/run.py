@@ -12,8 +12,10 @@ import datasets
 import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
+from puma_hub.adapter.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
+from puma_hub.adapter.made_anew import Earlier, save_anew
 from puma_hub.bank import PromptBank
-from puma_hub.bank.storage import LAYOUT
+from puma_hub.bank.folder import LAYOUT
 from puma_hub.data import load_interactions, most_recent, of_users, rows_by_user
 from puma_hub.data.rows import numbers, texts
 from puma_hub.demo.fetch import fetch
@@ -23,14 +25,13 @@ from puma_hub.errors import ConfigurationError
 from puma_hub.evaluation import evaluate_bank
 from puma_hub.evaluation.compare import controls_of
 from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
-from puma_hub.evaluation.scores import scores
-from puma_hub.hub.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
-from puma_hub.hub.made_anew import Earlier, save_anew
-from puma_hub.layout import Layout, require_replaceable
 from puma_hub.migration import migrate
-from puma_hub.scorer import PersonalizedLM, RatingTask
+from puma_hub.scorer import PersonalizedLM
 from puma_hub.selection import select_users
 from puma_hub.storage import write_json
+from puma_hub.storage.layout import Layout, require_replaceable
+from puma_hub.tasks import RatingTask
+from puma_hub.tasks.metrics import scores
 from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments, with_source_predictions
 from puma_hub.training.report import forward_flops, require_own_report, versions
 from puma_hub.training.teacher import PREDICTION

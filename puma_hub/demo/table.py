@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from puma_hub.hub.facts import PREDICTIONS
+from puma_hub.adapter.facts import PREDICTIONS
 
 _ROWS = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
 

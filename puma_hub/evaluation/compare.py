@@ -15,8 +15,8 @@ from puma_hub.bank import PromptBank
 from puma_hub.bank.users import user_list
 from puma_hub.errors import InteractionsError, MismatchError, UnknownUserError
 from puma_hub.evaluation.evaluate import HeldOut, users_of
-from puma_hub.evaluation.scores import main_metric, missing, scores
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks.metrics import main_metric, missing, scores
 
 _CLUSTERS = 5
 _LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}

@@ -21,10 +21,11 @@ from puma_hub.data.held_out import refuse_trained_rows
 from puma_hub.data.rows import numbers, require_dataset, texts
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.evaluation.baselines import rating_baselines
-from puma_hub.evaluation.scores import mae, missing, rmse, scores
-from puma_hub.scorer import EncodedRows, PersonalizedLM, RatingHead
+from puma_hub.scorer import EncodedRows, PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.scorer.finite import require_finite
+from puma_hub.tasks import RatingHead
+from puma_hub.tasks.metrics import mae, missing, rmse, scores
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,9 @@ import torch
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.pipelines.base import refuse_unknown
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
-from puma_hub.scorer import PersonalizedLM, PromptTemplate, RatingHead, RatingTask, Task
+from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.finite import require_finite
+from puma_hub.tasks import PromptTemplate, RatingHead, RatingTask, Task
 
 _RENDERED = ("item_text", "history")
 _NOTHING = SimpleNamespace(task=None, scored_task=None, template=None, details={})

@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from puma_hub.errors import InteractionsError, TemplateError
-from puma_hub.scorer.template import PromptTemplate
-from puma_hub.scorer.tokens import Parts, TextTokenizer, Tokens
+from puma_hub.scorer.tokens import TextTokenizer, Tokens
+from puma_hub.tasks.template import Parts, PromptTemplate
 
 _log = logging.getLogger(__name__)
 _SHOWN = 5  # row numbers in an error

@@ -16,7 +16,7 @@ from puma_hub.data.rows import records
 from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.answer_head import with_answer_head
-from puma_hub.scorer.answers import find_answers
+from puma_hub.scorer.answer_tokens import find_answers
 from puma_hub.scorer.check import LoadingCheck
 from puma_hub.scorer.encoding import EncodedRows, RowEncoder
 from puma_hub.scorer.forward import Forward
@@ -31,9 +31,9 @@ from puma_hub.scorer.models import (
 )
 from puma_hub.scorer.prefix_cache import POLICIES, PrefixCache, PrefixCacheReport
 from puma_hub.scorer.shared import sharing_weights
-from puma_hub.scorer.tasks import RatingTask, Task
-from puma_hub.scorer.template import PromptTemplate
 from puma_hub.scorer.text import TextGenerator
+from puma_hub.tasks import RatingTask, Task
+from puma_hub.tasks.template import PromptTemplate
 
 _START_WORD = " user"
 _CHECKED = ("a", "a somewhat longer title", "a title that is longer than the others, so that padding is needed")
@@ -47,7 +47,7 @@ class PersonalizedLM:
             works on modules of its own over the same weights, so several scorers and threads can share it.
         tokenizer: its tokenizer.
         template: a :class:`PromptTemplate`, the name of a preset, or a text with slots.
-        task: what is asked, see :mod:`puma_hub.scorer.tasks`.
+        task: what is asked, see :mod:`puma_hub.tasks.base`.
         prefix_cache: ``auto``, ``full``, ``lru``, ``recompute`` or ``off``.
         cache_budget: bytes the prefix cache may take; a third of the free memory by default.
         truncate_items: cut the items' texts at their end in rows that do not fit the model; otherwise an error.

@@ -14,7 +14,8 @@ from puma_hub.errors import BankError, MismatchError, TemplateError, Unsupported
 from puma_hub.scorer.check import difference, reason
 from puma_hub.scorer.inputs import ModelInputs
 from puma_hub.scorer.models import cache_argument, is_stretched, max_positions, turns
-from puma_hub.scorer.tokens import Part, TextTokenizer, Tokens
+from puma_hub.scorer.tokens import TextTokenizer, Tokens
+from puma_hub.tasks.template import Part
 
 SLOT = "<user>"
 

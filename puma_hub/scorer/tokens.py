@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from puma_hub.errors import InteractionsError, TemplateError
+from puma_hub.tasks.template import Part, Parts
 
 Tokens = tuple[int, ...]
 
@@ -20,16 +21,6 @@ _PROBES = ("user", " user", "\nuser")
 _LOOKS_LIKE_CONTROL = re.compile(r"\s*[^\w\s].*\w.*[^\w\s]\s*", re.DOTALL)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _CUTS = range(0xFDD0, 0xFDF0)  # code points that no text holds
-
-
-class Part(NamedTuple):
-    """A piece of a text: the template's own, or ``given`` by a row or a message."""
-
-    text: str
-    given: bool
-
-
-Parts = tuple[Part, ...]
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:

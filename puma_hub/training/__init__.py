@@ -1,8 +1,8 @@
 """Training: the users' prompts on one LLM, and the adapter between two."""
 
-from puma_hub.training.adapter import AdapterTrainer
+from puma_hub.training.adapter_trainer import AdapterTrainer
 from puma_hub.training.args import PumaTrainingArguments
-from puma_hub.training.prompts import PromptTrainer
+from puma_hub.training.prompt_trainer import PromptTrainer
 from puma_hub.training.sensitivity import with_sensitivity
 from puma_hub.training.teacher import with_source_predictions
 

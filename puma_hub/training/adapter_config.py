@@ -10,7 +10,8 @@ import torch
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
 from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.scorer import PersonalizedLM, task_from_dict
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks import task_from_dict
 
 _SHAPE = ("architecture", "hidden_size", "dropout", "rating_head")
 _PLAIN_DTYPES = (None, "float32", torch.float32)

@@ -19,7 +19,8 @@ from puma_hub.bank.fit import require_scorer
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import flat
 from puma_hub.errors import BankError, ConfigurationError, MismatchError
-from puma_hub.scorer import PersonalizedLM, RatingHead
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks import RatingHead
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.state import identity_hash, tensor_hash
 

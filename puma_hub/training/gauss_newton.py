@@ -19,10 +19,10 @@ from torch import nn
 from torch.func import functional_call, grad, vmap
 
 from puma_hub.adapter import PumaAdapter
-from puma_hub.scorer import PersonalizedLM, RatingHead
+from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.finite import require_finite
-from puma_hub.scorer.tasks import Task
-from puma_hub.training.data import EncodedInteractions
+from puma_hub.tasks import RatingHead, Task
+from puma_hub.training.encoded_rows import EncodedInteractions
 
 ROWS_A_STEP = 64
 # Standard deviations of the prior: a coordinate of the base, and of the offset of a user like the average one, in

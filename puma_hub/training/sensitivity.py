@@ -13,8 +13,9 @@ from puma_hub.bank import PromptBank
 from puma_hub.bank.fit import require_scorer
 from puma_hub.data.rows import require_dataset
 from puma_hub.errors import BankError, InteractionsError
-from puma_hub.scorer import EncodedRows, PersonalizedLM, RatingHead
+from puma_hub.scorer import EncodedRows, PersonalizedLM
 from puma_hub.scorer.finite import require_finite
+from puma_hub.tasks import RatingHead
 from puma_hub.training.report import forward_flops
 
 ROWS = 128

@@ -17,7 +17,7 @@ from puma_hub.data.rows import column, numbers
 from puma_hub.errors import BankError, ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
-from puma_hub.training.data import EncodedInteractions
+from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import base_of
 
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"

@@ -1,0 +1,113 @@
+"""Changing the users of a published bank: one commit upon the newest revision, never half of one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.download import describe_bank, load_bank
+from puma_hub.bank.folder import write_contents
+from puma_hub.bank.publish import describe, on_newest, require_visibility, upload
+from puma_hub.bank.users import user_list
+from puma_hub.hub.card_parts import CARD_FILE
+from puma_hub.hub.failures import hub_errors
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub.hf_api import DatasetInfo
+
+logger = logging.getLogger(__name__)
+
+
+def update_users(
+    repo_id: str,
+    bank: PromptBank,
+    *,
+    private: bool = True,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """Add the users of ``bank`` to a published one, or replace their prompts where they are in it already.
+
+    Others' changes at the same time are kept: the update is then made again upon theirs.
+
+    Args:
+        private: false is needed to add users to a bank that anyone can read.
+        revision: the branch to change.
+
+    Raises:
+        ConfigurationError: the repository is public and ``private`` is true.
+        MismatchError: ``bank`` is of another LLM, template, task, head or base; see :meth:`PromptBank.update`.
+        BankError: prompt lengths or columns differ.
+        HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+    """
+    message = commit_message or f"Update {len(bank)} users"
+    return _change(repo_id, lambda old: old.update(bank), private is not False, token, revision, message)
+
+
+def delete_users(
+    repo_id: str,
+    user_ids: Sequence[str],
+    *,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+) -> CommitInfo:
+    """Delete users from the newest revision of a published bank.
+
+    Older revisions, other branches and tags, and copies that were downloaded still hold them: see docs/banks.md.
+
+    Raises:
+        UnknownUserError: a user is not in the newest revision; nothing is deleted then.
+        HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+    """
+    users = user_list(user_ids)
+    message = commit_message or f"Delete {len(users)} users"
+    return _change(repo_id, lambda old: old.remove(users), False, token, revision, message)
+
+
+def _change(
+    repo_id: str,
+    change: Callable[[PromptBank], PromptBank],
+    private: bool,
+    token: str | bool | None,
+    revision: str | None,
+    message: str,
+) -> CommitInfo:
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+
+    def commit() -> CommitInfo:
+        info = api.dataset_info(repo_id, revision=revision)
+        public = require_visibility(info, private)
+        # Not in the usual cache: no copy of a deleted user is left behind.
+        with tempfile.TemporaryDirectory() as place:
+            downloads = f"{place}/cache/hub"
+            before, _ = describe_bank(info.id, info.sha, token=token, cache_dir=downloads)
+            old = load_bank(info.id, revision=info.sha, token=token, cache_dir=f"{place}/cache")
+            new, folder = change(old), Path(place) / "new"
+            folder.mkdir()
+            description = describe(folder, new, info.id, before.rows_per_shard, before.licence, public)
+            write_contents(folder, new, description)
+            if _edited(api, info, before.card, downloads):
+                (folder / CARD_FILE).unlink()
+                logger.warning("the card of %s was edited by hand and is left as it is; see if it still fits", info.id)
+            return upload(api, info, folder, revision, message)
+
+    with hub_errors(f"change the users of {repo_id}"):
+        return on_newest(commit)
+
+
+def _edited(api: HfApi, info: DatasetInfo, made: str | None, downloads: str) -> bool:
+    """Whether there is a card, and it is not the one that was made along with the bank."""
+    if all(file.rfilename != CARD_FILE for file in info.siblings or ()):
+        return False
+    path = api.hf_hub_download(info.id, CARD_FILE, repo_type="dataset", revision=info.sha, cache_dir=downloads)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() != made

@@ -1,0 +1,98 @@
+"""A prompt bank in a folder: its description, its rows in Parquet, its rating head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, SHARDS, BankDescription
+from puma_hub.bank.shards import ShardRows, write_shards
+from puma_hub.bank.stored_rows import BankRows
+from puma_hub.errors import CheckpointError, StorageError
+from puma_hub.storage import new_folder
+from puma_hub.storage.layout import Layout
+from puma_hub.storage.staging import bring_back
+from puma_hub.tasks import RatingHead
+
+if TYPE_CHECKING:
+    from puma_hub.bank.bank import PromptBank
+
+LAYOUT = Layout(
+    "a prompt bank", (DESCRIPTION_FILE,), (SHARDS, HEAD_FILE), keys=("prompt_length", "users", "rows_per_shard")
+)
+
+
+def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:
+    """Write all files of a bank into ``folder``, which takes the place of what was there as a whole.
+
+    Raises:
+        StorageError: the folder holds anything but a bank, or cannot be written.
+    """
+    description = BankDescription(bank.provenance, len(bank), rows_per_shard, bank.head is not None)
+    with new_folder(folder, LAYOUT) as staged:
+        write_contents(staged, bank, description)
+        description.write(staged)
+
+
+def write_contents(folder: Path, bank: PromptBank, description: BankDescription) -> None:
+    """Write the rows and the rating head into the files that ``description`` lists."""
+    write_shards(folder, description.shards, bank.stored, bank.index.order, description.rows_per_shard)
+    if bank.head is not None:
+        save_file({name: tensor.contiguous() for name, tensor in bank.head.state_dict().items()}, folder / HEAD_FILE)
+
+
+def describe_folder(folder: Path) -> BankDescription:
+    """The description of the bank in a folder.
+
+    Raises:
+        StorageError: there is no such folder, or it holds no bank.
+        BankError, CheckpointError: the description cannot be used.
+    """
+    if not folder.is_dir():
+        bring_back(folder.absolute())
+    if not folder.is_dir():
+        raise StorageError(f"no prompt bank at {folder}: the folder does not exist")
+    if not (folder / DESCRIPTION_FILE).is_file():
+        inner = folder / "bank"  # where training leaves one
+        advice = f"; give {inner}" if (inner / DESCRIPTION_FILE).is_file() else "; give the folder of a bank"
+        raise StorageError(f"{folder} is not a prompt bank: {DESCRIPTION_FILE} missing{advice}")
+    return BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
+
+
+def read_rows(folder: Path, description: BankDescription, where: str) -> BankRows:
+    """The rows of a folder that holds all files; they stay on disk.
+
+    Raises:
+        CheckpointError: a file is missing or damaged, or they do not belong together.
+    """
+    missing = [name for name in description.files if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}; load it or make it again")
+    facts = description.provenance
+    rows = ShardRows(
+        [folder / name for name in description.shards], (facts.prompt_length, facts.model.hidden_size), where
+    )
+    description.require_rows(len(rows), where)
+    return rows
+
+
+def read_head(folder: Path, description: BankDescription) -> RatingHead | None:
+    """The rating head of a bank, or None where it has none.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not description.rating_head:
+        return None
+    path, head = folder / HEAD_FILE, RatingHead(description.provenance.answers)
+    try:
+        head.load_state_dict(load_file(path))
+    except (SafetensorError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"the rating head in {path} is damaged ({reason}); restore it or make it again"
+        ) from error
+    return head

@@ -1,0 +1,148 @@
+"""Publishing a bank: description, shards, head and card in one commit, and never in public unasked."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.card import bank_card
+from puma_hub.bank.description import HEAD_FILE, BankDescription
+from puma_hub.bank.folder import write_contents
+from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
+from puma_hub.errors import ConfigurationError
+from puma_hub.hub.card_parts import CARD_FILE, require_licence
+from puma_hub.hub.failures import hub_errors
+from puma_hub.hub.naming import is_folder
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub.hf_api import DatasetInfo
+
+logger = logging.getLogger(__name__)
+
+_REPLACED = ("*.parquet", HEAD_FILE)
+"""What a new commit deletes where it does not write it: nothing of an older bank may stay beside the new one."""
+_TRIES = 4
+_PAUSE = 0.4
+_CHANGED_MEANWHILE = (409, 412)
+
+
+def publish_bank(
+    bank: PromptBank,
+    repo_id: str,
+    *,
+    private: bool = True,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    licence: str | None = None,
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+) -> CommitInfo:
+    """What :meth:`puma_hub.PromptBank.push_to_hub` does."""
+    from huggingface_hub import HfApi
+
+    private = private is not False  # nothing but an explicit False opens a bank to everyone
+    require_licence(licence)
+    rows = shard_rows(bank.stored, max_shard_size)
+    if is_folder(bank.model.model_id):
+        logger.warning(
+            "the bank's LLM is named by a folder, which goes into %s; bank.with_provenance(model=...) gives it its "
+            "Hub id",
+            repo_id,
+        )
+    api = HfApi(token=token)
+    with tempfile.TemporaryDirectory() as place, hub_errors(f"push to {repo_id}"):
+        folder = Path(place)
+        write_contents(folder, bank, BankDescription(bank.provenance, len(bank), rows, bank.head is not None))
+        full = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
+        # Before anything is uploaded, or a branch is made.
+        require_visibility(api.dataset_info(full), private)
+        if revision is not None and not revision.startswith("refs/"):
+            api.create_branch(full, repo_type="dataset", branch=revision, exist_ok=True)
+
+        def commit() -> CommitInfo:
+            info = api.dataset_info(full, revision=revision)
+            public = require_visibility(info, private)
+            describe(folder, bank, full, rows, licence, public)
+            return upload(api, info, folder, revision, commit_message or f"Bank {full.partition('/')[2]}")
+
+        made = on_newest(commit)
+        if not private:
+            _say_public(api.dataset_info(full), len(bank))
+    return made
+
+
+def require_visibility(info: DatasetInfo, private: bool) -> bool:
+    """Whether the repository is public, which it must not be if ``private``.
+
+    Raises:
+        ConfigurationError: it is.
+    """
+    public = info.private is not True
+    if public and private:
+        raise ConfigurationError(
+            f"{info.id} is public: anyone could read these users' prompts, which are personal data. Nothing was "
+            "uploaded. Make it private in its settings, choose another name, or give private=False (puma-hub push "
+            "--public) if everyone may have them"
+        )
+    return public
+
+
+def describe(
+    folder: Path, bank: PromptBank, repo_id: str, rows: int, licence: str | None, public: bool
+) -> BankDescription:
+    """Write the card and the description that go with the shards in ``folder``."""
+    card = str(bank_card(bank, repo_id, licence, public)).encode()
+    (folder / CARD_FILE).write_bytes(card)
+    description = BankDescription(
+        bank.provenance, len(bank), rows, bank.head is not None, licence, hashlib.sha256(card).hexdigest()
+    )
+    description.write(folder)
+    return description
+
+
+def upload(api: HfApi, before: DatasetInfo, folder: Path, revision: str | None, message: str) -> CommitInfo:
+    """Make one commit of a bank's files upon the revision ``before``, or none if there is a newer one (412)."""
+    made: CommitInfo = api.upload_folder(
+        repo_id=before.id,
+        repo_type="dataset",
+        folder_path=folder,
+        revision=revision,
+        commit_message=message,
+        delete_patterns=list(_REPLACED),
+        parent_commit=before.sha,
+    )
+    return made
+
+
+def on_newest(commit: Callable[[], CommitInfo]) -> CommitInfo:
+    """Call ``commit``, which starts from the newest revision, again when somebody else's commit came before."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    for tried in range(1, _TRIES):
+        try:
+            return commit()
+        except HfHubHTTPError as error:
+            if error.response.status_code not in _CHANGED_MEANWHILE:
+                raise
+            logger.info("the repository was changed at the same time; starting again from its newest revision")
+            time.sleep(_PAUSE * tried)
+    return commit()
+
+
+def _say_public(info: DatasetInfo, users: int) -> None:
+    if info.private:
+        logger.warning("%s was private and stays so; its settings can make it public", info.id)
+    else:
+        logger.warning(
+            "%s is public: anyone can read and keep the prompts of these %d users, and predict their answers with "
+            "them; what was read cannot be taken back",
+            info.id,
+            users,
+        )

@@ -1,0 +1,135 @@
+"""The tokens of the answers, and how the answers are spelled so that their first tokens differ."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from transformers import PreTrainedTokenizerBase
+
+from puma_hub.errors import AnswerTokenError, ConfigurationError
+from puma_hub.scorer.tokens import TextTokenizer, Tokens, control_tokens
+from puma_hub.tasks.template import VALUES_OF_PRESETS, PromptTemplate
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Token ids of a task's answers, and the texts they are the first tokens of."""
+
+    ids: list[int]
+    texts: tuple[str, ...]
+
+
+def find_answers(
+    tokenizer: PreTrainedTokenizerBase, text: TextTokenizer, template: PromptTemplate, answers: Sequence[str]
+) -> Answers:
+    """How each answer is spelled behind the template, and the token it begins with there.
+
+    Answers are spelled as they are, with or without a space before them, if their first tokens differ. Numbers whose
+    first tokens do not (``1`` and ``10``, ``0.5`` and ``0``) are spelled by letters that stand for them: of A to Z, a
+    to z, AA to ZZ and aa to zz, in this order, those that are single tokens: with a space before them, without one, or
+    as the tokens they are on their own, whichever takes the fewest. Numbers that the tokenizer would join to the
+    template's last sign are taken as the tokens they are on their own.
+
+    Raises:
+        AnswerTokenError: no spelling tells the answers apart.
+        ConfigurationError: the template is a preset that asks for other values.
+    """
+    asked = VALUES_OF_PRESETS.get(template.text)
+    if asked is not None and tuple(answers) != asked:
+        raise ConfigurationError(
+            f"this template asks for whole numbers from {asked[0]} to {asked[-1]}, the task's answers are "
+            f"{', '.join(answers[:3])}, ..., {answers[-1]}; use the template 'rating', or a text of your own"
+        )
+    # What is farther away than these signs changes nothing.
+    context = template.render({"item_text": "a", "history": ["a"]})[1][-64:] or "Answer:"
+    return _Search(tokenizer, text, context).found(answers)
+
+
+class _Search:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, text: TextTokenizer, context: str) -> None:
+        self._tokenizer = tokenizer
+        self._text = text
+        self._context = context
+        self._head = text.following(context)
+        self._never = {*control_tokens(tokenizer).values(), tokenizer.unk_token_id}
+        self._separators = ("", " ") if context[-1].isspace() else (" ", "")
+        self._seen: list[str] = []
+
+    def found(self, answers: Sequence[str]) -> Answers:
+        numbers = all(_is_number(answer) for answer in answers)
+        for spell in (self._in_context, self._alone) if numbers else (self._in_context,):
+            if (found := spell(answers)) is not None:
+                return found
+        if numbers:
+            spelled = [self._letters(len(answers), separator) for separator in (*self._separators, None)]
+            if found_letters := [letters for letters in spelled if letters is not None]:
+                return min(found_letters, key=lambda found: found[0])[1]
+        remedy = (
+            "; nor are there as many letters and pairs of letters that are single tokens. Use fewer values"
+            if numbers
+            else ". Use answers that start differently, or end the template with another sign"
+        )
+        raise AnswerTokenError(
+            f"the tokenizer cannot tell the answers {_short(answers)} apart after {self._context[-20:]!r}; first "
+            f"tokens are {' and '.join(self._seen)}{remedy}"
+        )
+
+    def _in_context(self, answers: Sequence[str]) -> Answers | None:
+        for separator in self._separators:
+            tokens = [self._behind(separator + answer) for answer in answers]
+            if (found := self._distinct(tokens, [separator + answer for answer in answers])) is not None:
+                return found
+        return None
+
+    def _alone(self, answers: Sequence[str]) -> Answers | None:
+        return self._distinct([self._text.following(answer) for answer in answers], answers)
+
+    def _letters(self, count: int, separator: str | None) -> tuple[int, Answers] | None:
+        """The first letters that are single tokens, and how many were tried for them."""
+        ids: dict[int, str] = {}
+        for tried, letters in enumerate(_letters(), 1):
+            tokens = self._text.following(letters) if separator is None else self._behind(separator + letters)
+            if len(tokens) == 1 and tokens[0] not in self._never and tokens[0] not in ids:
+                ids[tokens[0]] = (separator or "") + letters
+            if len(ids) == count:
+                return tried, Answers(list(ids), tuple(ids.values()))
+        return None
+
+    def _behind(self, text: str) -> Tokens:
+        """The tokens of ``text`` behind the template; none where it is joined to the template's own."""
+        whole = self._text.following(self._context + text)
+        size = len(self._head)
+        return whole[size:] if whole[:size] == self._head else ()
+
+    def _distinct(self, tokens: Sequence[Tokens], texts: Sequence[str]) -> Answers | None:
+        ids = [part[0] for part in tokens if part and part[0] not in self._never]
+        if len(set(ids)) == len(texts):
+            return Answers(ids, tuple(texts))
+        named = self._tokenizer.convert_ids_to_tokens
+        spelled = [repr(named(part[0])) if part else "merged with the text" for part in tokens[:5]]
+        shown = ", ".join([*spelled, "..."] if len(tokens) > 5 else spelled)
+        self._seen.append(f"{texts[0]!r} ...: {shown}")
+        return None
+
+
+def _letters() -> Iterator[str]:
+    yield from string.ascii_uppercase
+    yield from string.ascii_lowercase
+    for alphabet in (string.ascii_uppercase, string.ascii_lowercase):
+        yield from map("".join, product(alphabet, repeat=2))
+
+
+def _short(answers: Sequence[str]) -> str:
+    shown = list(answers) if len(answers) <= 12 else [*answers[:3], "...", answers[-1]]
+    return ", ".join(shown)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

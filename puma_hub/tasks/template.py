@@ -1,0 +1,157 @@
+"""Text templates with a slot for the user's soft prompt."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError, shown
+
+_SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
+_KNOWN_SLOTS = ("<user>", "<item>", "<history>")
+_SLOTS = re.compile(r"(<item>|<history>)")
+_HISTORY_TITLES = 5  # paper, data section: five clicked titles a row, here the newest
+
+# Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
+# in "rating", the space before the answer: most tokenizers make it a token of its own, and digits come next.
+PRESETS: dict[str, str] = {
+    "rating": "<item>\nRating by one user:<user> ",
+    "click": "Headline: <item>\nWill the reader of <history> open it, given <user>? Yes or No:",
+    "paper/amazon": (
+        "A viewer's taste is described by <user>. Which whole number from 1 to 5 would this viewer "
+        'give the title "<item>"?\nAnswer:'
+    ),
+    "paper/yelp": (
+        "A customer's taste is described by <user>. Which whole number from 1 to 5 would this "
+        "customer give the business <item>?\nAnswer:"
+    ),
+    "paper/mind": (
+        "A reader opened these headlines: <history>. The reader's taste is described by <user>. "
+        'Would the reader open "<item>"? Reply with "Yes" or "No".\nAnswer:'
+    ),
+}
+
+# The numbers that a preset's own words ask for.
+VALUES_OF_PRESETS = {PRESETS[name]: ("1", "2", "3", "4", "5") for name in ("paper/amazon", "paper/yelp")}
+
+
+class Part(NamedTuple):
+    """A piece of a text: the template's own, or ``given`` by a row or a message."""
+
+    text: str
+    given: bool
+
+
+Parts = tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A text with exactly one ``<user>`` slot, and optional ``<item>`` and ``<history>`` slots.
+
+    The soft prompt takes the place of ``<user>`` at embedding level; no token stands for it.
+
+    Raises:
+        TemplateError: a slot is unknown, missing or repeated.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        slots = _SLOT.findall(self.text)
+        unknown = sorted(set(slots) - set(_KNOWN_SLOTS))
+        if unknown:
+            raise TemplateError(
+                f"unknown slot {', '.join(unknown)} in template {self.text!r}; "
+                f"known slots are {', '.join(_KNOWN_SLOTS)}"
+            )
+        for slot in _KNOWN_SLOTS:
+            if slots.count(slot) > 1:
+                raise TemplateError(f"slot {slot} stands {slots.count(slot)} times in {self.text!r}; write it once")
+        if "<user>" not in slots:
+            raise TemplateError(f"template {self.text!r} has no <user> slot; add one where the soft prompt goes")
+
+    @classmethod
+    def of(cls, template: PromptTemplate | str) -> PromptTemplate:
+        """Return a template from a template, the name of a preset, or a text with slots."""
+        if isinstance(template, PromptTemplate):
+            return template
+        if not isinstance(template, str):
+            raise ConfigurationError(
+                f"a template is a text with a <user> slot or a preset's name, got {shown(template)}"
+            )
+        if template in PRESETS:
+            return cls(PRESETS[template])
+        if "<user>" not in template and not _SLOT.search(template) and " " not in template:
+            raise ConfigurationError(
+                f"no template preset {template!r}; presets are {', '.join(PRESETS)}, or pass a text with a <user> slot"
+            )
+        return cls(template)
+
+    def parts(self, row: Mapping[str, Any]) -> tuple[Parts, Parts]:
+        """The text before and after the user's slot for one row of interactions, the row's words marked as given.
+
+        A ``history`` lists titles, the oldest first; the last five are shown in that order, the newest at the end.
+
+        Raises:
+            InteractionsError: the row lacks its item's text, or its history is no list of texts.
+        """
+        before, after = self.text.split("<user>")
+        values = {"<history>": "; ".join(_newest(row.get("history"))), "<item>": ""}
+        if "<item>" in self.text:
+            values["<item>"] = _item_text(row)
+        # One pass, so that slot-like text inside an item is left as it is.
+        return _filled(before, values), _filled(after, values)
+
+    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """Return the text before and after the user's slot for one row of interactions.
+
+        Raises:
+            InteractionsError: as :meth:`parts`.
+        """
+        before, after = ("".join(part.text for part in parts) for parts in self.parts(row))
+        return before, after
+
+    def columns(self, present: Collection[str]) -> list[str]:
+        """Those of the columns ``present`` that :meth:`render` reads.
+
+        Raises:
+            TemplateError: the template shows a history, and there is none.
+        """
+        names = [name for name in ("item_text", "history") if name in present]
+        if "<history>" in self.text and "history" not in names:
+            raise TemplateError(
+                f"template {self.text!r} shows <history>, rows have no column 'history'; add it or change the template"
+            )
+        return names
+
+
+def _newest(history: Any) -> list[str]:
+    """The last titles of a list; missing and empty ones are left out."""
+    if history is None:
+        return []
+    if isinstance(history, (str, bytes, Mapping)) or not isinstance(history, Iterable):
+        raise InteractionsError(
+            f"history must be a list of titles, the oldest first, got {type(history).__name__}; split it into titles"
+        )
+    titles = [title for title in history if title is not None and title == title and title != ""]
+    others = sorted({type(title).__name__ for title in titles if not isinstance(title, str)})
+    if others:
+        raise InteractionsError(f"history must hold titles as text, got {', '.join(others)}; give the titles")
+    return titles[-_HISTORY_TITLES:]
+
+
+def _filled(text: str, values: Mapping[str, str]) -> Parts:
+    pieces = [Part(values.get(piece, piece), piece in values) for piece in _SLOTS.split(text)]
+    return tuple(piece for piece in pieces if piece.text)
+
+
+def _item_text(row: Mapping[str, Any]) -> str:
+    text = row.get("item_text")
+    if text is None or (isinstance(text, float) and text != text):
+        raise InteractionsError("a row has no item_text, and the template shows <item>; drop the row or fill it")
+    if isinstance(text, bytes):
+        raise InteractionsError("a row's item_text is bytes; decode it to text")
+    return str(text)
