@@ -11,10 +11,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from puma_hub.directions import lower_is_better
 from puma_hub.errors import CheckpointError, ConfigurationError, shown
 from puma_hub.hub.card_parts import require_licence
 from puma_hub.storage import read_json, write_json
-from puma_hub.tasks import lower_is_better
 
 FACTS_FILE = "adapter_facts.json"
 

@@ -204,7 +204,7 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
         "notes": task.undefined(metrics),
         "rows": len(labels),
         "users": len(set(users)),
-        **task.counts(labels, users),
+        "counts": task.counts(labels, users),
         "rows_without_prompt": held_out.left_out,
         "rows_trained_on": held_out.trained_on,
         "own_source_bank": held_out.bank.provenance.details.get("own_source_bank"),

@@ -1,15 +1,14 @@
 """What an LLM is asked: tasks by name, templates, the rating head and metrics."""
 
+from puma_hub.directions import Metric
 from puma_hub.tasks.base import Task
 from puma_hub.tasks.click import ClickTask
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import Metric
 from puma_hub.tasks.ordinal import OrdinalTask
 from puma_hub.tasks.rating import RatingTask
 from puma_hub.tasks.registry import (
     as_task,
     default_task,
-    lower_is_better,
     register_task,
     task_from_dict,
     task_kind,
@@ -27,7 +26,6 @@ __all__ = [
     "Task",
     "as_task",
     "default_task",
-    "lower_is_better",
     "register_task",
     "task_from_dict",
     "task_kind",

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from puma_hub.directions import Metric
 from puma_hub.errors import ConfigurationError, InteractionsError, shown
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import Metric
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from puma_hub.directions import AUC, USER_AUC, Metric
 from puma_hub.tasks.base import Task, reject_labels
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import Metric, auc, user_aucs
+from puma_hub.tasks.metrics import auc, user_aucs
 from puma_hub.tasks.registry import register_task
 
 _CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
@@ -26,10 +27,7 @@ class ClickTask(Task):
     name: ClassVar[str] = "click"
     title: ClassVar[str] = "click prediction"
     template: ClassVar[str] = "click"
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        Metric("user_auc", lower_is_better=False, undefined="no user has rows of both classes"),
-        Metric("auc", lower_is_better=False, undefined="all labels are of one class"),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = (USER_AUC, AUC)
 
     @property
     def answers(self) -> tuple[str, ...]:

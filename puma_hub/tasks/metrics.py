@@ -1,30 +1,13 @@
-"""What predictions are measured by: the figures as plain functions of arrays, and which way each is better."""
+"""The figures themselves, as plain functions of arrays."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from puma_hub.errors import ConfigurationError
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure that a task reports under ``name``.
-
-    ``undefined``: when a task gives None for it, as the end of the sentence "... is not defined: ...".
-    """
-
-    name: str
-    lower_is_better: bool
-    undefined: str = "these rows do not tell"
-
-
-RMSE = Metric("rmse", lower_is_better=True)
-MAE = Metric("mae", lower_is_better=True)
 
 
 def rmse(predictions: np.ndarray, labels: np.ndarray) -> float:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from puma_hub.directions import MAE, QUADRATIC_KAPPA, RMSE, Metric
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import MAE, RMSE, Metric, mae, quadratic_kappa, rmse
+from puma_hub.tasks.metrics import mae, quadratic_kappa, rmse
 from puma_hub.tasks.registry import register_task
 from puma_hub.tasks.values import ValuesTask
 
@@ -35,11 +36,7 @@ class OrdinalTask(ValuesTask):
 
     name: ClassVar[str] = "ordinal"
     title: ClassVar[str] = "ordinal regression"
-    metrics: ClassVar[tuple[Metric, ...]] = (
-        MAE,
-        RMSE,
-        Metric("quadratic_kappa", lower_is_better=False, undefined="all labels and predictions are of one value"),
-    )
+    metrics: ClassVar[tuple[Metric, ...]] = (MAE, RMSE, QUADRATIC_KAPPA)
 
     def loss(
         self,
@@ -69,9 +66,10 @@ class OrdinalTask(ValuesTask):
         return (logits + above).logsumexp(-1) - (logits + below).logsumexp(-1)
 
     def link(self, predictions: torch.Tensor) -> torch.Tensor:
-        """Of expected values ``(B,)`` the log-odds; the lowest and highest are taken half an answer's share inwards."""
-        lowest, highest = self.values[0], self.values[-1]
-        return ((predictions - lowest) / (highest - lowest)).logit(eps=0.5 / len(self.values))
+        """Of expected values ``(B,)`` the log-odds; the ends of the scale are taken a quarter of a step inwards."""
+        (lowest, second), (last, highest) = self.values[:2], self.values[-2:]
+        inside = predictions.clamp(lowest + (second - lowest) / 4, highest - (highest - last) / 4)
+        return ((inside - lowest) / (highest - lowest)).logit()
 
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Expected values ``(B,)``."""
@@ -80,7 +78,7 @@ class OrdinalTask(ValuesTask):
 
     def scores(self, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
         """MAE, RMSE, and the quadratic weighted kappa of the nearest values."""
-        predicted, actual = (self.nearest(torch.from_numpy(array)).numpy() for array in (predictions, labels))
+        predicted, actual = (self.nearest(torch.tensor(array)).numpy() for array in (predictions, labels))
         return {
             "mae": mae(predictions, labels),
             "rmse": rmse(predictions, labels),

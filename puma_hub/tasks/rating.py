@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from puma_hub.directions import MAE, RMSE, Metric
 from puma_hub.errors import ConfigurationError, shown
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import MAE, RMSE, Metric, mae, rmse
+from puma_hub.tasks.metrics import mae, rmse
 from puma_hub.tasks.registry import register_task
 from puma_hub.tasks.values import ValuesTask
 

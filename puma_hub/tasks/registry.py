@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import is_dataclass
 from typing import Any, TypeVar
 
+from puma_hub.directions import Metric, make_known, require_direction
 from puma_hub.errors import ConfigurationError, shown
 from puma_hub.tasks.base import Task
-from puma_hub.tasks.metrics import Metric
 from puma_hub.tasks.template import PromptTemplate
 
 _DEFAULT = "rating"
@@ -41,12 +41,9 @@ def register_task(kind: Kind) -> Kind:
             f"a task named {kind.name!r} is registered already, {_TASKS[kind.name].__qualname__}; choose another name"
         )
     for metric in kind.metrics:
-        known = lower_is_better(metric.name)
-        if known is not None and known != metric.lower_is_better:
-            raise ConfigurationError(
-                f"the metric {metric.name!r} of another task is better when it is {'lower' if known else 'higher'}; "
-                "choose another name for it"
-            )
+        require_direction(metric)
+    for metric in kind.metrics:
+        make_known(metric)
     _TASKS[kind.name] = kind
     return kind
 
@@ -86,12 +83,6 @@ def task_kind(name: object = _DEFAULT) -> type[Task]:
 def default_task() -> Task:
     """What is asked where nothing else is said."""
     return task_kind().from_values(None)
-
-
-def lower_is_better(metric: str) -> bool | None:
-    """The direction of a metric of any registered task; None where no task has it."""
-    directions = (known.lower_is_better for kind in _TASKS.values() for known in kind.metrics if known.name == metric)
-    return next(directions, None)
 
 
 def task_from_dict(data: Mapping[str, Any]) -> Task:
