@@ -116,23 +116,6 @@ def test_the_whole_way(make_lm: Callable[..., PersonalizedLM], tmp_path: Path, t
         evaluate_bank(make_lm("gemma3", seed=1, template=task.template), migrated, rows)
 
 
-def test_solving_for_the_start_nears_the_teacher(make_lm: Callable[..., PersonalizedLM], task: Task) -> None:
-    source_lm, target_lm, rows = make_lm(task=task), make_lm("gemma3", seed=1, task=task), _rows(task)["train"]
-    bank = PromptTrainer(source_lm, rows, replace(QUIET, num_train_epochs=4)).train()
-    taught = with_source_predictions(source_lm, bank, rows, noise=0.0)
-    wanted = np.array(taught["source_prediction"][:])
-
-    def error(adapter: PumaAdapter) -> float:
-        found = migrate(adapter, bank)
-        prompts = torch.from_numpy(np.stack([found[user] for user in taught["user_id"]]))
-        with torch.no_grad():
-            predictions = task.predict(target_lm.logits(prompts, taught.select_columns(["item_text"])), None)
-        return float(np.sqrt(np.mean(np.square(predictions.double().numpy() - wanted))))
-
-    trainer = AdapterTrainer(target_lm, bank, taught, replace(QUIET, num_train_epochs=0))
-    assert error(trainer.train()) < 0.7 * error(trainer.adapter)
-
-
 def test_ordinal_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_model("llama").save_pretrained(tmp_path / "llama")
     make_tokenizer().save_pretrained(tmp_path / "llama")
