@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from puma_hub.registry.route import find_route
     from puma_hub.scorer import PersonalizedLM
     from puma_hub.selection import select_users
-    from puma_hub.tasks import ClickTask, PromptTemplate, RatingTask
+    from puma_hub.tasks import ClickTask, OrdinalTask, PromptTemplate, RatingTask, register_task
     from puma_hub.training import (
         AdapterTrainer,
         PromptTrainer,
@@ -41,7 +41,7 @@ _FOLDERS = {
     "registry.route": ("find_route",),
     "scorer": ("PersonalizedLM",),
     "selection": ("select_users",),
-    "tasks": ("ClickTask", "PromptTemplate", "RatingTask"),
+    "tasks": ("ClickTask", "OrdinalTask", "PromptTemplate", "RatingTask", "register_task"),
     "training": (
         "AdapterTrainer",
         "PromptTrainer",
@@ -56,6 +56,7 @@ __all__ = [
     "AdapterTrainer",
     "ClickTask",
     "ModelSpec",
+    "OrdinalTask",
     "PersonalizedLM",
     "PromptBank",
     "PromptTemplate",
@@ -73,6 +74,7 @@ __all__ = [
     "find_route",
     "migrate",
     "pair_repo_id",
+    "register_task",
     "select_users",
     "warm_start",
     "with_sensitivity",

@@ -130,7 +130,7 @@ def test_click_report(make_lm: Callable[..., PersonalizedLM]) -> None:
     expected = [roc_auc_score(labels[i : i + 12], log_odds[i : i + 12]) for i in range(0, 96, 12)]
     assert report["metrics"]["auc"] == pytest.approx(roc_auc_score(labels, log_odds), abs=1e-3)
     assert report["metrics"]["user_auc"] == pytest.approx(np.mean(expected), abs=1e-2)
-    assert report["metrics"]["users_with_both_classes"] == 8
+    assert report["counts"] == {"users_with_both_classes": 8}
 
 
 def test_controls_by_hand(

@@ -61,7 +61,7 @@ def test_clicks_of_users_who_have_one_class_each(make_lm: Callable[..., Personal
     rows = make_interactions()
     by_user = clicks_of(rows, [float(user < "user-4") for user in rows["user_id"]])
     report = evaluate_bank(lm, fitting_bank(lm), by_user)
-    assert report["metrics"]["user_auc"] is None and report["metrics"]["users_with_both_classes"] == 0
+    assert report["metrics"]["user_auc"] is None and report["counts"] == {"users_with_both_classes": 0}
     assert report["notes"] == ["user_auc is not defined: no user has rows of both classes"]
     found = controls(lm, fitting_bank(lm), by_user)
     assert found["metric"] == "auc" and found["own"] == pytest.approx(report["metrics"]["auc"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptTrainer, PumaTrainingArguments
+from puma_hub import AdapterTrainer, ClickTask, OrdinalTask, PersonalizedLM, PromptTrainer, PumaTrainingArguments
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
 from puma_hub.data import of_users
@@ -53,14 +53,13 @@ def _fresh(lm: PersonalizedLM, bank: PromptBank, length: int, architecture: str 
 
 
 @pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("task", ["rating", "click"])
+@pytest.mark.parametrize("task", ["rating", "click", "ordinal"])
 def test_a_step_is_ridge_regression_on_every_weight(
     make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, task: str, length: int
 ) -> None:
     """Against sklearn on the explicit gradients of all weights, which autograd takes one row at a time."""
-    lm = make_lm(
-        "llama", seed=1, **({"task": ClickTask(), "template": "<item>, for <user>:"} if task == "click" else {})
-    )
+    asked = {"click": {"task": ClickTask(), "template": "<item>, for <user>:"}, "ordinal": {"task": OrdinalTask()}}
+    lm = make_lm("llama", seed=1, **asked.get(task, {}))
     bank = make_bank(length=length)
     row_of = {user: number for number, user in enumerate(bank.user_ids)}
     known = [number for number, user in enumerate(interactions["user_id"]) if user in row_of][:40]
@@ -80,11 +79,17 @@ def test_a_step_is_ridge_regression_on_every_weight(
     wanted = encoded.labels.numpy()
     if task == "click":  # log-odds of 0.001 and 0.999
         wanted = (2 * wanted - 1) * np.log(999)
+    if task == "ordinal":  # log-odds of where labels lie between 1 and 5, at most a quarter from either end
+        share = (np.clip(wanted, 1.25, 4.75) - 1) / 4
+        wanted = np.log(share / (1 - share))
     features, lacking = [], []
     for number in range(len(encoded)):
         prompt = adapter(source[encoded.users[[number]]]).target_prompts
         logits = lm.logits(prompt, encoded.rows.take([number]))
         prediction = logits[0, 0] if task == "click" else lm.task.predict(logits, adapter.head)[0]
+        if task == "ordinal":
+            share = (logits[0].softmax(-1) @ torch.arange(1.0, 6.0) - 1) / 4
+            prediction = (share / (1 - share)).log()
         gradients = torch.autograd.grad(prediction, weights)
         features.append(np.concatenate([s * g.numpy().ravel() for s, g in zip(prior, gradients)]))
         lacking.append(float(wanted[number] - prediction.detach()))

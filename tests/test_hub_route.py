@@ -207,7 +207,7 @@ def test_chains_are_checked_before_they_run() -> None:
         ([ab, ab], MismatchError, "adapter 2 of the chain"),
         ([ab, both], MismatchError, "joins 2 sources"),
         ([ab, make_adapter(sources=[SPECS["b"]], prompt_length=2)], MismatchError, "length 2"),
-        ([ab, make_adapter(sources=[SPECS["b"]], task={"name": "click"})], MismatchError, "task click"),
+        ([ab, make_adapter(sources=[SPECS["b"]], task={"name": "click"})], MismatchError, "ClickTask"),
     ):
         with pytest.raises(error, match=match):
             chain(bank, steps)

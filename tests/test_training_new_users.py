@@ -181,7 +181,7 @@ def test_what_does_not_fit(make_lm: Callable[..., PersonalizedLM], interactions:
     with pytest.raises(MismatchError, match="give the scorer the bank's template"):
         PromptTrainer(make_lm(template="<item> for <user>: "), rows, QUIET, bank=bank)
     with pytest.raises(MismatchError, match="another task"):
-        PromptTrainer(make_lm(task=RatingTask(mse_weight=0.5)), rows, QUIET, bank=bank)
+        PromptTrainer(make_lm(task=RatingTask((1, 2, 3, 4, 5, 6))), rows, QUIET, bank=bank)
     with pytest.raises(MismatchError, match="have length 1, prompt_length=2"):
         PromptTrainer(lm, rows, replace(QUIET, prompt_length=2), bank=bank)
     with pytest.raises(BankError, match="is empty"):

@@ -24,4 +24,6 @@ def __getattr__(name: str) -> Any:
     # Imported when first used: what is known of published adapters is read without torch.
     if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    # Kept, or the module warm_start would stand for its function from now on.
+    value = globals()[name] = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value

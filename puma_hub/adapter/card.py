@@ -13,10 +13,8 @@ from puma_hub.hub.card_parts import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import BLOCK, LIBRARY, is_hub_id, pair_repo_id, pair_tags
 from puma_hub.hub.templates import filled
-from puma_hub.tasks.answers import described
 
 _TEMPLATE = "adapter_card.md"
-_TASKS = {"rating": "rating prediction", "click": "click prediction"}
 
 
 def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None = None) -> ModelCard:
@@ -43,7 +41,7 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
         parameters=f"{sum(parameter.numel() for parameter in adapter.parameters()):,}",
         prompt_length=config.prompt_length,
         rating_head=config.rating_head,
-        task=f"{config.scored_task.name}: {described(config.scored_task.answers, config.answer_texts)}",
+        task=config.scored_task.described(config.answer_texts),
         location=literal(location),
         shell_location=shlex.quote(visible(location)),
         pair=_pair_arguments(config, namespace),
@@ -66,7 +64,7 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
     target = config.require_pair()
     names = [spec.model_id for spec in (*config.sources, target)]
     bases = [name for name in dict.fromkeys(names) if is_hub_id(name)]
-    results = [result for evaluation in facts.evaluations for result in _results(evaluation, config.scored_task.name)]
+    results = [result for evaluation in facts.evaluations for result in _results(evaluation, config.scored_task.title)]
     ours: dict[str, Any] = {BLOCK: pair_block(config)}
     return ModelCardData(
         library_name=LIBRARY,
@@ -101,11 +99,11 @@ def _pair_arguments(config: PumaConfig, namespace: str | None) -> str | None:
     return f"{source}, {literal(config.require_pair().model_id)}, namespace={literal(namespace)}"
 
 
-def _results(evaluation: Evaluation, task: str) -> list[EvalResult]:
+def _results(evaluation: Evaluation, task_name: str) -> list[EvalResult]:
     return [
         EvalResult(
             task_type="text-classification",
-            task_name=_TASKS.get(task, task),
+            task_name=task_name,
             dataset_type=visible(evaluation.dataset) or "unnamed",
             dataset_name=visible(evaluation.dataset) or "unnamed",
             dataset_split=visible(evaluation.split),

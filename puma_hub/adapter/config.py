@@ -16,7 +16,7 @@ from puma_hub.adapter.trained_on import TrainedOn
 from puma_hub.errors import ConfigurationError, shown
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_FORMAT, MAX_HIDDEN_SIZE, MAX_PROMPT_LENGTH, MAX_SOURCES, require_whole
-from puma_hub.tasks import RatingTask, Task, as_task, task_from_dict
+from puma_hub.tasks import Task, as_task, default_task, task_from_dict
 from puma_hub.tasks.template import PromptTemplate
 
 ARCHITECTURES = ("seed", "paper", "linear")
@@ -96,7 +96,7 @@ class PumaConfig(PretrainedConfig):
         if hidden_size is not None:
             require_whole(hidden_size, "hidden_size", 2 * MAX_HIDDEN_SIZE)
         self.hidden_size = hidden_size
-        parsed = RatingTask() if task is None else as_task(task)
+        parsed = default_task() if task is None else as_task(task)
         self.task = parsed.to_dict()
         self.template = PromptTemplate.of(template).text if template is not None else None
         self.answer_texts = None if answer_texts is None else [str(text) for text in answer_texts]

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from puma_hub.directions import lower_is_better
 from puma_hub.errors import CheckpointError, ConfigurationError, shown
 from puma_hub.hub.card_parts import require_licence
 from puma_hub.storage import read_json, write_json
@@ -34,7 +35,6 @@ PREDICTIONS = {
 }
 _REFERENCES = ("retrained", "source")
 _MOST, _LEAST = 1e9, 1e-9  # of figures, and of those that others are divided by
-_LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 
 
 @dataclass(frozen=True)
@@ -129,20 +129,23 @@ class Evaluation:
     def loss(self) -> float | None:
         """Relative loss of quality, 0 for none: against retrained prompts, or else against the source's.
 
-        Of the RMSE, or else of the user AUC or AUC; None where there is nothing to compare with.
+        Of the first metric that both have, the task's main one; None where there is nothing to compare with.
         """
         for reference in _REFERENCES:
-            for metric, lower in _LOWER_IS_BETTER.items():
-                ours = self.metrics["migrated"].get(metric)
+            for metric, ours in self.metrics["migrated"].items():
+                lower = lower_is_better(metric)
                 theirs = self.metrics.get(reference, {}).get(metric)
-                if ours is not None and theirs is not None and ours > 0 and theirs > _LEAST:
+                if lower is not None and theirs is not None and ours > 0 and theirs > _LEAST:
                     return max(0.0, ours / theirs - 1 if lower else 1 - ours / theirs)
         return None
 
     @property
     def retention(self) -> float | None:
         """The personal gain on the target over that on the source; None where it is unknown or there was none."""
-        for metric, lower in _LOWER_IS_BETTER.items():
+        for metric in self.metrics["migrated"]:
+            lower = lower_is_better(metric)
+            if lower is None:
+                continue
             names = ("source", "source_mean", "migrated", "migrated_mean")
             values = [self.metrics.get(name, {}).get(metric) for name in names]
             own, mean, moved, moved_mean = (math.nan if value is None else value for value in values)
@@ -259,4 +262,4 @@ def _build(kind: Any, data: Mapping[str, Any]) -> Any:
 
 
 def _metrics(values: Mapping[str, float | None]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if name != "users_with_both_classes" and value is not None}
+    return {name: value for name, value in values.items() if value is not None}

@@ -123,7 +123,7 @@ def _same(one: PumaAdapter, other: PumaAdapter) -> bool:
     return (
         len(specs[0]) == len(specs[1])
         and not any(a.fingerprint and b.fingerprint and a.fingerprint != b.fingerprint for a, b in zip(*specs))
-        and (one.config.task, one.config.template) == (other.config.task, other.config.template)
+        and (one.config.scored_task, one.config.template) == (other.config.scored_task, other.config.template)
         and ours.keys() == theirs.keys()
         and all(torch.equal(tensor.cpu(), theirs[name].cpu()) for name, tensor in ours.items())
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
@@ -16,8 +16,6 @@ from puma_hub.hub.card_parts import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import bank_tags, is_folder, public_id
 from puma_hub.hub.templates import filled
-from puma_hub.tasks import Task
-from puma_hub.tasks.answers import described
 
 _TEMPLATE = "bank_card.md"
 _MADE = {
@@ -47,7 +45,7 @@ def bank_card(bank: PromptBank, location: str, licence: str | None = None, publi
         prompt_length=facts.prompt_length,
         columns=[code(name) for name in bank.dataset.column_names if name not in ("user_id", "prompt")],
         rating_head=bank.head is not None,
-        task=code(_task_line(facts.task, facts.details.get("answer_texts"))) if facts.task else "not recorded",
+        task=code(facts.task.described(facts.details.get("answer_texts"))) if facts.task else "not recorded",
         template=block(facts.template or "not recorded"),
         steps=[_step(step) for step in steps],
         location=literal(location),
@@ -97,7 +95,3 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_without_paths(item) for item in value]
     return public_id(value) if isinstance(value, str) and is_folder(value) else value
-
-
-def _task_line(task: Task, answer_texts: Sequence[str] | None) -> str:
-    return f"{task.name}: {described(task.answers, answer_texts)}"

@@ -12,7 +12,7 @@ from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
-from puma_hub.tasks import PromptTemplate, RatingTask, Task, as_task
+from puma_hub.tasks import PromptTemplate, Task, as_task, default_task
 
 FORMAT_VERSION = 1
 
@@ -105,4 +105,4 @@ class Provenance:
 
     @property
     def answers(self) -> int:
-        return len((self.task or RatingTask()).answers)
+        return len((self.task or default_task()).answers)

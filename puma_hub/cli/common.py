@@ -47,12 +47,28 @@ def rating_values(text: str) -> tuple[float, ...]:
         ) from None
 
 
+def task_kind(name: str) -> type[Task]:
+    """The task registered as ``name``."""
+    from puma_hub import tasks
+    from puma_hub.errors import ConfigurationError
+
+    try:
+        return tasks.task_kind(name)
+    except ConfigurationError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_model(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
     parser.add_argument(
         flag, required=True, metavar="ID", help="folder or Hub id of a causal LM, or a fetched model's name"
     )
-    parser.add_argument("--template", help="preset name or text with a <user> slot (default: the bank's, or rating)")
-    parser.add_argument("--task", choices=("rating", "click"), default="rating", help="what is asked (default: rating)")
+    parser.add_argument("--template", help="preset or text with a <user> slot (default: the bank's, or the task's)")
+    parser.add_argument(
+        "--task",
+        type=task_kind,
+        metavar="NAME",
+        help="the task, as it is registered; another word lists them (default: ratings)",
+    )
     parser.add_argument(
         "--values",
         type=rating_values,
@@ -147,14 +163,10 @@ def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
 
 
 def task_of(args: argparse.Namespace) -> Task:
-    from puma_hub.errors import ConfigurationError
-    from puma_hub.tasks import ClickTask, RatingTask
+    from puma_hub.tasks import default_task
 
-    if args.task == "rating":
-        return RatingTask() if args.values is None else RatingTask(args.values)
-    if args.values is not None:
-        raise ConfigurationError(f"--values are of ratings, not of --task {args.task}; leave one of them out")
-    return ClickTask()
+    kind = type(default_task()) if args.task is None else args.task
+    return kind.from_values(args.values)
 
 
 def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
@@ -173,7 +185,7 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
         where, identity = _fetched(name), {"model_id": MODELS[name].hub_id, "revision": MODELS[name].revision}
     return PersonalizedLM.from_pretrained(
         where,
-        template=template or "rating",
+        template=template,
         task=task_of(args),
         dtype=args.dtype,
         device=args.device,

@@ -36,5 +36,6 @@ def run(args: argparse.Namespace) -> Result:
         report["controls"] = found = controls_of(held_out)
         rows |= {label: {found["metric"]: found[name]} for name, label in CONTROLS.items()}
     notes = dict.fromkeys([*report["notes"], *report.get("controls", {}).get("notes", ())])
-    text = "\n".join([f"{report['rows']} rows of {report['users']} users", metrics_table(rows), *notes])
+    counts = "".join(f", {count} {name.replace('_', ' ')}" for name, count in report["counts"].items())
+    text = "\n".join([f"{report['rows']} rows of {report['users']} users{counts}", metrics_table(rows), *notes])
     return Result(text, report)

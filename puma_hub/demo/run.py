@@ -30,8 +30,7 @@ from puma_hub.scorer import PersonalizedLM
 from puma_hub.selection import select_users
 from puma_hub.storage import write_json
 from puma_hub.storage.layout import Layout, require_replaceable
-from puma_hub.tasks import RatingTask
-from puma_hub.tasks.metrics import scores
+from puma_hub.tasks import default_task
 from puma_hub.training import AdapterTrainer, PromptTrainer, PumaTrainingArguments, with_source_predictions
 from puma_hub.training.report import forward_flops, require_own_report, versions
 from puma_hub.training.teacher import PREDICTION
@@ -92,7 +91,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     rows = load_interactions(
         DATA,
         folder=folder,
-        task=RatingTask(),
+        task=default_task(),
         users=settings.users,
         rows_per_user=settings.rows_per_user,
         item_statistics=True,
@@ -112,7 +111,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     results = {"source": evaluate_rows(held_out, rows["train"])}
     answers = with_source_predictions(source_lm, source, rows["validation"], noise=0.0)
     predictions, labels = (numbers(answers, name) for name in (PREDICTION, "label"))
-    results["teacher"] = {"metrics": scores(source_lm.task, predictions, labels, texts(answers, "user_id"))}
+    results["teacher"] = {"metrics": source_lm.task.scores(predictions, labels, texts(answers, "user_id"))}
 
     began = time.monotonic()
     budget = max(1, int(len(source) * settings.share))

@@ -70,7 +70,7 @@ def calibrate(
     """
     if bank.head is None or not lm.task.has_head:
         raise ConfigurationError(
-            f"there is no rating head to calibrate (task {lm.task.name}); only ratings are predicted by one"
+            f"there is no rating head to calibrate, the task is {lm.task}; prompts of RatingTask are trained with one"
         )
     taught = PREDICTION in interactions.column_names
     held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size, allow_training_rows=taught)

@@ -16,10 +16,8 @@ from puma_hub.bank.users import user_list
 from puma_hub.errors import InteractionsError, MismatchError, UnknownUserError
 from puma_hub.evaluation.evaluate import HeldOut, users_of
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.tasks.metrics import main_metric, missing, scores
 
 _CLUSTERS = 5
-_LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 
 
 def controls(
@@ -40,9 +38,9 @@ def controls(
 
     Returns:
         The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
-        (positive is better for either direction of the metric). The metric is RMSE, or for clicks user AUC, or AUC
-        where no user has rows of both classes. ``shuffled`` is None for one user alone, and all figures are where
-        all clicks are of one class; ``notes`` say so.
+        (positive is better for either direction of the metric). The metric is the task's main one that is defined
+        for these rows, such as RMSE. ``shuffled`` is None for one user alone, and so is what is not defined; ``notes``
+        say why.
 
     Raises:
         UnknownUserError: some of ``users`` are not in the bank.
@@ -74,22 +72,22 @@ def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int
         rows = np.array(bank.rows(chosen))
         other = dict(zip(chosen, rows[derangement(len(rows), seed)].tolist()))
         predictions["shuffled"] = held_out.predict(bank.prompts, [other[user] for user in row_users], numbers)
-    metrics = {name: scores(task, array, labels, row_users) for name, array in predictions.items()}
-    metric = main_metric(metrics["own"])
-    values = {name: figures[metric] for name, figures in metrics.items()}
+    metrics = {name: task.scores(array, labels, row_users) for name, array in predictions.items()}
+    metric = task.main_metric(metrics["own"])
+    values = {name: figures[metric.name] for name, figures in metrics.items()}
     own, mean = values["own"], values["mean"]
     gain = None
     if own is not None and mean is not None:
-        gain = mean - own if _LOWER_IS_BETTER[metric] else own - mean
+        gain = mean - own if metric.lower_is_better else own - mean
     alone = [] if len(chosen) > 1 else ["shuffled is not defined: one user has nobody to change prompts with"]
     return {
-        "metric": metric,
+        "metric": metric.name,
         "shuffled": None,
         **values,
         "gain": gain,
         "users": len(set(row_users)),
         "rows": len(numbers),
-        "notes": [*missing(metrics["own"]), *alone],
+        "notes": [*task.undefined(metrics["own"]), *alone],
     }
 
 
@@ -137,7 +135,7 @@ def compare_banks(
         InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
     tasks = source_lm.task, target_lm.task
-    if tasks[0].name != tasks[1].name or tasks[0].answers != tasks[1].answers:
+    if tasks[0] != tasks[1]:
         raise MismatchError(f"the scorers have other tasks, {tasks[0]} and {tasks[1]}; give both the same task")
     either = list(dict.fromkeys(user_list(users) if users is not None else [*source.user_ids, *target.user_ids]))
     strange = sum(user not in source and user not in target for user in either)

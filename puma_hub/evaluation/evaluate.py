@@ -25,7 +25,6 @@ from puma_hub.scorer import EncodedRows, PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.scorer.finite import require_finite
 from puma_hub.tasks import RatingHead
-from puma_hub.tasks.metrics import mae, missing, rmse, scores
 
 
 @dataclass(frozen=True)
@@ -170,8 +169,8 @@ def evaluate_bank(
     Returns:
         A report with the task's metrics, the number of rows and users, rows of users without a prompt, rows the bank
         was trained on (``rows_trained_on``, estimated beyond 1,024 training rows), and for ratings, where ``train`` is
-        given, the non-LLM baselines on the same rows. ``auc`` is None where all labels are of one class, ``user_auc``
-        where no user has rows of both; ``notes`` then say so.
+        given, the non-LLM baselines on the same rows. A metric that these rows do not define is None, such as ``auc``
+        where all labels are of one class; ``notes`` say why.
 
     Raises:
         MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
@@ -198,13 +197,14 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
     """The report of :func:`evaluate_bank`; the baselines need the training rows."""
     start = time.monotonic()
     task, users, labels = held_out.lm.task, held_out.users, held_out.labels
-    metrics = scores(task, held_out.own, labels, users)
+    metrics = task.scores(held_out.own, labels, users)
     report: dict[str, Any] = {
         "task": task.name,
         "metrics": metrics,
-        "notes": missing(metrics),
+        "notes": task.undefined(metrics),
         "rows": len(labels),
         "users": len(set(users)),
+        "counts": task.counts(labels, users),
         "rows_without_prompt": held_out.left_out,
         "rows_trained_on": held_out.trained_on,
         "own_source_bank": held_out.bank.provenance.details.get("own_source_bank"),
@@ -212,9 +212,9 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
         "answer_texts": list(held_out.lm.answer_texts),
         "seconds": time.monotonic() - start,
     }
-    if task.name == "rating" and train is not None:
+    if task.rating_baselines and train is not None:
         report["baselines"] = {
-            name: {"rmse": rmse(values, labels), "mae": mae(values, labels)}
+            name: task.scores(values, labels, users)
             for name, values in rating_baselines(check_interactions(train, task), held_out.rows).items()
         }
     return report

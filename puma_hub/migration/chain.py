@@ -63,8 +63,8 @@ def check_links(steps: Sequence[PumaAdapter]) -> None:
                 f"adapter {number} of the chain takes prompts of length {taken.prompt_length}, the one before gives "
                 f"length {given.prompt_length}"
             )
-        if taken.task["name"] != given.task["name"]:
+        if taken.scored_task != given.scored_task:
             raise MismatchError(
-                f"adapter {number} of the chain was trained for the task {taken.task['name']}, the one before for "
-                f"{given.task['name']}; take adapters of one task"
+                f"adapter {number} of the chain was trained for {taken.scored_task}, the one before for "
+                f"{given.scored_task}; take adapters of one task"
             )

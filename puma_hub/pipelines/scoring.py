@@ -14,7 +14,7 @@ from puma_hub.pipelines.base import refuse_unknown
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.finite import require_finite
-from puma_hub.tasks import PromptTemplate, RatingHead, RatingTask, Task
+from puma_hub.tasks import PromptTemplate, RatingHead, Task, default_task
 
 _RENDERED = ("item_text", "history")
 _NOTHING = SimpleNamespace(task=None, scored_task=None, template=None, details={})
@@ -24,16 +24,16 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
     """Scores rows ``{"user_id": ..., "item_text": ...}``, or with ``prompt`` (``(l, d)``) instead of ``user_id``, and
     ``history`` where the template has that slot.
 
-    A result is ``{"score": float, "distribution": {answer: probability}}``: the score is the rating head's rating
-    (the expected rating where there is no head), or the click probability; the distribution is the softmax over the
-    task's answers. With ``unknown_users="mean"`` it says in ``cold_start`` whether the mean prompt was used.
+    A result is ``{"score": float, "distribution": {answer: probability}}``: the score is the task's prediction, such as
+    the rating head's rating or the click probability; the distribution is the softmax over the task's answers. With
+    ``unknown_users="mean"`` it says in ``cold_start`` whether the mean prompt was used.
 
     Args:
         model, bank, adapter: see :class:`PersonalizedPipeline`.
         template: a template, the name of a preset or a text with slots; the bank's by default, or else the adapter's,
-            or else the task's preset.
-        scored_task: a :class:`~puma_hub.RatingTask` or :class:`~puma_hub.ClickTask`; the bank's by default, or else
-            the adapter's. (``task`` is the pipeline's own name.)
+            or else the task's.
+        scored_task: such as :class:`~puma_hub.RatingTask`; the bank's by default, or else the
+            adapter's. (``task`` is the pipeline's own name.)
         head: a rating head; the bank's by default, or else the adapter's.
         unknown_users: ``error``, or ``mean`` to score users who are not in the bank with the bank's mean prompt.
 
@@ -58,9 +58,9 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         bank: Any = self.bank.provenance if self.bank is not None else _NOTHING
         adapter: Any = self.adapter.config if self.adapter is not None else _NOTHING
         if self.lm is None:
-            task: Task = _first(scored_task, bank.task, adapter.scored_task) or RatingTask()
+            task: Task = _first(scored_task, bank.task, adapter.scored_task) or default_task()
             before = (part.provenance.template for part in self.source_banks)
-            template = _first(template, bank.template, adapter.template, *before, task.name)
+            template = _first(template, bank.template, adapter.template, *before)
             self.lm = PersonalizedLM(self.model, self.tokenizer, template=template, task=task, **self._names)
         elif scored_task not in (None, self.lm.task) or not _same_template(template, self.lm.template):
             raise ConfigurationError(

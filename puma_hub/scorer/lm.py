@@ -32,7 +32,7 @@ from puma_hub.scorer.models import (
 from puma_hub.scorer.prefix_cache import POLICIES, PrefixCache, PrefixCacheReport
 from puma_hub.scorer.shared import sharing_weights
 from puma_hub.scorer.text import TextGenerator
-from puma_hub.tasks import RatingTask, Task
+from puma_hub.tasks import Task, default_task
 from puma_hub.tasks.template import PromptTemplate
 
 _START_WORD = " user"
@@ -64,7 +64,7 @@ class PersonalizedLM:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        template: PromptTemplate | str = "rating",
+        template: PromptTemplate | str | None = None,
         task: Task | None = None,
         model_id: str | None = None,
         revision: str | None = None,
@@ -72,8 +72,8 @@ class PersonalizedLM:
         cache_budget: int | None = None,
         truncate_items: bool = False,
     ) -> None:
-        self.template = PromptTemplate.of(template)
-        self.task: Task = task if task is not None else RatingTask()
+        self.task: Task = task if task is not None else default_task()
+        self.template = PromptTemplate.of(template if template is not None else self.task.template)
         self.tokenizer = tokenizer
         self.model = plain_model(model)
         self._model_id, self._revision = model_id, revision
@@ -101,7 +101,7 @@ class PersonalizedLM:
         cls,
         model_id_or_dir: str,
         *,
-        template: PromptTemplate | str = "rating",
+        template: PromptTemplate | str | None = None,
         task: Task | None = None,
         dtype: str | torch.dtype = "auto",
         device: str | torch.device | None = None,

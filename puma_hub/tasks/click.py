@@ -4,30 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
-from puma_hub.tasks.base import reject_labels
+from puma_hub.directions import AUC, USER_AUC, Metric
+from puma_hub.tasks.base import Task, reject_labels
 from puma_hub.tasks.head import RatingHead
+from puma_hub.tasks.metrics import auc, user_aucs
+from puma_hub.tasks.registry import register_task
 
 _CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
 
 
+@register_task
 @dataclass(frozen=True)
-class ClickTask:
+class ClickTask(Task):
     """Predict a click; binary cross entropy on the logit of "Yes" (paper, losses section)."""
 
     name: ClassVar[str] = "click"
-    has_head: ClassVar[bool] = False
+    title: ClassVar[str] = "click prediction"
+    template: ClassVar[str] = "click"
+    metrics: ClassVar[tuple[Metric, ...]] = (USER_AUC, AUC)
 
     @property
     def answers(self) -> tuple[str, ...]:
         return ("Yes", "No")
 
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
+        """Refuse labels other than 0 and 1.
+
+        Raises:
+            InteractionsError: there are some.
+        """
         array = np.asarray(labels, dtype=np.float64)
         reject_labels(array, ~np.isin(array, (0, 1)), "(0, 1)", "map the labels to these values")
 
@@ -53,5 +64,17 @@ class ClickTask:
         """Click probabilities ``(B,)``."""
         return self.linear_predictor(logits, head).sigmoid()
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name}
+    def scores(self, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
+        """User AUC and AUC; None where rows of one class are missing for it."""
+        by_user = user_aucs(predictions, labels, users)
+        return {
+            "user_auc": float(np.mean(by_user)) if by_user else None,
+            "auc": auc(predictions, labels) if len(np.unique(labels)) == 2 else None,
+        }
+
+    def counts(self, labels: np.ndarray, users: Sequence[str]) -> dict[str, int]:
+        """Users whose rows are of both classes, whom the user AUC is about."""
+        classes: dict[str, set[float]] = {}
+        for user, label in zip(users, labels.tolist()):
+            classes.setdefault(user, set()).add(label)
+        return {"users_with_both_classes": sum(len(found) > 1 for found in classes.values())}

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from puma_hub.errors import ConfigurationError
-from puma_hub.tasks import ClickTask, Task
 
 
 def rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -56,29 +55,11 @@ def user_aucs(predictions: np.ndarray, labels: np.ndarray, user_ids: Sequence[st
     ]
 
 
-def scores(task: Task, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
-    """RMSE and MAE of ratings, or AUC and user AUC of clicks; None where rows of one class are missing for it."""
-    if task.name != ClickTask.name:
-        return {"rmse": rmse(predictions, labels), "mae": mae(predictions, labels)}
-    by_user = user_aucs(predictions, labels, users)
-    return {
-        "auc": auc(predictions, labels) if len(np.unique(labels)) == 2 else None,
-        "user_auc": float(np.mean(by_user)) if by_user else None,
-        "users_with_both_classes": len(by_user),
-    }
+def quadratic_kappa(predicted: np.ndarray, actual: np.ndarray, classes: int) -> float | None:
+    """Cohen's kappa with quadratic weights of two arrays ``(N,)`` of class numbers below ``classes``.
 
-
-def missing(metrics: Mapping[str, float | None]) -> list[str]:
-    """Why metrics are None, a sentence each."""
-    reasons = {
-        "auc": "auc is not defined: all labels are of one class",
-        "user_auc": "user_auc is not defined: no user has rows of both classes",
-    }
-    return [reason for name, reason in reasons.items() if name in metrics and metrics[name] is None]
-
-
-def main_metric(metrics: Mapping[str, float | None]) -> str:
-    """The metric that two ways of predicting the same rows are compared by: RMSE, or user AUC, or AUC without it."""
-    if "rmse" in metrics:
-        return "rmse"
-    return "auc" if metrics["user_auc"] is None else "user_auc"
+    1 is full agreement, 0 what chance gives (Cohen, 1968). None where all are of one class.
+    """
+    if len(np.unique(np.concatenate([predicted, actual]))) < 2:
+        return None
+    return float(cohen_kappa_score(actual, predicted, labels=np.arange(classes), weights="quadratic"))

@@ -3,94 +3,50 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import pairwise
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from puma_hub.directions import MAE, RMSE, Metric
 from puma_hub.errors import ConfigurationError, shown
-from puma_hub.tasks.base import reject_labels
 from puma_hub.tasks.head import RatingHead
+from puma_hub.tasks.metrics import mae, rmse
+from puma_hub.tasks.registry import register_task
+from puma_hub.tasks.values import ValuesTask
 
-_LARGEST = 1e9  # of the values of a rating
-_DIGITS = 12  # of a value; what comes behind is noise, as in 0.1 + 0.2
 _PAPER_RANGE = 4.0  # of ratings from 1 to 5
-_NOISE = 1e-6  # of a label, relative: labels may have been float32
 
 
-def _as_values(values: Any) -> tuple[float, ...]:
-    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
-        raise ConfigurationError(f"rating values must be numbers, got {shown(values)}")
-    found: list[float] = []
-    for value in values:
-        is_number = isinstance(value, numbers.Real) and not isinstance(value, (bool, np.bool_))
-        if not is_number or not abs(value) <= _LARGEST:
-            raise ConfigurationError(
-                f"rating values must be numbers up to {_LARGEST:g} in size, got {shown(value)} among them"
-            )
-        rounded = int(value) if isinstance(value, numbers.Integral) else float(f"{float(value):.{_DIGITS}g}")
-        found.append(int(rounded) if float(rounded).is_integer() else rounded)
-    return tuple(found)
-
-
-def _shown(values: Iterable[Any]) -> str:
-    texts = [str(value) for value in values]
-    return f"({', '.join(texts if len(texts) <= 12 else [*texts[:3], '...', texts[-1]])})"
-
-
+@register_task
 @dataclass(frozen=True)
-class RatingTask:
+class RatingTask(ValuesTask):
     """Predict a rating among ``values``; loss ``w * MSE(head) + (1 - w) * CE`` (paper, losses section).
 
     ``values`` are two or more rising numbers, such as ``(1, 2, 3, 4, 5)``, half stars or 0 to 100. They are kept as
     ints where they are whole, and else as floats of 12 digits. On a scale longer than the paper's 4 the squared error
-    is measured in the paper's units, so that the two parts of the loss keep their weights.
+    is measured in the paper's units, so that the two parts of the loss keep their weights. ``mse_weight`` says how
+    prompts are trained, not what for: tasks that differ in it alone are equal.
 
     Raises:
         ConfigurationError: the values are not such numbers, or ``mse_weight`` is not between 0 and 1.
     """
 
-    values: tuple[float, ...] = (1, 2, 3, 4, 5)
-    mse_weight: float = 0.8
+    mse_weight: float = field(default=0.8, compare=False)
     name: ClassVar[str] = "rating"
+    title: ClassVar[str] = "rating prediction"
+    metrics: ClassVar[tuple[Metric, ...]] = (RMSE, MAE)
     has_head: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        values = _as_values(self.values)
-        if len(values) < 2 or any(first >= second for first, second in pairwise(values)):
-            raise ConfigurationError(f"rating values must be two or more rising numbers, got {_shown(self.values)}")
+        super().__post_init__()
         weight = self.mse_weight
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0.0 <= weight <= 1.0:
             raise ConfigurationError(f"mse_weight must lie in [0, 1], got {shown(weight)}")
-        object.__setattr__(self, "values", values)
         object.__setattr__(self, "mse_weight", float(weight))
-
-    @property
-    def answers(self) -> tuple[str, ...]:
-        return tuple(str(value) if isinstance(value, int) else f"{value:.{_DIGITS}g}" for value in self.values)
-
-    def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
-        """Refuse labels that are no values of the task; float32's noise is allowed.
-
-        Raises:
-            InteractionsError: there are some.
-        """
-        array, values = np.asarray(labels, dtype=np.float64), np.asarray(self.values, dtype=np.float64)
-        upper = np.searchsorted(values, array).clip(1, len(values) - 1)
-        distance = np.minimum(np.abs(array - values[upper - 1]), np.abs(array - values[upper]))
-        allowed = min(_NOISE * float(np.abs(values).max()), float(np.diff(values).min()) / 4)
-        remedy = "map the labels to these values, or give the task its own (RatingTask(values), --values)"
-        reject_labels(array, ~(distance <= allowed), _shown(self.answers), remedy)
-
-    def _nearest(self, labels: torch.Tensor) -> torch.Tensor:
-        """The number of each label's value, ``(B,)``."""
-        values = torch.tensor(self.values, dtype=torch.float64, device=labels.device)
-        middles = (values[1:] + values[:-1]) / 2
-        return torch.searchsorted(middles, labels.to(torch.float64).contiguous())
 
     def loss(
         self,
@@ -104,7 +60,7 @@ class RatingTask:
         With a teacher's ``probabilities (B, answers)`` the ratings are its predictions and may lie between values.
         """
         if probabilities is None:
-            cross_entropy = F.cross_entropy(logits, self._nearest(labels.to(logits.device)))
+            cross_entropy = F.cross_entropy(logits, self.nearest(labels.to(logits.device)))
         else:
             cross_entropy = F.cross_entropy(logits, probabilities.to(logits.device))
         if head is None:
@@ -128,5 +84,6 @@ class RatingTask:
         """Ratings ``(B,)``."""
         return self.linear_predictor(logits, head)
 
-    def to_dict(self) -> dict[str, Any]:
-        return {"name": self.name, **asdict(self), "values": list(self.values)}
+    def scores(self, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
+        """RMSE and MAE."""
+        return {"rmse": rmse(predictions, labels), "mae": mae(predictions, labels)}

@@ -11,7 +11,7 @@ from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.tasks import task_from_dict
+from puma_hub.tasks import as_task
 
 _SHAPE = ("architecture", "hidden_size", "dropout", "rating_head")
 _PLAIN_DTYPES = (None, "float32", torch.float32)
@@ -96,10 +96,11 @@ def _require_fit(config: PumaConfig, facts: dict[str, Any]) -> None:
             f"the config has prompt_length={config.prompt_length}, the banks' prompts have length "
             f"{facts['prompt_length']}; leave it out"
         )
-    if "task" in stated and config.scored_task != task_from_dict(facts["task"]):
+    # The whole task: here it counts how it is trained, too.
+    if "task" in stated and config.task != facts["task"]:
         raise MismatchError(
-            f"the config has the task {config.scored_task}, the target's scorer {task_from_dict(facts['task'])}; give "
-            "both the same task"
+            f"the config has the task {config.scored_task}, the target's scorer {as_task(facts['task'])}; give both "
+            "the same task"
         )
     if "template" in stated and config.template != facts["template"]:
         raise MismatchError(
