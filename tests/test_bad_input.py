@@ -350,7 +350,7 @@ CASES: dict[str, tuple[Callable[[Place], object], type[PumaHubError], str]] = {
         "adapter 2",
     ),
     # Selection, training, evaluation
-    "unknown strategy": (lambda p: select_users(p.bank, p.rows, "best"), e.SelectionError, "choose one of"),
+    "unknown strategy": (lambda p: select_users(p.bank, p.rows, "best"), e.ConfigurationError, "choose one of"),
     "empty budget": (lambda p: select_users(p.bank, p.rows, budget=0), e.SelectionError, "whole number >= 1"),
     "users without rows": (
         lambda p: AdapterTrainer(p.lm, make_bank(9), p.rows, users=["user-8"]),

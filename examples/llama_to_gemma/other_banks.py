@@ -29,7 +29,7 @@ from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.errors import MismatchError
-from puma_hub.evaluation import calibrate, rating_baselines
+from puma_hub.evaluation import baseline_predictions, calibrate
 from puma_hub.evaluation.compare import controls_of, derangement
 from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.tasks.metrics import rmse
@@ -128,7 +128,7 @@ def main() -> None:
         banks[name] = bank = train_bank(source_lm, training, rows, out)
         held_out = HeldOut.build(source_lm, bank, rows["validation"])
         before[name] = controls_of(held_out)
-        plain = rating_baselines(rows["train"], held_out.rows)
+        plain = baseline_predictions(rows["train"], held_out.rows)
         errors = [rmse(plain[key], held_out.labels) for key in ("user_mean", "user_item_bias")]
         cells = [name, str(len(bank)), training.told, *show(before[name]), *(f"{error:.4f}" for error in errors)]
         print(line(cells), flush=True)

@@ -305,7 +305,7 @@ class PromptBank:
             token=token,
             revision=revision,
             commit_message=commit_message,
-            licence=license,
+            license=license,
             max_shard_size=max_shard_size,
         )
 

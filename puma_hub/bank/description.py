@@ -29,7 +29,7 @@ class BankDescription:
     users: int
     rows_per_shard: int
     rating_head: bool
-    licence: str | None = None
+    license: str | None = None
     card: str | None = None
 
     @property
@@ -47,7 +47,7 @@ class BankDescription:
             "users": self.users,
             "rows_per_shard": self.rows_per_shard,
             "rating_head": self.rating_head,
-            "license": self.licence,
+            "license": self.license,
             "card": self.card,
         }
         write_json(folder / DESCRIPTION_FILE, self.provenance.to_dict() | facts)
