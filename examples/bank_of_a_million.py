@@ -1,4 +1,4 @@
-"""What a bank of many users costs: seconds and peak memory of opening it, looking up, selecting and iterating.
+"""What a bank of many users costs: seconds and peak memory of opening it, reading some or all of it, and migrating it.
 
     python examples/bank_of_a_million.py --users 1000000 --size 576
 
@@ -16,7 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-STEPS = ("write", "import", "open", "look up one user", "select two users", "iterate", "prompts of all")
+STEPS = (
+    *("write", "import", "open", "look up one user", "select two users", "iterate", "prompts of all"),
+    *("migrate and save", "migrate into files"),
+)
 
 
 def write(folder: Path, users: int, size: int) -> None:
@@ -30,12 +33,27 @@ def write(folder: Path, users: int, size: int) -> None:
     PromptBank.from_arrays(ids, prompts, ModelSpec("some/model", size)).save_pretrained(folder)
 
 
+def migrate_bank(folder: Path, size: int, into_files: bool) -> None:
+    from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig
+    from puma_hub.migration import migrate, migrate_to
+
+    bank = PromptBank.from_pretrained(folder)
+    adapter = PumaAdapter(PumaConfig(sources=[bank.model], target=ModelSpec("another/model", size)))
+    target = folder.with_name("migrated")
+    if into_files:
+        migrate_to(target, adapter, bank)
+    else:
+        migrate(adapter, bank).save_pretrained(target)
+
+
 def measure(step: str, folder: Path, users: int, size: int) -> None:
     from puma_hub import PromptBank
 
     started = time.perf_counter()
     if step == "write":
         write(folder, users, size)
+    elif step.startswith("migrate"):
+        migrate_bank(folder, size, into_files=step == "migrate into files")
     elif step != "import":
         bank = PromptBank.from_pretrained(folder)
         some = [f"user-{users // part:09d}" for part in (2, 3)]

@@ -9,7 +9,8 @@ from puma_hub import _registration
 from puma_hub._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from puma_hub.adapter import PumaAdapter, PumaAdapterOutput, PumaConfig, warm_start
+    from puma_hub.adapter import PumaAdapter, PumaAdapterOutput, PumaConfig
+    from puma_hub.adapter.warm_start import warm_start
     from puma_hub.bank import PromptBank
     from puma_hub.errors import PumaHubError
     from puma_hub.evaluation import compare_banks, evaluate_bank
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     )
 
 _FOLDERS = {
-    "adapter": ("PumaAdapter", "PumaAdapterOutput", "PumaConfig", "warm_start"),
+    "adapter": ("PumaAdapter", "PumaAdapterOutput", "PumaConfig"),
+    "adapter.warm_start": ("warm_start",),
     "bank": ("PromptBank",),
     "errors": ("PumaHubError",),
     "evaluation": ("compare_banks", "evaluate_bank"),

@@ -1,4 +1,9 @@
-"""Making transformers know our classes after ``import puma_hub``, without importing transformers for it."""
+"""Making transformers know our classes after ``import puma_hub``, without importing transformers for it.
+
+``AutoModel.register`` and ``PIPELINE_REGISTRY.register_pipeline`` need transformers' own modules, whose import takes
+seconds, and transformers reads no entry points. So a finder on ``sys.meta_path`` waits until a program imports these
+modules itself, registers our classes then, and takes itself away.
+"""
 
 from __future__ import annotations
 

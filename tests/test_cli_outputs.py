@@ -215,7 +215,7 @@ def test_the_same_weights_keep_all_that_was_said_of_them(
     assert "new weights" not in capsys.readouterr().err
     again = AdapterFacts.read(place / "m" / "adapter")
     assert again is not None and facts.training is not None and again.training is not None
-    assert (again.evaluations, again.licence, again.intended_use) == (facts.evaluations, "mit", "fun")
+    assert (again.evaluations, again.license, again.intended_use) == (facts.evaluations, "mit", "fun")
     assert again.training.data == "films"
     target = PumaAdapter.from_pretrained(place / "m/adapter").config.target
     assert target is not None and target.model_id == "org/two"
@@ -238,7 +238,7 @@ def test_new_weights_lose_their_evaluations_and_say_so(
     assert "edited by hand" not in error
     again = AdapterFacts.read(place / "m" / "adapter")
     assert again is not None and again.training is not None
-    assert (again.evaluations, again.licence, again.intended_use) == ((), "mit", "fun")
+    assert (again.evaluations, again.license, again.intended_use) == ((), "mit", "fun")
     assert again.training.seed == 7 and again.training.data is None
     card = (place / "m/adapter/README.md").read_text()
     assert "license: mit" in card and "No evaluation was reported" in card

@@ -132,7 +132,7 @@ def test_named_columns(tmp_path: Path) -> None:
     assert "item_text missing" in message(
         tmp_path, "1::2::5::9\n", columns=("user_id", "item_id", "label", "timestamp")
     )
-    with pytest.raises(ConfigurationError, match="are of csv files"):
+    with pytest.raises(ConfigurationError, match="'json' has no option 'separator'; its options are encoding"):
         read(tmp_path, '{"user_id": 1}', "rows.json", separator=";")
 
 

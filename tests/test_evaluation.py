@@ -13,7 +13,7 @@ from sklearn.metrics import mean_absolute_error, mean_squared_error, roc_auc_sco
 from puma_hub import ClickTask, PersonalizedLM, PromptBank, compare_banks, evaluate_bank
 from puma_hub.data import chronological_split
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
-from puma_hub.evaluation import controls, rating_baselines
+from puma_hub.evaluation import baseline_predictions, controls
 from puma_hub.evaluation.compare import derangement
 from puma_hub.metrics import MAE, RMSE, UserAUC
 from puma_hub.tasks import RatingHead
@@ -65,7 +65,7 @@ def test_metrics_add_batches() -> None:
 def test_baselines_by_closed_form(interactions: datasets.Dataset) -> None:
     splits = chronological_split(interactions)
     train, rows = splits["train"].to_pandas(), splits["validation"].to_pandas()
-    found = rating_baselines(splits["train"], splits["validation"])
+    found = baseline_predictions(splits["train"], splits["validation"])
     assert np.allclose(found["global_mean"], train.label.mean())
     assert np.allclose(found["user_mean"], rows.user_id.map(train.groupby("user_id").label.mean()))
     names = [f"u:{u}" for u in sorted(set(train.user_id))] + [
@@ -86,7 +86,7 @@ def test_baselines_by_closed_form(interactions: datasets.Dataset) -> None:
 
 def test_baselines_of_new_users_and_items(interactions: datasets.Dataset) -> None:
     new = datasets.Dataset.from_dict({"user_id": ["nobody"], "item_id": ["new"], "item_text": ["N"], "label": [3.0]})
-    found = rating_baselines(interactions, new)
+    found = baseline_predictions(interactions, new)
     for values in found.values():
         assert np.allclose(values, np.mean(interactions["label"]))
 

@@ -12,7 +12,7 @@ import pytest
 from puma_hub import ClickTask, PersonalizedLM, PromptBank, RatingTask, compare_banks, evaluate_bank
 from puma_hub.data import of_users
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError, UnknownUserError
-from puma_hub.evaluation import controls, rating_baselines
+from puma_hub.evaluation import baseline_predictions, controls
 from puma_hub.evaluation.compare import derangement
 from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.tasks import RatingHead
@@ -79,7 +79,7 @@ def test_ratings_that_are_all_the_same(make_lm: Callable[..., PersonalizedLM], h
     report = evaluate_bank(lm, fitting_bank(lm, head), {"train": rows, "validation": rows})
     assert all(value["rmse"] == pytest.approx(0.0, abs=1e-6) for value in report["baselines"].values())
     assert np.isfinite(report["metrics"]["rmse"]) and report["notes"] == []
-    assert set(rating_baselines(rows, rows)) == set(report["baselines"])
+    assert set(baseline_predictions(rows, rows)) == set(report["baselines"])
 
 
 def test_another_template_or_head_or_size_is_refused(

@@ -49,7 +49,7 @@ def facts(rmse: float = 0.97, dataset: str = "movielens-100k") -> AdapterFacts:
     }
     evaluation = Evaluation(dataset, "validation", 6000, 600, metrics)
     training = Training(60, 600, selection="puma", data=dataset, samples=4800, seed=42, time_ratio=5.5, flops_ratio=8.0)
-    return AdapterFacts((evaluation,), training, licence="apache-2.0", intended_use="Films only.\n# Not <b>books</b>")
+    return AdapterFacts((evaluation,), training, license="apache-2.0", intended_use="Films only.\n# Not <b>books</b>")
 
 
 def folder_of(tmp_path: Path, adapter: PumaAdapter, known: AdapterFacts | None, name: str = "adapter") -> PumaAdapter:

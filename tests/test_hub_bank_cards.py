@@ -53,12 +53,12 @@ def test_card_tells_what_it_should(head: RatingHead) -> None:
     )
     for part in (*parts, "trained on the LLM named here", "`org/old`", '"seed": 1', "arXiv"):
         assert part in text, part
-    for heading in ("How to use it", "Where the prompts come from", "Limits", "Privacy", "Licence", "Citation"):
+    for heading in ("How to use it", "Where the prompts come from", "Limits", "Privacy", "License", "Citation"):
         assert f"\n## {heading}\n" in text
     assert "personal data" in text and "This bank is public" not in text and "user-" not in text
     assert "> **This bank is public.** Anyone can read" in str(bank_card(full_bank(), NAME, public=True))
     plain = str(bank_card(make_bank(task=ClickTask()), NAME))
-    assert "license" not in yaml.safe_load(plain.split("---")[1]) and "stated no licence" in plain
+    assert "license" not in yaml.safe_load(plain.split("---")[1]) and "stated no license" in plain
     assert "not recorded" in plain and "publisher's own" not in plain and "`click: " in plain
 
 
@@ -98,11 +98,11 @@ def test_a_folder_tells_no_path() -> None:
     assert "somebody" not in str(bank_card(bank, NAME)) and "llama@" in str(bank_card(bank, NAME))
 
 
-@pytest.mark.parametrize("licence", ["my own", "MIT\nlicense: x", "<b>"])
-def test_a_licence_is_an_identifier(hub: HubServer, login: Callable[..., None], licence: str) -> None:
+@pytest.mark.parametrize("license", ["my own", "MIT\nlicense: x", "<b>"])
+def test_a_license_is_an_identifier(hub: HubServer, login: Callable[..., None], license: str) -> None:
     login("alice")
-    with pytest.raises(ConfigurationError, match="licence"):
-        full_bank().push_to_hub(NAME, license=licence)
+    with pytest.raises(ConfigurationError, match="license"):
+        full_bank().push_to_hub(NAME, license=license)
     assert not HfApi().repo_exists(NAME, repo_type="dataset")
 
 

@@ -55,13 +55,13 @@ def test_card_tells_what_it_should() -> None:
         "Intended use",
         "Limits",
         "Privacy",
-        "Licence",
+        "License",
         "Citation",
     ):
         assert f"\n## {heading}\n" in text
     assert "personal data" in text and "obligations of `org/llama-1b` and of `org/gemma-2b`" in text
     unknown = str(adapter_card(pair_adapter(), "user/repo"))
-    assert "license" not in yaml.safe_load(unknown.split("---")[1]) and "stated no licence" in unknown
+    assert "license" not in yaml.safe_load(unknown.split("---")[1]) and "stated no license" in unknown
     assert "No evaluation was reported" in unknown
 
 
@@ -104,10 +104,10 @@ def test_no_text_from_elsewhere_becomes_markup(name: str) -> None:
         compile(snippet, "card", "exec")
 
 
-@pytest.mark.parametrize("licence", ["my own", "MIT\nlicense: x", "<b>", "лиц"])
-def test_a_licence_is_an_identifier(licence: str) -> None:
-    with pytest.raises(ConfigurationError, match="licence"):
-        AdapterFacts(licence=licence)
+@pytest.mark.parametrize("license", ["my own", "MIT\nlicense: x", "<b>", "лиц"])
+def test_a_license_is_an_identifier(license: str) -> None:
+    with pytest.raises(ConfigurationError, match="license"):
+        AdapterFacts(license=license)
 
 
 def test_facts_round_trip_and_refuse(tmp_path: Path) -> None:

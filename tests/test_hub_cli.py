@@ -88,7 +88,7 @@ def test_push_search_route_chain_info(
 
     info = report_of(tmp_path, "info", PAIR)
     assert info["kind"] == "adapter" and info["target"]["model_id"] == "org/b"  # type: ignore[index]
-    assert info["published"]["licence"] == "apache-2.0" and info["published"]["loss"] == pytest.approx(0.05)  # type: ignore[index]
+    assert info["published"]["license"] == "apache-2.0" and info["published"]["loss"] == pytest.approx(0.05)  # type: ignore[index]
 
 
 def test_card_gathers_reports_and_keeps_edits(

@@ -66,7 +66,7 @@ FACTS = {
         {"dataset": "d", "split": "s", "rows": 9, "users": 3, "metrics": {"migrated": {"rmse": 1.0}}},
     ],
     "training": {"users": 3, "of_users": 9, "seconds": 1.5},
-    "licence": "mit",
+    "license": "mit",
     "intended_use": "films",
 }
 
@@ -149,7 +149,7 @@ def test_any_listing_gives_an_adapter_or_our_error(data: Any) -> None:
     if adapter is None:
         return
     assert isinstance(adapter, PublishedAdapter)
-    assert adapter.pair.isprintable() and f"{adapter.repo_id}{adapter.task}{adapter.licence}".isprintable()
+    assert adapter.pair.isprintable() and f"{adapter.repo_id}{adapter.task}{adapter.license}".isprintable()
     assert adapter.loss is None or 0 <= adapter.loss < math.inf
     json.dumps(adapter.to_dict(), allow_nan=False)
 

@@ -97,7 +97,7 @@ def test_trees_and_paths(api: HfApi, hub) -> None:
 @pytest.mark.parametrize(
     ("lines", "wrong"),
     [
-        ("license: no-such-licence", "license"),
+        ("license: no-such-license", "license"),
         ("base_model: /home/me/model", "base_model"),
         ("base_model: a/b\nbase_model_relation: cousin", "base_model_relation"),
         ("tags: [1, 2]", "tags"),

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from puma_hub import ModelSpec, PromptBank, select_users
-from puma_hub.errors import SelectionError
-from puma_hub.selection import STRATEGIES
+from puma_hub.errors import ConfigurationError, SelectionError
+from puma_hub.extensions import STRATEGIES
+from puma_hub.selection.label_variance import label_variance
 from puma_hub.selection.quotas import divide, quantile_bins
-from puma_hub.selection.select import label_variance
 from puma_hub.selection.strata import PAPER, SEED, StratifiedPreset, cluster, cluster_budgets, stratified
 
 
@@ -91,7 +91,7 @@ def test_divide_is_exact_and_within_limits(seed: int) -> None:
 
 def test_bad_calls() -> None:
     bank, rows = make(5, "plain")
-    with pytest.raises(SelectionError, match="unknown strategy"):
+    with pytest.raises(ConfigurationError, match="unknown strategy"):
         select_users(bank, rows, "best")
     for budget in (0, -1, 2.5, True):
         with pytest.raises(SelectionError, match="budget"):

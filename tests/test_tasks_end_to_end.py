@@ -91,7 +91,7 @@ def test_the_whole_way(make_lm: Callable[..., PersonalizedLM], tmp_path: Path, t
         logits = target_lm.logits(prompts, rows["validation"].select_columns(["item_text"]))
         own = task.predict(logits, None).double().numpy()
     expected = task.scores(own, np.array(rows["validation"]["label"]), rows["validation"]["user_id"][:])
-    assert report["metrics"] == pytest.approx(expected, abs=1e-4) and ("baselines" in report) == task.rating_baselines
+    assert report["metrics"] == pytest.approx(expected, abs=1e-4) and "baselines" in report
     compared = compare_banks(source_lm, bank, target_lm, migrated, rows["validation"])
     main_metric = task.main_metric(expected)
     assert compared["target"]["metric"] == main_metric.name

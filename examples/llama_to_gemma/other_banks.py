@@ -29,7 +29,7 @@ from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.run import compute_dtype
 from puma_hub.errors import MismatchError
-from puma_hub.evaluation import calibrate, rating_baselines
+from puma_hub.evaluation import baseline_predictions, calibrate
 from puma_hub.evaluation.compare import controls_of, derangement
 from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.tasks.metrics import rmse
@@ -140,7 +140,7 @@ def train_sources(out: Path, parts: dict[str, datasets.DatasetDict], dtype: str,
         bank = train_bank(lm, training, rows, out)
         held_out = HeldOut.build(lm, bank, rows["validation"])
         before = controls_of(held_out)
-        plain = rating_baselines(rows["train"], held_out.rows)
+        plain = baseline_predictions(rows["train"], held_out.rows)
         errors = [rmse(plain[key], held_out.labels) for key in ("user_mean", "user_item_bias")]
         cells = [training.name, str(len(bank)), training.told, *show(before), *(f"{error:.4f}" for error in errors)]
         print(line(cells), flush=True)

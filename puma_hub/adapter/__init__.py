@@ -8,16 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from puma_hub.adapter.config import ARCHITECTURES, PumaConfig
     from puma_hub.adapter.model import PumaAdapter, PumaAdapterOutput
-    from puma_hub.adapter.warm_start import warm_start
 
+# Not warm_start: its module has the function's name, and would hide it.
 _MODULES = {
     "config": ("ARCHITECTURES", "PumaConfig"),
     "model": ("PumaAdapter", "PumaAdapterOutput"),
-    "warm_start": ("warm_start",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = ["ARCHITECTURES", "PumaAdapter", "PumaAdapterOutput", "PumaConfig", "warm_start"]
+__all__ = ["ARCHITECTURES", "PumaAdapter", "PumaAdapterOutput", "PumaConfig"]
 
 
 def __getattr__(name: str) -> Any:

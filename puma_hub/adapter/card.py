@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
-from puma_hub.adapter.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
+from puma_hub.adapter.facts import AdapterFacts, Evaluation, Training, prediction_labels
 from puma_hub.hub.card_parts import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import BLOCK, LIBRARY, is_hub_id, pair_repo_id, pair_tags
@@ -22,7 +22,7 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
 
     Args:
         location: repository or folder that ``from_pretrained`` is given in the card's snippets.
-        facts: evaluation, training and licence, as far as they are known.
+        facts: evaluation, training and license, as far as they are known.
 
     Raises:
         ConfigurationError: the adapter lacks its sources or target.
@@ -51,10 +51,10 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
         cost=_cost(facts.training),
         template=block(config.template or "not recorded"),
         intended_use=block(facts.intended_use or ""),
-        licence=(
-            f"Stated by the publisher for this adapter: {code(facts.licence)}."
-            if facts.licence
-            else "The publisher has stated no licence for this adapter; ask before you use it."
+        license=(
+            f"Stated by the publisher for this adapter: {code(facts.license)}."
+            if facts.license
+            else "The publisher has stated no license for this adapter; ask before you use it."
         ),
     )
 
@@ -68,7 +68,7 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
     ours: dict[str, Any] = {BLOCK: pair_block(config)}
     return ModelCardData(
         library_name=LIBRARY,
-        license=facts.licence,
+        license=facts.license,
         base_model=bases or None,
         base_model_relation="adapter" if bases else None,
         tags=pair_tags(config.sources, target),
@@ -109,7 +109,7 @@ def _results(evaluation: Evaluation, task_name: str) -> list[EvalResult]:
             dataset_split=visible(evaluation.split),
             dataset_args={"rows": evaluation.rows, "users": evaluation.users},
             metric_type=metric,
-            metric_name=f"{metric.upper()}, {PREDICTIONS[name]}",
+            metric_name=f"{metric.upper()}, {prediction_labels()[name]}",
             metric_value=round(value, 6),
             metric_args={"predictions": name},
         )
@@ -121,7 +121,7 @@ def _results(evaluation: Evaluation, task_name: str) -> list[EvalResult]:
 def _table(evaluation: Evaluation) -> dict[str, Any]:
     columns = list(dict.fromkeys(metric for values in evaluation.metrics.values() for metric in values))
     lines = [
-        [PREDICTIONS[name], *(format(values[metric], ".4f") if metric in values else "" for metric in columns)]
+        [prediction_labels()[name], *(format(values[metric], ".4f") if metric in values else "" for metric in columns)]
         for name, values in evaluation.metrics.items()
     ]
     return {

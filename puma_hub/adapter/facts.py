@@ -1,4 +1,4 @@
-"""What is known of an adapter beyond its weights: evaluation, training, licence. Kept beside it as JSON."""
+"""What is known of an adapter beyond its weights: evaluation, training, license. Kept beside it as JSON."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from puma_hub.directions import lower_is_better
 from puma_hub.errors import CheckpointError, ConfigurationError, shown
-from puma_hub.hub.card_parts import require_licence
+from puma_hub.extensions import BASELINES
+from puma_hub.hub.card_parts import require_license
 from puma_hub.storage import read_json, write_json
 
 FACTS_FILE = "adapter_facts.json"
 
-# Whose predictions a figure is of; cards and tables keep this order.
-PREDICTIONS = {
+_PREDICTIONS = {
     "migrated": "migrated prompts on the target LLM",
     "migrated_mean": "one mean migrated prompt for all",
     "migrated_shuffled": "migrated prompts shuffled among users",
@@ -29,17 +29,19 @@ PREDICTIONS = {
     "source_shuffled": "source prompts shuffled among users",
     "retrained": "retrained from scratch on the target",
     "random": "untrained adapter, same head",
-    "global_mean": "global mean (no LLM)",
-    "user_mean": "user mean (no LLM)",
-    "user_item_bias": "user + item bias (no LLM)",
 }
 _REFERENCES = ("retrained", "source")
 _MOST, _LEAST = 1e9, 1e-9  # of figures, and of those that others are divided by
 
 
+def prediction_labels() -> dict[str, str]:
+    """Whose predictions figures can be of, in words and in the order of cards and tables: prompts, then baselines."""
+    return _PREDICTIONS | {name: f"{baseline.about} (no LLM)" for name, baseline in BASELINES.items()}
+
+
 @dataclass(frozen=True)
 class Evaluation:
-    """Figures on the same held-out rows: ``metrics[prediction][metric]``, predictions as in ``PREDICTIONS``.
+    """Figures on the same held-out rows: ``metrics[prediction][metric]``, predictions as in :func:`prediction_labels`.
 
     ``own_source_bank``: whether the bank that was migrated is of the training the adapter was trained on; false is what
     somebody who downloads the adapter has. None where it is not known.
@@ -64,11 +66,10 @@ class Evaluation:
             object.__setattr__(self, name, _number(getattr(self, name), name, Integral))
         if not isinstance(self.metrics, Mapping) or not all(isinstance(v, Mapping) for v in self.metrics.values()):
             raise ConfigurationError(f"metrics must be a mapping of mappings, got {shown(self.metrics)}")
-        unknown = [name for name in self.metrics if name not in PREDICTIONS]
+        known = prediction_labels()
+        unknown = [name for name in self.metrics if name not in known]
         if unknown:
-            raise ConfigurationError(
-                f"figures of unknown predictions {shown(unknown)}; known are {', '.join(PREDICTIONS)}"
-            )
+            raise ConfigurationError(f"figures of unknown predictions {shown(unknown)}; known are {', '.join(known)}")
         if not self.metrics.get("migrated"):
             raise ConfigurationError("an adapter's evaluation needs figures of its migrated prompts")
         # Plain floats in a fixed order: NumPy's would not survive YAML, and cards are stable.
@@ -77,7 +78,7 @@ class Evaluation:
                 str(metric): float(_number(value, f"the figures of {name}", Real))
                 for metric, value in self.metrics[name].items()
             }
-            for name in PREDICTIONS
+            for name in known
             if name in self.metrics
         }
         object.__setattr__(self, "metrics", ordered)
@@ -197,19 +198,19 @@ class Training:
 class AdapterFacts:
     """What a card tells beyond the adapter itself.
 
-    ``licence``: an identifier of the Hub, such as ``apache-2.0``; never guessed. ``intended_use``: in own words.
+    ``license``: an identifier of the Hub, such as ``apache-2.0``; never guessed. ``intended_use``: in own words.
 
     Raises:
-        ConfigurationError: the licence is not such an identifier.
+        ConfigurationError: the license is not such an identifier.
     """
 
     evaluations: tuple[Evaluation, ...] = ()
     training: Training | None = None
-    licence: str | None = None
+    license: str | None = None
     intended_use: str | None = None
 
     def __post_init__(self) -> None:
-        require_licence(self.licence)
+        require_license(self.license)
         if not isinstance(self.intended_use, (str, NoneType)):
             raise ConfigurationError(f"intended_use must be text, got {shown(self.intended_use)}")
 
@@ -231,7 +232,7 @@ class AdapterFacts:
         try:
             evaluations = tuple(_build(Evaluation, item) for item in data.get("evaluations") or ())
             training = _build(Training, data["training"]) if data.get("training") else None
-            return cls(evaluations, training, data.get("licence"), data.get("intended_use"))
+            return cls(evaluations, training, data.get("license"), data.get("intended_use"))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
             raise CheckpointError(f"the facts of an adapter are malformed: {error}; make the card again") from error
 

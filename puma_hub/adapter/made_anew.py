@@ -62,7 +62,7 @@ def save_anew(
 ) -> None:
     """Write adapter, facts and card over the earlier ones, all or nothing, and ``say`` what no longer holds.
 
-    A licence, an intended use, Hub ids of the same LLMs and a card edited by hand stay. Evaluations, and what was
+    A license, an intended use, Hub ids of the same LLMs and a card edited by hand stay. Evaluations, and what was
     stated of the training, stay with the same weights alone.
 
     Raises:
@@ -99,7 +99,7 @@ def _kept(before: AdapterFacts, now: AdapterFacts, same: bool) -> AdapterFacts:
     return AdapterFacts(
         tuple(evaluations.values()),
         training,
-        now.licence or before.licence,
+        now.license or before.license,
         now.intended_use or before.intended_use,
     )
 

@@ -22,20 +22,33 @@ ABSURD = 10.0
 """Prompts so many times farther from their mean than any of the source bank's users are refused."""
 
 
-@torch.no_grad()
 def map_prompts(
     adapter: PumaAdapter, prompts: np.ndarray, batch_size: int, references: Sequence[Reference] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Map source prompts ``(N, l, d_source)`` on the adapter's device.
+    """Map source prompts ``(N, l, d_source)``, ``batch_size`` at a time; see :func:`map_batch`."""
+    target = adapter.config.require_pair()
+    result = np.empty((len(prompts), adapter.config.prompt_length, target.hidden_size), dtype=np.float32)
+    distances = np.empty(len(prompts))
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        result[part], distances[part] = map_batch(adapter, prompts[part], references)
+    return result, distances
 
-    On a CPU a prompt's bits do not depend on the prompts beside it, nor on the batch size.
+
+@torch.no_grad()
+def map_batch(
+    adapter: PumaAdapter, prompts: np.ndarray, references: Sequence[Reference] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Map source prompts ``(n, l, d_source)`` at once, on the adapter's device.
+
+    On a CPU a prompt's bits do not depend on the prompts beside it, nor on how many there are.
 
     Args:
         references: what the prompts of each source are counted from; the adapter's own source banks by default.
 
     Returns:
-        Target prompts, float32 ``(N, l, d_target)``, and distances ``(N,)``: the root mean square of each standardised
-        prompt, about 1 where the prompts are like those of the source bank.
+        Target prompts, float32 ``(n, l, d_target)``, and distances float64 ``(n,)``: the root mean square of each
+        standardised prompt, about 1 where the prompts are like those of the source bank.
 
     Raises:
         MismatchError: a prompt lies absurdly far from the mean.
@@ -43,19 +56,15 @@ def map_prompts(
     """
     was_training = adapter.training
     adapter.eval()
-    target = adapter.config.require_pair()
-    result = np.empty((len(prompts), adapter.config.prompt_length, target.hidden_size), dtype=np.float32)
-    distances = np.empty(len(prompts))
     center = None if references is None else torch.from_numpy(joined_means(references)).to(adapter.device)
-    for start in range(0, len(prompts), batch_size):
-        part = torch.from_numpy(np.array(prompts[start : start + batch_size])).to(adapter.device)
-        rows, end = len(part), start + len(part)
-        padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - rows), *part.shape[1:])])
-        if references is not None:
-            padded = aligned(adapter, padded, references)
-        offsets = adapter.standardized(padded[:rows], center)
-        distances[start:end] = offsets.double().square().mean((1, 2)).sqrt().cpu().numpy()
-        result[start:end] = adapter(padded, center).target_prompts[:rows].float().cpu().numpy()
+    part = torch.from_numpy(np.array(prompts)).to(adapter.device)
+    rows = len(part)
+    padded = torch.cat([part, part.new_zeros(max(0, _LEAST_ROWS - rows), *part.shape[1:])])
+    if references is not None:
+        padded = aligned(adapter, padded, references)
+    offsets = adapter.standardized(padded[:rows], center)
+    distances: np.ndarray = offsets.double().square().mean((1, 2)).sqrt().cpu().numpy()
+    result: np.ndarray = adapter(padded, center).target_prompts[:rows].float().cpu().numpy()
     adapter.train(was_training)
     _require_near(adapter, distances)
     if not np.isfinite(result).all():

@@ -58,11 +58,7 @@ class PromptBank:
     def _init(self, rows: BankRows, provenance: Provenance, head: RatingHead | None) -> None:
         self.provenance = provenance
         self.head = head
-        if head is not None and head.answers != provenance.answers:
-            raise BankError(
-                f"the head takes {head.answers} answers, the bank's task has {provenance.answers}; give the bank "
-                "the task the head was trained for"
-            )
+        provenance.require_head(head)
         self.stored = rows
         self.index = UserIndex(rows.ids())
 
@@ -108,6 +104,36 @@ class PromptBank:
         if isinstance(prompts, (list, tuple)) or (isinstance(prompts, np.ndarray) and prompts.dtype != np.float32):
             array.setflags(write=False)  # made here, so nobody else writes into it
         return cls(dataset_of_arrays(ids, array), Provenance(spec, array.shape[1], **provenance), head)
+
+    @classmethod
+    def from_batches(
+        cls,
+        save_directory: str | os.PathLike[str],
+        batches: Iterable[tuple[Iterable[str], Any]],
+        provenance: Provenance,
+        head: RatingHead | None = None,
+        *,
+        max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+    ) -> PromptBank:
+        """Write a bank from batches and open it in its files; no more than a batch and a shard's tail is in memory.
+
+        The folder is replaced as a whole when the last batch is written, and left as it was after an error.
+
+        Args:
+            batches: pairs of user ids and prompts ``(n, l, d)``; the ids rise from the first batch to the last, in
+                Python's order of strings.
+            provenance: where it has no statistics, those of these prompts are computed.
+            max_shard_size: of a file, such as ``"500MB"``.
+
+        Raises:
+            BankError: ids do not rise, shapes are wrong, values are not finite, or the head is another task's.
+            ConfigurationError: ``max_shard_size`` is not a size, or too small.
+            StorageError: the folder holds anything but a bank, or cannot be written.
+        """
+        from puma_hub.bank.batches import write_batches
+
+        write_batches(Path(save_directory), batches, provenance, head, max_shard_size)
+        return cls.from_pretrained(save_directory)
 
     # What it holds
 
@@ -249,7 +275,13 @@ class PromptBank:
     # On disk
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike[str], *, max_shard_size: int | str = DEFAULT_SHARD_SIZE
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **options: Any,
     ) -> None:
         """Write the bank in the format of the Hub: Parquet, ``bank.json``, the head in safetensors.
 
@@ -257,13 +289,21 @@ class PromptBank:
 
         Args:
             max_shard_size: of a file, such as ``"500MB"``.
+            push_to_hub: also publish it, as ``repo_id`` or by the folder's name, with the ``options`` of
+                :meth:`push_to_hub`.
 
         Raises:
             ConfigurationError: ``max_shard_size`` is not a size.
             BankError: values are not finite.
             StorageError: the folder cannot be written.
+            HubError: the Hub refused, or cannot be reached.
         """
+        if not push_to_hub and (repo_id is not None or options):
+            raise ConfigurationError("repo_id and options of the Hub need push_to_hub=True; leave them out, or give it")
         write_bank(Path(save_directory), self, shard_rows(self.stored, max_shard_size))
+        if push_to_hub:
+            name = Path(save_directory).resolve().name
+            self.push_to_hub(repo_id or name, max_shard_size=max_shard_size, **options)
 
     # On the Hub
 
@@ -305,7 +345,7 @@ class PromptBank:
             token=token,
             revision=revision,
             commit_message=commit_message,
-            licence=license,
+            license=license,
             max_shard_size=max_shard_size,
         )
 

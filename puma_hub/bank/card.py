@@ -25,12 +25,12 @@ _MADE = {
 }
 
 
-def bank_card(bank: PromptBank, location: str, licence: str | None = None, public: bool = False) -> DatasetCard:
+def bank_card(bank: PromptBank, location: str, license: str | None = None, public: bool = False) -> DatasetCard:
     """The card of a bank; the same input gives the same bytes. No user is named on it.
 
     Args:
         location: the repository that ``from_pretrained`` is given in the card's snippets.
-        licence: an identifier of the Hub, if the publisher states one.
+        license: an identifier of the Hub, if the publisher states one.
         public: whether anyone can read the repository.
     """
     facts = bank.provenance
@@ -38,7 +38,7 @@ def bank_card(bank: PromptBank, location: str, licence: str | None = None, publi
     return filled(
         DatasetCard,
         _TEMPLATE,
-        bank_card_data(bank, licence),
+        bank_card_data(bank, license),
         model=spec_row(facts.model),
         public=public,
         users=f"{len(bank):,}",
@@ -50,15 +50,15 @@ def bank_card(bank: PromptBank, location: str, licence: str | None = None, publi
         steps=[_step(step) for step in steps],
         location=literal(location),
         shell_location=shlex.quote(visible(location)),
-        licence=(
-            f"Stated by the publisher for this bank: {code(licence)}."
-            if licence
-            else "The publisher has stated no licence for this bank; ask before you use it."
+        license=(
+            f"Stated by the publisher for this bank: {code(license)}."
+            if license
+            else "The publisher has stated no license for this bank; ask before you use it."
         ),
     )
 
 
-def bank_card_data(bank: PromptBank, licence: str | None) -> DatasetCardData:
+def bank_card_data(bank: PromptBank, license: str | None) -> DatasetCardData:
     """The card's metadata: what ``datasets`` and the Hub read, and a block ``puma_hub``."""
     facts = bank.provenance
     block = {
@@ -70,7 +70,7 @@ def bank_card_data(bank: PromptBank, licence: str | None) -> DatasetCardData:
         "format_version": FORMAT_VERSION,
     }
     return DatasetCardData(
-        license=licence,
+        license=license,
         tags=bank_tags(facts.model),
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": SHARDS}]}],
         puma_hub={key: value for key, value in block.items() if value is not None},

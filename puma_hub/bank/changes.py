@@ -94,7 +94,7 @@ def _change(
             old = load_bank(info.id, revision=info.sha, token=token, cache_dir=f"{place}/cache")
             new, folder = change(old), Path(place) / "new"
             folder.mkdir()
-            description = describe(folder, new, info.id, before.rows_per_shard, before.licence, public)
+            description = describe(folder, new, info.id, before.rows_per_shard, before.license, public)
             write_contents(folder, new, description)
             if _edited(api, info, before.card, downloads):
                 (folder / CARD_FILE).unlink()

@@ -18,6 +18,11 @@ _SHARD = "data/train-{:05d}-of-{:05d}.parquet"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
+def shard_names(number: int) -> list[str]:
+    """The names of the files of rows, if there are so many of them."""
+    return [_SHARD.format(shard, number) for shard in range(number)]
+
+
 @dataclass(frozen=True)
 class BankDescription:
     """What ``bank.json`` tells of a bank; no user is named in it.
@@ -29,13 +34,12 @@ class BankDescription:
     users: int
     rows_per_shard: int
     rating_head: bool
-    licence: str | None = None
+    license: str | None = None
     card: str | None = None
 
     @property
     def shards(self) -> list[str]:
-        number = _files(self.users, self.rows_per_shard)
-        return [_SHARD.format(shard, number) for shard in range(number)]
+        return shard_names(_files(self.users, self.rows_per_shard))
 
     @property
     def files(self) -> list[str]:
@@ -47,7 +51,7 @@ class BankDescription:
             "users": self.users,
             "rows_per_shard": self.rows_per_shard,
             "rating_head": self.rating_head,
-            "license": self.licence,
+            "license": self.license,
             "card": self.card,
         }
         write_json(folder / DESCRIPTION_FILE, self.provenance.to_dict() | facts)

@@ -40,8 +40,13 @@ def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:
 def write_contents(folder: Path, bank: PromptBank, description: BankDescription) -> None:
     """Write the rows and the rating head into the files that ``description`` lists."""
     write_shards(folder, description.shards, bank.stored, bank.index.order, description.rows_per_shard)
-    if bank.head is not None:
-        save_file({name: tensor.contiguous() for name, tensor in bank.head.state_dict().items()}, folder / HEAD_FILE)
+    write_head(folder, bank.head)
+
+
+def write_head(folder: Path, head: RatingHead | None) -> None:
+    """Write the rating head, if there is one."""
+    if head is not None:
+        save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD_FILE)
 
 
 def describe_folder(folder: Path) -> BankDescription:

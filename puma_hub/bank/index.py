@@ -42,6 +42,11 @@ class UserIndex:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def is_rising(self) -> bool:
+        """Whether the ids stand in the order of their UTF-8 bytes."""
+        return self._order is None
+
     @cached_property
     def names(self) -> list[str]:
         """The ids as strings, in the bank's order."""

@@ -12,7 +12,7 @@ from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
-from puma_hub.tasks import PromptTemplate, Task, as_task, default_task
+from puma_hub.tasks import PromptTemplate, RatingHead, Task, as_task, default_task
 
 FORMAT_VERSION = 1
 
@@ -102,6 +102,18 @@ class Provenance:
         """This bank as a step in the history of the next one."""
         step = self.to_dict()
         return {key: step[key] for key in ("made_by", "model", "details") if step[key]}
+
+    def require_head(self, head: RatingHead | None) -> None:
+        """Refuse a rating head for another number of answers.
+
+        Raises:
+            BankError: it is.
+        """
+        if head is not None and head.answers != self.answers:
+            raise BankError(
+                f"the head takes {head.answers} answers, the bank's task has {self.answers}; give the bank the task "
+                "the head was trained for"
+            )
 
     @property
     def answers(self) -> int:

@@ -16,7 +16,7 @@ from puma_hub.bank.description import HEAD_FILE, BankDescription
 from puma_hub.bank.folder import write_contents
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
 from puma_hub.errors import ConfigurationError
-from puma_hub.hub.card_parts import CARD_FILE, require_licence
+from puma_hub.hub.card_parts import CARD_FILE, require_license
 from puma_hub.hub.failures import hub_errors
 from puma_hub.hub.naming import is_folder
 
@@ -41,14 +41,14 @@ def publish_bank(
     token: str | bool | None = None,
     revision: str | None = None,
     commit_message: str | None = None,
-    licence: str | None = None,
+    license: str | None = None,
     max_shard_size: int | str = DEFAULT_SHARD_SIZE,
 ) -> CommitInfo:
     """What :meth:`puma_hub.PromptBank.push_to_hub` does."""
     from huggingface_hub import HfApi
 
     private = private is not False  # nothing but an explicit False opens a bank to everyone
-    require_licence(licence)
+    require_license(license)
     rows = shard_rows(bank.stored, max_shard_size)
     if is_folder(bank.model.model_id):
         logger.warning(
@@ -69,7 +69,7 @@ def publish_bank(
         def commit() -> CommitInfo:
             info = api.dataset_info(full, revision=revision)
             public = require_visibility(info, private)
-            describe(folder, bank, full, rows, licence, public)
+            describe(folder, bank, full, rows, license, public)
             return upload(api, info, folder, revision, commit_message or f"Bank {full.partition('/')[2]}")
 
         made = on_newest(commit)
@@ -95,13 +95,13 @@ def require_visibility(info: DatasetInfo, private: bool) -> bool:
 
 
 def describe(
-    folder: Path, bank: PromptBank, repo_id: str, rows: int, licence: str | None, public: bool
+    folder: Path, bank: PromptBank, repo_id: str, rows: int, license: str | None, public: bool
 ) -> BankDescription:
     """Write the card and the description that go with the shards in ``folder``."""
-    card = str(bank_card(bank, repo_id, licence, public)).encode()
+    card = str(bank_card(bank, repo_id, license, public)).encode()
     (folder / CARD_FILE).write_bytes(card)
     description = BankDescription(
-        bank.provenance, len(bank), rows, bank.head is not None, licence, hashlib.sha256(card).hexdigest()
+        bank.provenance, len(bank), rows, bank.head is not None, license, hashlib.sha256(card).hexdigest()
     )
     description.write(folder)
     return description

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,13 +31,7 @@ def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
     Raises:
         ConfigurationError: it is not a size, or one so small that there would be too many files.
     """
-    try:
-        size = convert_file_size_to_int(max_shard_size)
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise ConfigurationError(f"max_shard_size must be a size such as '500MB', got {max_shard_size!r}")
-    count = min(MAX_USERS, max(1, size // _row_bytes(rows)))
+    count = rows_in(max_shard_size, row_bytes(rows))
     files = -(-len(rows) // count)
     if files > MAX_FILES:
         raise ConfigurationError(
@@ -47,23 +41,113 @@ def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
     return count
 
 
-def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:
-    """Write ``rows`` in ``order``, which is that of their user ids, in small row groups.
+def rows_in(max_shard_size: int | str, one: int) -> int:
+    """How many rows of ``one`` bytes each a file of that size holds, at least one.
+
+    Raises:
+        ConfigurationError: it is not a size.
+    """
+    try:
+        size = convert_file_size_to_int(max_shard_size)
+    except ValueError:
+        size = 0
+    if size < 1:
+        raise ConfigurationError(f"max_shard_size must be a size such as '500MB', got {max_shard_size!r}")
+    return min(MAX_USERS, max(1, size // one))
+
+
+def row_bytes(rows: BankRows) -> int:
+    """How many bytes a row takes, more or less."""
+    return max(1, -(-rows.nbytes // max(1, len(rows))))
+
+
+class ShardWriter:
+    """Writes the files of a bank from tables of any length, in small row groups.
 
     The smallest and largest id of each row group stand in the file's footer, so a reader of some users fetches
-    their row groups alone; the order of strings is that of their UTF-8 bytes here and there.
+    their row groups alone, if the rows come in the order of their user ids; the order of strings is that of their UTF-8
+    bytes here and there.
+
+    Args:
+        schema: of every table.
+        rows_per_shard: of every file but the last.
+        one: bytes of a row, more or less.
     """
-    group = max(1, _GROUP_BYTES // _row_bytes(rows))
-    schema = rows.features.arrow_schema
-    # Neither compression nor a dictionary makes prompts smaller; both would make an update change every byte.
-    options: Mapping[str, Any] = {"compression": "none", "use_dictionary": False, "write_statistics": ["user_id"]}
-    for number, name in enumerate(names):
-        part = order[number * rows_per_shard : (number + 1) * rows_per_shard]
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(folder / name, schema, write_page_checksum=True, **options) as writer:
-            for start in range(0, len(part), group * _GROUPS_AT_ONCE):
-                table = rows.take(part[start : start + group * _GROUPS_AT_ONCE]).table
-                writer.write_table(table.cast(schema), row_group_size=group)
+
+    def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int, one: int) -> None:
+        self._folder, self._schema, self._rows_per_shard = folder, schema, rows_per_shard
+        self._group = max(1, _GROUP_BYTES // one)
+        self._paths: list[Path] = []
+        self._writer: pq.ParquetWriter | None = None
+        self._pending: list[pa.Table] = []
+        self._waiting = self._in_shard = 0  # rows
+
+    def write(self, table: pa.Table) -> None:
+        """Add rows.
+
+        Raises:
+            ConfigurationError: there are too many files.
+        """
+        while len(table):
+            part = table.slice(0, self._rows_per_shard - self._in_shard)
+            table = table.slice(len(part))
+            self._pending.append(part)
+            self._waiting += len(part)
+            self._in_shard += len(part)
+            if self._in_shard == self._rows_per_shard:
+                self._flush(self._waiting)
+                self.close()
+            elif self._waiting >= self._group * _GROUPS_AT_ONCE:
+                self._flush(self._waiting // self._group * self._group)
+
+    def finish(self, names: Callable[[int], Sequence[str]]) -> None:
+        """Write what is left, and call the files by the ``names`` for so many of them, relative to the folder."""
+        if self._waiting or not self._paths:
+            self._flush(self._waiting)
+        self.close()
+        for path, name in zip(self._paths, names(len(self._paths)), strict=True):
+            (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
+            path.rename(self._folder / name)
+
+    def close(self) -> None:
+        """Close the file that is being written, if there is one."""
+        if self._writer is not None:
+            self._writer.close()
+        self._writer, self._in_shard = None, 0
+
+    def _flush(self, rows: int) -> None:
+        table = pa.concat_tables([self._schema.empty_table(), *self._pending])
+        self._pending, self._waiting = [table.slice(rows)], len(table) - rows
+        self._opened().write_table(table.slice(0, rows).cast(self._schema), row_group_size=self._group)
+
+    def _opened(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            if len(self._paths) == MAX_FILES:
+                raise ConfigurationError(
+                    f"the bank would have more than {MAX_FILES} files; give a larger max_shard_size"
+                )
+            self._paths.append(self._folder / f"shard-{len(self._paths)}.writing")
+            # Neither compression nor a dictionary makes prompts smaller; both would make an update change every byte.
+            options: Mapping[str, Any] = {
+                "compression": "none",
+                "use_dictionary": False,
+                "write_statistics": ["user_id"],
+            }
+            self._writer = pq.ParquetWriter(self._paths[-1], self._schema, write_page_checksum=True, **options)
+        return self._writer
+
+
+def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:
+    """Write ``rows`` in ``order``, which is that of their user ids."""
+    one = row_bytes(rows)
+    writer = ShardWriter(folder, rows.features.arrow_schema, rows_per_shard, one)
+    at_once = max(1, _GROUP_BYTES // one) * _GROUPS_AT_ONCE
+    try:
+        for start in range(0, len(order), at_once):
+            writer.write(rows.take(order[start : start + at_once]).table)
+        writer.finish(lambda _: names)
+    finally:
+        writer.close()
 
 
 class ShardRows(BankRows):
@@ -178,7 +262,3 @@ class ShardRows(BankRows):
 
 
 _AGAIN = "restore it, load it with force_download=True, or make the bank again"
-
-
-def _row_bytes(rows: BankRows) -> int:
-    return max(1, -(-rows.nbytes // max(1, len(rows))))

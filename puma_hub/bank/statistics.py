@@ -6,7 +6,7 @@ import base64
 import binascii
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -18,7 +18,7 @@ from puma_hub.errors import BankError
 
 LEAST_USERS = 30
 """With fewer users, a mean of their prompts is too much their own: it is off by a share of what tells users apart."""
-_ROWS_AT_ONCE = 65_536
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,10 +71,25 @@ class BankStatistics:
     @classmethod
     def of_prompts(cls, prompts: np.ndarray) -> BankStatistics | None:
         """The statistics of prompts ``(N, l, d)``; None for fewer than two, of which nothing is shared."""
-        if len(prompts) < 2:
+        return cls.of_batches(lambda: (prompts,))
+
+    @classmethod
+    def of_batches(cls, batches: Callable[[], Iterable[np.ndarray]]) -> BankStatistics | None:
+        """As :meth:`of_prompts` of prompts that come in batches ``(n, l, d)``, with the same bits.
+
+        Args:
+            batches: gives all of them anew each time; they are read twice.
+        """
+        users, total = 0, None
+        for part in _parts(batches()):
+            # Row after row, in one order however the batches are cut.
+            before = np.zeros((1, *part.shape[1:])) if total is None else total[None]
+            total = np.concatenate([before, part]).sum(axis=0)
+            users += len(part)
+        if total is None or users < 2:
             return None
-        mean = prompts.mean(axis=0, dtype=np.float64).astype(np.float32)
-        return cls(mean, _spread(prompts, mean), len(prompts))
+        mean = (total / users).astype(np.float32)
+        return cls(mean, _spread(batches(), mean), users)
 
     @classmethod
     def of_training(cls, prompts: np.ndarray, base: np.ndarray | None) -> BankStatistics | None:
@@ -84,7 +99,7 @@ class BankStatistics:
         """
         if base is None or len(prompts) >= LEAST_USERS:
             return cls.of_prompts(prompts)
-        return cls(base, _spread(prompts, base), len(prompts), is_base=True)
+        return cls(base, _spread((prompts,), base), len(prompts), is_base=True)
 
     @property
     def is_reliable(self) -> bool:
@@ -163,8 +178,13 @@ def _decoded(text: str, length: int, size: int) -> np.ndarray:
     return np.frombuffer(base64.b64decode(text, validate=True), "<f4").reshape(length, size)
 
 
-def _spread(prompts: np.ndarray, mean: np.ndarray) -> float:
-    squares = 0.0
-    for start in range(0, len(prompts), _ROWS_AT_ONCE):
-        squares += float(np.square(prompts[start : start + _ROWS_AT_ONCE] - mean, dtype=np.float64).sum())
-    return math.sqrt(squares / prompts.size)
+def _parts(batches: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    for batch in batches:
+        for start in range(0, len(batch), _ROWS_AT_ONCE):
+            yield batch[start : start + _ROWS_AT_ONCE]
+
+
+def _spread(batches: Iterable[np.ndarray], mean: np.ndarray) -> float:
+    rows = [np.square(part - mean, dtype=np.float64).reshape(len(part), -1).sum(axis=1) for part in _parts(batches)]
+    squares = np.concatenate(rows)
+    return math.sqrt(math.fsum(squares) / (len(squares) * mean.size))

@@ -67,7 +67,7 @@ def _facts(args: argparse.Namespace, before: AdapterFacts | None) -> AdapterFact
         facts,
         evaluations=tuple((kept | new).values()),
         training=replace(facts.training, **known) if facts.training else None,
-        licence=args.license or facts.licence,
+        license=args.license or facts.license,
         intended_use=args.intended_use or facts.intended_use,
     )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from typing import TYPE_CHECKING, Any
 
 from puma_hub.cli.output import say
+from puma_hub.extensions import DATASETS, FORMATS, Registry
 
 if TYPE_CHECKING:
     import datasets
@@ -58,6 +60,26 @@ def task_kind(name: str) -> type[Task]:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
+def option(text: str) -> tuple[str, Any]:
+    """``NAME=VALUE`` as a name and what the value is in JSON; text that is none stands for itself."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def add_choice(parser: argparse.ArgumentParser, flag: str, registry: Registry, default: str) -> None:
+    """A flag that chooses from a registry, and ``--option`` for the options of what was chosen."""
+    known = "; ".join(f"{name}: {one.about}" for name, one in registry.items())
+    parser.add_argument(flag, default=default, choices=[*registry], help=f"{known} (default: {default})")
+    parser.add_argument(
+        "--option", action="append", default=[], type=option, metavar="NAME=VALUE", help=f"of the {registry.kind}"
+    )
+
+
 def add_model(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
     parser.add_argument(
         flag, required=True, metavar="ID", help="folder or Hub id of a causal LM, or a fetched model's name"
@@ -95,8 +117,9 @@ def add_interactions(parser: argparse.ArgumentParser) -> None:
         "--interactions",
         required=True,
         metavar="PATH",
-        help="csv, parquet, json, jsonl, a folder of splits, or movielens-100k",
+        help=f"a file of {', '.join(FORMATS)}, a folder of splits, or a data set: {', '.join(DATASETS)}",
     )
+    parser.add_argument("--format", choices=[*FORMATS], help="of the files (default: by their ending)")
     parser.add_argument("--users", type=whole_number, help="draw this many users")
     parser.add_argument("--rows-per-user", type=whole_number, help="keep the most recent rows of each user")
     parser.add_argument(
@@ -216,10 +239,19 @@ def load_rows(args: argparse.Namespace) -> datasets.DatasetDict:
         item_statistics=args.item_statistics,
         held_out=args.held_out,
         seed=args.data_seed,
-        separator=args.separator.replace("\\t", "\t") if args.separator else None,
-        encoding=args.encoding,
-        columns=args.columns.split(",") if args.columns else None,
+        format=args.format,
+        **_reader_options(args),
     )
+
+
+def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The options of the file format that were given."""
+    options = {
+        "separator": args.separator.replace("\\t", "\t") if args.separator else None,
+        "encoding": args.encoding,
+        "columns": args.columns.split(",") if args.columns else None,
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def training_arguments(args: argparse.Namespace, **more: object) -> PumaTrainingArguments:

@@ -63,7 +63,7 @@ def _on_the_hub(given: str) -> dict[str, Any]:
         is_adapter = is_model and _is_adapter(name)
     if is_bank and not is_adapter:
         bank, folder = describe_bank(name)  # no prompt is downloaded for this
-        return _bank(bank.users, bank.rating_head, bank.provenance) | {"commit": folder.name, "license": bank.licence}
+        return _bank(bank.users, bank.rating_head, bank.provenance) | {"commit": folder.name, "license": bank.license}
     if is_dataset and not is_bank and not is_model:
         raise HubNotFoundError(f"{name} is a data set without {DESCRIPTION_FILE}, so no bank; check the name")
     if is_bank:

@@ -7,6 +7,7 @@ import argparse
 from puma_hub.cli import common
 from puma_hub.cli.common import whole_number
 from puma_hub.cli.output import Result
+from puma_hub.extensions import ENGINES
 
 EXAMPLE = "puma-hub migrate --adapter migrator/adapter --bank source/bank --out target-bank"
 
@@ -21,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder or Hub id of the source bank; one for each source",
     )
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    common.add_choice(parser, "--engine", ENGINES, "torch")
     common.add_mean(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
@@ -32,15 +34,22 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
-    from puma_hub.migration import migrate
+    from puma_hub.migration import migrate_to
 
     check_outputs(args, {args.out: LAYOUT})
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     start = time.monotonic()
-    migrated = migrate(adapter, banks, batch_size=args.batch_size, mean=common.means_of(args.mean))
+    migrated = migrate_to(
+        args.out,
+        adapter,
+        banks,
+        batch_size=args.batch_size,
+        mean=common.means_of(args.mean),
+        engine=args.engine,
+        **dict(args.option),
+    )
     seconds = time.monotonic() - start
-    migrated.save_pretrained(args.out)
     report = {
         "users": len(migrated),
         "users_left_out": migrated.provenance.details["users_left_out"],

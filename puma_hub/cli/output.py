@@ -32,11 +32,12 @@ def finish(result: Result, json_file: str | None) -> None:
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table of text; what cells hold cannot end them, nor reach the terminal's controls."""
+    from tabulate import tabulate
+
     from puma_hub.hub.markup import visible
 
-    cells = [[visible(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
-    return "\n".join([lines[0], "|---" * len(columns) + "|", *lines[1:]])
+    headers, *cells = [[visible(cell).replace("|", "\\|") for cell in row] for row in (columns, *rows)]
+    return tabulate(cells, headers, tablefmt="github", disable_numparse=True)
 
 
 def metrics_table(rows: dict[str, dict[str, float | None]]) -> str:

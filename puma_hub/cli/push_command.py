@@ -48,13 +48,13 @@ def _push_adapter(args: argparse.Namespace) -> CommitInfo:
 
     adapter: PumaAdapter = PumaAdapter.from_pretrained(args.path)
     if args.license:
-        raise ConfigurationError(f"state an adapter's licence with puma-hub card {args.path} --license ID")
+        raise ConfigurationError(f"state an adapter's license with puma-hub card {args.path} --license ID")
     facts = local_facts(adapter)
     if facts is None or not facts.evaluations:
         say(f"the card tells of no evaluation; add one with puma-hub card {args.path} --evaluation FILE")
-    if facts is None or not facts.licence:
+    if facts is None or not facts.license:
         say(
-            "no licence is stated, and none is guessed: an adapter inherits the obligations of both LLMs; state yours "
+            "no license is stated, and none is guessed: an adapter inherits the obligations of both LLMs; state yours "
             f"with puma-hub card {args.path} --license ID"
         )
     private = True if args.private else False if args.public else None

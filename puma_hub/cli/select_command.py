@@ -6,6 +6,7 @@ import argparse
 
 from puma_hub.cli import common
 from puma_hub.cli.output import Result
+from puma_hub.extensions import STRATEGIES
 
 EXAMPLE = "puma-hub select --bank source/bank --interactions ratings.csv --budget 2000 --out users.txt"
 
@@ -13,7 +14,7 @@ EXAMPLE = "puma-hub select --bank source/bank --interactions ratings.csv --budge
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the source bank")
     common.add_interactions(parser)
-    parser.add_argument("--strategy", default="puma", choices=("random", "puma", "puma-seed"), help="default: puma")
+    common.add_choice(parser, "--strategy", STRATEGIES, "puma")
     parser.add_argument("--budget", type=common.whole_number, default=2000, help="how many users (default: 2000)")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--out", required=True, metavar="FILE", help="one user id a line")
@@ -27,10 +28,12 @@ def run(args: argparse.Namespace) -> Result:
 
     check_outputs(args, files=[args.out])
     bank = PromptBank.from_pretrained(args.bank)
-    users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed)
+    options = dict(args.option)
+    users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed, **options)
     write_users(args.out, users)
     report = {
         "strategy": args.strategy,
+        "options": options,
         "budget": args.budget,
         "selected": len(users),
         "users": len(bank),

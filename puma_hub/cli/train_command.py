@@ -119,7 +119,8 @@ def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
 
 
 def _warm_start(args: argparse.Namespace, banks: Sequence[PromptBank], target: PersonalizedLM) -> PumaAdapter:
-    from puma_hub.adapter import PumaConfig, warm_start
+    from puma_hub.adapter import PumaConfig
+    from puma_hub.adapter.warm_start import warm_start
 
     source = common.load_lm(args.warm_start, args, target.template.text)
     source.spec.require_same(banks[0].model, "the bank given with --warm-start")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 CACHE_VARIABLE = "PUMA_HUB_CACHE"
 
 
 def cache_folder() -> Path:
-    """``$PUMA_HUB_CACHE``, or ``puma_hub`` in the user's cache folder."""
+    """``$PUMA_HUB_CACHE``, or ``puma_hub`` where the system keeps a user's caches."""
     given = os.environ.get(CACHE_VARIABLE)
-    if given:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "puma_hub"
+    return Path(given) if given else user_cache_path("puma_hub", appauthor=False)
 
 
 def data_folder(name: str) -> Path:

@@ -14,12 +14,8 @@ from typing import IO, Any, cast
 import pyarrow as pa
 
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
+from puma_hub.extensions import FORMATS
 
-_KINDS = {
-    **dict.fromkeys((".csv", ".tsv", ".tab", ".txt", ".dat"), "csv"),
-    **dict.fromkeys((".json", ".jsonl", ".ndjson"), "json"),
-    **dict.fromkeys((".parquet", ".pq"), "parquet"),
-}
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
@@ -32,15 +28,22 @@ def plain_name(path: Path) -> Path:
 
 
 def kind_of(path: Path) -> str | None:
-    """``csv``, ``json`` or ``parquet`` by the file's ending in any case; None for another."""
-    return _KINDS.get(plain_name(path).suffix.lower())
+    """The name of the file format by the file's ending in any case; None for another."""
+    return FORMATS.by_ending(plain_name(path).suffix)
 
 
 def require_kind(path: Path) -> str:
+    """As :func:`kind_of`.
+
+    Raises:
+        StorageError: no file format has that ending.
+    """
     kind = kind_of(path)
     if kind is None:
+        endings = ", ".join(ending for one in FORMATS.values() for ending in one.endings)
         raise StorageError(
-            f"{path} has an unknown ending; use {', '.join(_KINDS)}, each also with {', '.join(COMPRESSED)}"
+            f"{path} has an unknown ending; use {endings}, each also with {', '.join(COMPRESSED)}, or name the format "
+            f"(format=, --format): {', '.join(FORMATS)}"
         )
     return kind
 

@@ -5,34 +5,29 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from puma_hub.data.cache import data_folder
-from puma_hub.data.csv_file import read_csv
-from puma_hub.data.files import open_bytes, require_kind
+from puma_hub.data.files import require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
 from puma_hub.data.item_statistics import with_item_statistics
-from puma_hub.data.json_file import read_json
-from puma_hub.data.movielens import read_movielens
 from puma_hub.data.rows import codes, column, from_table
 from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions
 from puma_hub.data.split import chronological_split, most_recent, sample_users
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
+from puma_hub.extensions import DATASETS, FORMATS
 
 if TYPE_CHECKING:
     from puma_hub.tasks import Task
 
 logger = logging.getLogger(__name__)
 
-_READERS: dict[str, Callable[[str | Path], datasets.Dataset]] = {"movielens-100k": read_movielens}
-_PARQUET = b"PAR1"
 _INDEX = re.compile(r"Unnamed: \d+|__index_level_\d+__")  # the row numbers that pandas writes
 
 
@@ -40,15 +35,14 @@ def load_interactions(
     name_or_path: str | Path,
     *,
     folder: str | Path | None = None,
+    format: str | None = None,
     task: Task | None = None,
     users: int | None = None,
     rows_per_user: int | None = None,
     held_out: float = 0.2,
     item_statistics: bool = False,
     seed: int = 42,
-    separator: str | None = None,
-    encoding: str | None = None,
-    columns: Sequence[str] | None = None,
+    **options: Any,
 ) -> datasets.DatasetDict:
     """Load interactions as ``train`` and ``validation``, the last rows of each user held out.
 
@@ -57,22 +51,24 @@ def load_interactions(
     texts are read as they stand. Files may be compressed (.gz, .bz2, .xz, .zst).
 
     Args:
-        name_or_path: ``movielens-100k``; a csv, tsv, parquet, json or jsonl file; a folder with ``train`` and
-            ``validation`` files, which are then taken as they are; or a folder of ``Dataset.save_to_disk``.
+        name_or_path: a data set by name, such as ``movielens-100k``; a csv, tsv, parquet, json or jsonl file; a folder
+            with ``train`` and ``validation`` files, which are then taken as they are; or a folder of
+            ``Dataset.save_to_disk``.
         folder: where a named data set's files are; for ``movielens-100k`` the cache of ``puma-hub fetch``.
         task: checks the labels.
         users: draw this many users at random with ``seed``.
         rows_per_user: keep the most recent rows of each user.
         item_statistics: add each item's mean label in ``train`` to its text.
         held_out: the share of each user's rows, the last in time, that become ``validation``.
-        separator: of csv; ``,`` ``;`` tab ``::`` and ``|`` are told apart by the header.
-        encoding: of csv and json, if it is not UTF-8 and there is no byte order mark.
-        columns: the names of a csv file's columns, in order, where its first line does not hold them.
+        format: ``csv``, ``json`` or ``parquet``, where a file's ending does not tell.
+        options: of the file format or data set. Of csv, ``separator`` (``,`` ``;`` tab ``::`` and ``|`` are told apart
+            by the header), ``encoding`` (UTF-8, or by the byte order mark) and ``columns``, the names of the columns in
+            order where the first line does not hold them; of json, ``encoding``.
 
     Raises:
         InteractionsError: columns or labels are wrong.
         StorageError: a file is missing or cannot be read.
-        ConfigurationError: an unknown name, or an option out of range.
+        ConfigurationError: an option is unknown or out of range.
     """
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise ConfigurationError(
@@ -82,10 +78,14 @@ def load_interactions(
     name = os.fsdecode(name_or_path)
     if "://" in name:
         raise StorageError(f"{name} is an address; download the file and give its path")
-    if name in _READERS:
-        loaded: datasets.Dataset | dict[str, datasets.Dataset] = _READERS[name](folder or data_folder(name))
+    if name in DATASETS:
+        if format is not None:
+            raise ConfigurationError(f"{name} is a data set with files of its own; leave format={format!r} out")
+        loaded: datasets.Dataset | dict[str, datasets.Dataset] = DATASETS.bound(name, options)(
+            folder or data_folder(name)
+        )
     else:
-        loaded = _Files(separator, encoding, columns).load(Path(name))
+        loaded = _Files(format, options).load(Path(name))
     if isinstance(loaded, datasets.Dataset):
         rows = check_interactions(loaded, task)
         del loaded
@@ -123,14 +123,16 @@ def _tell(splits: datasets.DatasetDict) -> None:
 
 
 class _Files:
-    """Files on disk, read with one separator, encoding and list of columns."""
+    """Files on disk, read with one format, by their endings if it is None, and the same options."""
 
-    def __init__(self, separator: str | None, encoding: str | None, columns: Sequence[str] | None) -> None:
-        self._separator, self._encoding, self._columns = separator, encoding, columns
+    def __init__(self, format: str | None, options: Mapping[str, Any]) -> None:
+        self._format, self._options = format, options
 
     def load(self, path: Path) -> datasets.Dataset | dict[str, datasets.Dataset]:
         if path.is_dir():
             if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+                if self._format or self._options:
+                    raise ConfigurationError(f"{path} is a saved dataset; leave format and options of files out")
                 return _saved(path)
             files = files_by_split(path)
             if isinstance(files, list):
@@ -138,7 +140,8 @@ class _Files:
             return {split: self._table(paths) for split, paths in files.items()}
         if not path.exists():
             raise StorageError(
-                f"no interactions at {path}; give a csv, parquet or json file, a folder or one of {', '.join(_READERS)}"
+                f"no interactions at {path}; give a file of {', '.join(FORMATS)}, a folder or one of "
+                f"{', '.join(DATASETS)}"
             )
         return self._table([path])
 
@@ -151,14 +154,8 @@ class _Files:
         return from_table(_readable(table, paths[0]))
 
     def _read(self, path: Path) -> pa.Table:
-        kind = require_kind(path)
-        if kind != "csv" and (self._separator or self._columns):
-            raise ConfigurationError(f"separator and columns are of csv files, {path} is {kind}; leave them out")
-        if kind == "csv":
-            return read_csv(path, separator=self._separator, encoding=self._encoding, columns=self._columns)
-        if kind == "json":
-            return read_json(path, encoding=self._encoding)
-        return _parquet(path)
+        table: pa.Table = FORMATS.bound(self._format or require_kind(path), self._options)(path)
+        return table
 
 
 def _readable(table: pa.Table, path: Path) -> pa.Table:
@@ -180,18 +177,6 @@ def _readable(table: pa.Table, path: Path) -> pa.Table:
     if unknown:
         logger.warning("%s: the columns %s are of types that datasets lacks and are left out", path, ", ".join(unknown))
     return table.drop_columns([name for name in names if name in unknown or _INDEX.fullmatch(name)])
-
-
-def _parquet(path: Path) -> pa.Table:
-    try:
-        with open_bytes(path) as file:
-            if file.peek(4)[:4] == _PARQUET:  # type: ignore[attr-defined]
-                return pq.ParquetFile(str(path), memory_map=True).read()
-            return pq.ParquetFile(pa.BufferReader(file.read())).read()
-    except (pa.ArrowException, OSError) as error:
-        if isinstance(error, StorageError):
-            raise
-        raise InteractionsError(f"cannot read {path} as parquet: {str(error).splitlines()[0]}") from error
 
 
 def _saved(path: Path) -> datasets.Dataset | dict[str, datasets.Dataset]:

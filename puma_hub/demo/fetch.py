@@ -56,7 +56,7 @@ def fetch(name: str, say: Callable[[str], None] = logger.info) -> Path:
     if all(_is(folder / Path(part.member).name, part.sha256) for part in source.parts):
         return folder
     with replace_files(folder) as staged, tempfile.TemporaryDirectory() as downloads:
-        say(f"{name}: downloading ({source.licence})")
+        say(f"{name}: downloading ({source.license})")
         for part in source.parts:
             with open(staged / Path(part.member).name, "wb") as out:
                 _copy(part, Path(downloads), out)
@@ -67,7 +67,7 @@ def fetch(name: str, say: Callable[[str], None] = logger.info) -> Path:
 
 def _fetch_model(source: Source, folder: Path, say: Callable[[str], None]) -> None:
     with new_folder(folder, _MODEL_LAYOUT) as staged, tempfile.TemporaryDirectory() as downloads:
-        say(f"{source.name}: downloading ({source.licence})")
+        say(f"{source.name}: downloading ({source.license})")
         gguf = Path(downloads) / "model.gguf"
         with open(gguf, "wb") as out:
             for part in source.parts:

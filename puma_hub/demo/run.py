@@ -12,7 +12,7 @@ import datasets
 import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
-from puma_hub.adapter.facts import PREDICTIONS, AdapterFacts, Evaluation, Training
+from puma_hub.adapter.facts import AdapterFacts, Evaluation, Training, prediction_labels
 from puma_hub.adapter.made_anew import Earlier, save_anew
 from puma_hub.bank import PromptBank
 from puma_hub.bank.folder import LAYOUT
@@ -177,7 +177,7 @@ def demo_folders(settings: DemoSettings) -> tuple[dict[str, Layout], list[str]]:
 def demo_facts(report: dict[str, Any]) -> AdapterFacts:
     """What the adapter's card tells, from the demo's own figures."""
     users, rows = report["users"], report["rows"]
-    names = [name for name in PREDICTIONS if name in report["rmse"]]
+    names = [name for name in prediction_labels() if name in report["rmse"]]
     split = "last 20 % of each user's rows"
     everybody = Evaluation(
         DATA,

@@ -25,7 +25,7 @@ class Source:
     name: str
     kind: str
     parts: tuple[Part, ...]
-    licence: str
+    license: str
     sha256: str | None = None
     hub_id: str | None = None
     encoding: str | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from puma_hub.adapter.facts import PREDICTIONS
+from puma_hub.adapter.facts import prediction_labels
 
 _ROWS = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
 
@@ -26,7 +26,7 @@ def demo_table(report: dict[str, Any]) -> str:
             "" if time is None else f"{time:.0f}",
             rows or "",
         ]
-        lines.append(f"| {PREDICTIONS[key]} | " + " | ".join(str(cell) for cell in cells) + " |")
+        lines.append(f"| {prediction_labels()[key]} | " + " | ".join(str(cell) for cell in cells) + " |")
     lines += _sides(report["unseen"], "users the adapter never saw")
     if report["other_bank"] is not None:
         lines += _sides(report["other_bank"], "users of a bank trained apart, which the adapter was not trained on")

@@ -1,8 +1,8 @@
 """Evaluation on held-out rows, with baselines and controls."""
 
-from puma_hub.evaluation.baselines import rating_baselines
+from puma_hub.evaluation.baselines import baseline_predictions
 from puma_hub.evaluation.calibrate import Calibration, calibrate
 from puma_hub.evaluation.compare import compare_banks, controls
 from puma_hub.evaluation.evaluate import evaluate_bank
 
-__all__ = ["Calibration", "calibrate", "compare_banks", "controls", "evaluate_bank", "rating_baselines"]
+__all__ = ["Calibration", "baseline_predictions", "calibrate", "compare_banks", "controls", "evaluate_bank"]

@@ -1,4 +1,4 @@
-"""Predictions of a rating without a language model."""
+"""Predictions of a label without a language model."""
 
 from __future__ import annotations
 
@@ -9,37 +9,49 @@ from scipy import sparse
 from sklearn.linear_model import Ridge
 
 from puma_hub.data.rows import codes, column, numbers
+from puma_hub.extensions import BASELINES
 
 _BIAS_PENALTY = 5.0
 
 
-def rating_baselines(train: datasets.Dataset, rows: datasets.Dataset) -> dict[str, np.ndarray]:
-    """Predict ``rows`` from the labels of ``train`` alone.
+def baseline_predictions(train: datasets.Dataset, rows: datasets.Dataset) -> dict[str, np.ndarray]:
+    """What each of :data:`puma_hub.extensions.BASELINES` predicts for ``rows`` from the labels of ``train`` alone.
 
     Returns:
-        ``global_mean``; ``user_mean``, the global mean for users without training rows; and ``user_item_bias``,
-        mean + user bias + item bias by ridge regression on both (Koren, Bell and Volinsky, 2009, eq. 3).
+        Predictions float64 ``(N,)`` by the baseline's name.
     """
+    return {name: BASELINES.bound(name, {})(train, rows) for name in BASELINES}
+
+
+def global_mean(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarray:
+    """The mean label of ``train``."""
+    return np.full(len(rows), float(numbers(train, "label").mean()))
+
+
+def user_mean(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarray:
+    """The mean label of the row's user; the global mean for users without training rows."""
+    labels = numbers(train, "label")
+    users, user_of = _codes(train, rows, "user_id")
+    size = max(int(users.max()), int(user_of.max(initial=0))) + 1
+    counts, sums = np.bincount(users, minlength=size), np.bincount(users, labels, minlength=size)
+    means = np.full(size, float(labels.mean()))
+    np.divide(sums, counts, out=means, where=counts > 0)
+    predictions: np.ndarray = means[user_of]
+    return predictions
+
+
+def user_item_bias(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarray:
+    """Mean + user bias + item bias by ridge regression on both (Koren, Bell and Volinsky, 2009, eq. 3)."""
     labels = numbers(train, "label")
     mean = float(labels.mean())
     users, user_of = _codes(train, rows, "user_id")
     items, item_of = _codes(train, rows, "item_id")
-    counts = np.bincount(users, minlength=user_of.max(initial=-1) + 1)
-    sums = np.bincount(users, labels, minlength=len(counts))
-    size = max(len(counts), int(users.max()) + 1)
-    means = np.full(size, mean)
-    seen = np.flatnonzero(counts)
-    means[seen] = sums[seen] / counts[seen]
-
-    columns = size + max(int(items.max()), int(item_of.max(initial=0))) + 1
-    design = _one_hot(users, items + size, columns)
+    first_item = max(int(users.max()), int(user_of.max(initial=0))) + 1
+    columns = first_item + max(int(items.max()), int(item_of.max(initial=0))) + 1
     ridge = Ridge(alpha=_BIAS_PENALTY, fit_intercept=False, solver="sparse_cg", tol=1e-8)
-    ridge.fit(design, labels - mean)
-    return {
-        "global_mean": np.full(len(rows), mean),
-        "user_mean": means[user_of],
-        "user_item_bias": mean + ridge.predict(_one_hot(user_of, item_of + size, columns)),
-    }
+    ridge.fit(_one_hot(users, items + first_item, columns), labels - mean)
+    predictions: np.ndarray = mean + ridge.predict(_one_hot(user_of, item_of + first_item, columns))
+    return predictions
 
 
 def _codes(first: datasets.Dataset, second: datasets.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:

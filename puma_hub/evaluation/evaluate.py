@@ -20,7 +20,7 @@ from puma_hub.data import check_interactions, of_users
 from puma_hub.data.held_out import refuse_trained_rows
 from puma_hub.data.rows import numbers, require_dataset, texts
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
-from puma_hub.evaluation.baselines import rating_baselines
+from puma_hub.evaluation.baselines import baseline_predictions
 from puma_hub.scorer import EncodedRows, PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.scorer.finite import require_finite
@@ -168,9 +168,9 @@ def evaluate_bank(
 
     Returns:
         A report with the task's metrics, the number of rows and users, rows of users without a prompt, rows the bank
-        was trained on (``rows_trained_on``, estimated beyond 1,024 training rows), and for ratings, where ``train`` is
-        given, the non-LLM baselines on the same rows. A metric that these rows do not define is None, such as ``auc``
-        where all labels are of one class; ``notes`` say why.
+        was trained on (``rows_trained_on``, estimated beyond 1,024 training rows), and, where ``train`` is given, the
+        metrics of the non-LLM baselines on the same rows. A metric that these rows do not define is None, such as
+        ``auc`` where all labels are of one class; ``notes`` say why.
 
     Raises:
         MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
@@ -212,9 +212,9 @@ def evaluate_rows(held_out: HeldOut, train: datasets.Dataset | None = None) -> d
         "answer_texts": list(held_out.lm.answer_texts),
         "seconds": time.monotonic() - start,
     }
-    if task.rating_baselines and train is not None:
+    if train is not None:
         report["baselines"] = {
             name: task.scores(values, labels, users)
-            for name, values in rating_baselines(check_interactions(train, task), held_out.rows).items()
+            for name, values in baseline_predictions(check_interactions(train, task), held_out.rows).items()
         }
     return report

@@ -11,18 +11,18 @@ from puma_hub.hub.naming import public_id
 from puma_hub.identity import ModelSpec
 
 CARD_FILE = "README.md"
-_LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}")
+_LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,99}")
 
 
-def require_licence(licence: object) -> None:
-    """Refuse what cannot be a licence's identifier on the Hub; None, for not stated, passes.
+def require_license(license: object) -> None:
+    """Refuse what cannot be a license's identifier on the Hub; None, for not stated, passes.
 
     Raises:
         ConfigurationError: it cannot.
     """
-    if licence is not None and not (isinstance(licence, str) and _LICENCE.fullmatch(licence)):
+    if license is not None and not (isinstance(license, str) and _LICENSE.fullmatch(license)):
         raise ConfigurationError(
-            f"licence must be an identifier of the Hub, such as apache-2.0, gemma or other, got {shown(licence)}"
+            f"license must be an identifier of the Hub, such as apache-2.0, gemma or other, got {shown(license)}"
         )
 
 

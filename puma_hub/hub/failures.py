@@ -112,15 +112,10 @@ def _refusal(error: BaseException, doing: str) -> PumaHubError | None:
 
 def _connection(error: BaseException, doing: str) -> PumaHubError | None:
     """For a connection that fails or breaks."""
-    from huggingface_hub import errors
+    import httpx2
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
-    transport: tuple[type[BaseException], ...] = (
-        errors.HfHubHTTPError.__mro__[1],  # the HTTP library's base, whichever library it is
-        errors.LocalEntryNotFoundError,
-        ConnectionError,
-        TimeoutError,
-    )
-    if not isinstance(error, transport):
+    if not isinstance(error, (httpx2.HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError)):
         return None
     return HubUnavailableError(
         f"cannot {doing}: the Hub cannot be reached, or the connection broke ({type(error).__name__}); check the "

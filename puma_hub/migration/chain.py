@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
 from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.migration.migrate import check_banks, migrate
+from puma_hub.migration.migrate import migrate
+from puma_hub.migration.plan import check_banks
 
 
 @runtime_checkable

@@ -2,41 +2,30 @@
 
 from __future__ import annotations
 
-import copy
-import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from puma_hub.adapter import PumaAdapter
-from puma_hub.adapter.mapping import map_prompts
 from puma_hub.bank import BankStatistics, PromptBank
-from puma_hub.bank.join import join_banks
-from puma_hub.data.held_out import TrainedRows
-from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.migration.means import references_of
-
-logger = logging.getLogger(__name__)
-
-
-def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
-    """Raise MismatchError unless there is one fitting bank for each source of ``adapter``, in its order."""
-    sources = adapter.config.sources
-    if len(banks) != len(sources):
-        names = ", ".join(spec.model_id for spec in sources)
-        raise MismatchError(f"this adapter takes {len(sources)} bank(s), for {names}; got {len(banks)}")
-    for number, (spec, bank) in enumerate(zip(sources, banks), 1):
-        spec.require_same(bank.model, f"bank {number} of {len(banks)}")
-        if bank.shape[0] != adapter.config.prompt_length:
-            raise MismatchError(
-                f"this adapter takes prompts of length {adapter.config.prompt_length}, bank {number} has length "
-                f"{bank.shape[0]}"
-            )
+from puma_hub.bank.columns import dataset_of_arrays
+from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
+from puma_hub.errors import ConfigurationError
+from puma_hub.extensions import ENGINES
+from puma_hub.migration.plan import MigrationPlan, say_distances
 
 
 def migrate(
-    adapter: PumaAdapter, bank: PromptBank | Sequence[PromptBank], *, batch_size: int = 4096, mean: Any = None
+    adapter: PumaAdapter,
+    bank: PromptBank | Sequence[PromptBank],
+    *,
+    batch_size: int = 4096,
+    mean: Any = None,
+    engine: str = "torch",
+    **options: Any,
 ) -> PromptBank:
     """Migrate the prompts of a bank, or of one bank for each source, to the adapter's target LLM.
 
@@ -48,82 +37,75 @@ def migrate(
     users missing from one bank are left out, counted in the log and in the provenance.
 
     Args:
+        batch_size: prompts at a time.
         mean: where the provenance does not tell: a bank of the same training, its mean prompt ``(l, d)``, or
             ``"adapter"`` for prompts that were trained together with the adapter's source bank. For several sources a
             list of these.
+        engine: one of :data:`puma_hub.extensions.ENGINES`, with its ``options``.
 
     Raises:
         MismatchError: a bank is of another LLM or prompt length, or prompts lie absurdly far from their mean.
         BankError: banks share no user, the mean of a bank is not known, or the result is not finite.
+        ConfigurationError: the batch size is below 1, or there is no such engine or option.
     """
-    if batch_size < 1:
-        raise ConfigurationError(f"batch_size must be at least 1, got {batch_size}")
-    banks = [bank] if isinstance(bank, PromptBank) else list(bank)
-    check_banks(adapter, banks)
-    references = references_of(adapter, banks, mean)
-    users, prompts, missing = join_banks(banks)
-    if missing:
-        logger.warning("%d users are missing from at least one bank and were left out", missing)
-    migrated, distances = map_prompts(adapter, prompts, batch_size, references)
-    say_distances(adapter, distances)
-    return migrated_bank(adapter, banks, users, migrated, missing)
+    run = _engine(batch_size, engine, options)
+    plan = MigrationPlan.of(adapter, bank, mean)
+    provenance = plan.provenance()
+    prompts = np.empty((len(plan.users), provenance.prompt_length, provenance.model.hidden_size), np.float32)
+    end = 0
+    for _, part in _migrated(plan, batch_size, run):
+        prompts[end : (end := end + len(part))] = part
+    prompts.setflags(write=False)  # so that the bank takes them without a copy
+    if provenance.statistics is None:
+        provenance = replace(provenance, statistics=BankStatistics.of_prompts(prompts))
+    return PromptBank(dataset_of_arrays(plan.users, prompts), provenance, plan.head())
 
 
-def say_distances(adapter: PumaAdapter, distances: np.ndarray) -> None:
-    """Tell in the log of prompts that are farther from their mean than any the adapter was trained on."""
-    trained = adapter.config.trained_on
-    if trained is None:
-        return
-    far = int((distances > trained.farthest * (1 + 1e-4)).sum())
-    if far:
-        logger.warning(
-            "%d of %d prompts lie farther from their mean (up to %.2f spreads) than any of the adapter's source bank "
-            "(%.2f); see how these users do before you rely on them",
-            far,
-            len(distances),
-            float(distances.max()),
-            trained.farthest,
-        )
-
-
-def migrated_bank(
-    adapter: PumaAdapter, banks: Sequence[PromptBank], users: list[str], prompts: np.ndarray, missing: int
+def migrate_to(
+    save_directory: str | os.PathLike[str],
+    adapter: PumaAdapter,
+    bank: PromptBank | Sequence[PromptBank],
+    *,
+    batch_size: int = 4096,
+    mean: Any = None,
+    engine: str = "torch",
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+    **options: Any,
 ) -> PromptBank:
-    """The target bank of migrated ``prompts``, with what is known of its making."""
-    config, trained = adapter.config, adapter.config.trained_on
-    history = [step for bank in banks for step in (*bank.provenance.history, bank.provenance.as_step())]
-    details: dict[str, Any] = {
-        "adapter": {"sources": [spec.model_id for spec in config.sources], "architecture": config.architecture},
-        "users_left_out": missing,
-    }
-    if config.answer_texts is not None:
-        details["answer_texts"] = config.answer_texts
-    known: dict[str, Any] = {}
-    if trained is not None:
-        ours = [bank.base_id for bank in trained.sources]
-        theirs = [bank.statistics.base_id if bank.statistics else None for bank in banks]
-        details["own_source_bank"] = ours == theirs
-        # Of the adapter's target bank, whose base these prompts have: a few users of another bank move no mean.
-        mean, sensitivity = (
-            tensor.detach().cpu().float().numpy() for tensor in (adapter.output_mean, adapter.output_sensitivity)
-        )
-        known["statistics"] = BankStatistics(
-            mean, trained.target_spread, trained.target_users, sensitivity=sensitivity if sensitivity.any() else None
-        )
-    head = None
-    if adapter.head is not None:
-        details["head"] = "the adapter's"
-        head = copy.deepcopy(adapter.head).float().cpu().eval().requires_grad_(False)
-    return PromptBank.from_arrays(
-        users,
-        prompts,
-        config.require_pair(),
-        head=head,
-        template=config.template,
-        task=config.scored_task,
-        made_by="migrated",
-        details=details,
-        history=tuple(history),
-        trained_rows=TrainedRows.of_all(bank.provenance.trained_rows for bank in banks),
-        **known,
+    """As :func:`migrate` and ``save_pretrained``, batch by batch from files to files: for banks larger than memory.
+
+    The prompts have the same bits. The bank stands in its folder when the last batch is written.
+
+    Raises:
+        MismatchError, BankError, ConfigurationError: see :func:`migrate`.
+        StorageError: the folder holds anything but a bank, or cannot be written.
+    """
+    run = _engine(batch_size, engine, options)
+    plan = MigrationPlan.of(adapter, bank, mean).in_order_of_users()
+    return PromptBank.from_batches(
+        save_directory,
+        _migrated(plan, batch_size, run),
+        plan.provenance(),
+        plan.head(),
+        max_shard_size=max_shard_size,
     )
+
+
+def _engine(batch_size: int, engine: str, options: Mapping[str, Any]) -> Any:
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+    return ENGINES.bound(engine, options)
+
+
+def _migrated(plan: MigrationPlan, batch_size: int, run: Any) -> Iterator[tuple[list[str], np.ndarray]]:
+    """Ids and migrated prompts, batch by batch; tells at the end of prompts far from their mean."""
+    distances: list[np.ndarray] = []
+    start = 0
+    for prompts, far in run(plan.adapter, plan.batches(batch_size), plan.references):
+        prompts.setflags(write=False)  # made by the engine, so nobody else writes into it
+        distances.append(far)
+        yield plan.users[start : start + len(prompts)], prompts
+        start += len(prompts)
+    if start != len(plan.users):
+        raise ConfigurationError(f"the engine gave {start} prompts for {len(plan.users)} users; it must give all")
+    say_distances(plan.adapter, np.concatenate(distances))

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from puma_hub.adapter.facts import PREDICTIONS, Evaluation
+from puma_hub.adapter.facts import Evaluation, prediction_labels
 from puma_hub.errors import ConfigurationError, PumaHubError, shown
-from puma_hub.hub.card_parts import require_licence
+from puma_hub.hub.card_parts import require_license
 from puma_hub.hub.markup import visible
 from puma_hub.hub.naming import BLOCK
 from puma_hub.identity import ModelSpec
@@ -35,7 +35,7 @@ class PublishedAdapter:
     prompt_length: int
     task: str | None = None
     evaluations: tuple[Evaluation, ...] = ()
-    licence: str | None = None
+    license: str | None = None
     downloads: int = 0
     likes: int = 0
     private: bool = False
@@ -80,7 +80,7 @@ class PublishedAdapter:
                 {"dataset": e.dataset, "split": e.split, "rows": e.rows, "users": e.users, "metrics": dict(e.metrics)}
                 for e in self.evaluations
             ],
-            "licence": self.licence,
+            "license": self.license,
             "downloads": self.downloads,
             "likes": self.likes,
             "private": self.private,
@@ -108,7 +108,7 @@ def _published(entry: Mapping[str, Any]) -> PublishedAdapter:
     sources = block.get("sources")
     if not isinstance(sources, list) or not 1 <= len(sources) <= MAX_SOURCES:
         raise ConfigurationError(f"sources must be 1 to {MAX_SOURCES} models, got {shown(sources)}")
-    task, commit, licence = block.get("task"), entry.get("sha"), card.get("license")
+    task, commit, license = block.get("task"), entry.get("sha"), card.get("license")
     return PublishedAdapter(
         repo_id=require_text(entry.get("id"), "the repository's id", _LONGEST_NAME),
         revision=None if commit is None else require_text(commit, "the commit", _LONGEST_NAME),
@@ -117,7 +117,7 @@ def _published(entry: Mapping[str, Any]) -> PublishedAdapter:
         prompt_length=require_whole(block.get("prompt_length", 1), "prompt_length", MAX_PROMPT_LENGTH),
         task=None if task is None else require_text(task, "task", _LONGEST_NAME),
         evaluations=tuple(read_evaluations(card.get("model-index") or entry.get("model-index"))),
-        licence=licence if _is_licence(licence) else None,
+        license=license if _is_license(license) else None,
         downloads=_count(entry.get("downloads")),
         likes=_count(entry.get("likes")),
         private=entry.get("private") is True,
@@ -136,7 +136,7 @@ def read_evaluations(index: object) -> Iterator[Evaluation]:
         if number >= _MOST_FIGURES:
             raise ConfigurationError(f"model-index states more than {_MOST_FIGURES} figures")
         whose, name, value = _get(metric.get("args"), "predictions"), metric.get("type"), metric.get("value")
-        if not isinstance(whose, str) or whose not in PREDICTIONS or not isinstance(name, str):
+        if not isinstance(whose, str) or whose not in prediction_labels() or not isinstance(name, str):
             continue
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             continue
@@ -193,9 +193,9 @@ def _count(value: object) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 else 0
 
 
-def _is_licence(value: object) -> bool:
+def _is_license(value: object) -> bool:
     try:
-        require_licence(value)
+        require_license(value)
     except ConfigurationError:
         return False
     return value is not None

@@ -1,5 +1,5 @@
 """Choosing the users an adapter trains on."""
 
-from puma_hub.selection.select import STRATEGIES, select_users
+from puma_hub.selection.select import select_users
 
-__all__ = ["STRATEGIES", "select_users"]
+__all__ = ["select_users"]

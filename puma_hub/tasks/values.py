@@ -34,7 +34,6 @@ class ValuesTask(Task):
 
     values: tuple[float, ...] = (1, 2, 3, 4, 5)
     template: ClassVar[str] = "rating"
-    rating_baselines: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         values = _as_values(self.values)

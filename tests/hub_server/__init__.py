@@ -82,7 +82,7 @@ What the clients make of it (huggingface_hub 2.4, seen here)
 
 Limits: models and datasets only; no pull requests, Xet, spaces or discussions. Squashing a branch drops the commits
 and LFS files that no branch or tag holds, at once. Names that differ by case only are the same name. Wrong card
-metadata are refused like on the Hub for what this project writes (YAML syntax, licence, base_model, its relation,
+metadata are refused like on the Hub for what this project writes (YAML syntax, license, base_model, its relation,
 tags, model-index). A new repository holds ``.gitattributes``.
 """
 

@@ -14,7 +14,7 @@ from tests.hub_server.storage import MAIN, Blob, Commit, Repository
 _HEADER = re.compile(r"\A(?:﻿)?\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
-# The part of the Hub's list of licences that is likely to stand on a card here.
+# The part of the Hub's list of licenses that is likely to stand on a card here.
 _LICENSES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 afl-3.0 artistic-2.0
 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0
@@ -63,7 +63,7 @@ def _check_fields(data: dict[str, Any]) -> list[str]:
     errors = []
     for license_id in _texts(data.get("license")):
         if license_id not in LICENSES:
-            errors.append(f'"license" must be one of the Hub\'s licences, not {license_id!r}')
+            errors.append(f'"license" must be one of the Hub\'s licenses, not {license_id!r}')
     for model in _texts(data.get("base_model")):
         if not isinstance(model, str) or not _REPO_ID.fullmatch(model) or ".." in model or "--" in model:
             errors.append(f'"base_model" with value {model!r} is not valid. Use a model id from the Hub.')

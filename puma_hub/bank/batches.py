@@ -1,0 +1,97 @@
+"""Writing a bank whose prompts come in batches, so that they are never in memory together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma_hub.bank.arrays import as_float32
+from puma_hub.bank.columns import dataset_of_arrays
+from puma_hub.bank.description import BankDescription, shard_names
+from puma_hub.bank.folder import LAYOUT, read_rows, write_head
+from puma_hub.bank.index import UserIndex
+from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.shards import ShardWriter, row_bytes, rows_in
+from puma_hub.bank.statistics import BankStatistics
+from puma_hub.bank.stored_rows import TableRows
+from puma_hub.bank.users import user_list
+from puma_hub.errors import BankError
+from puma_hub.storage import new_folder
+from puma_hub.tasks import RatingHead
+
+
+def write_batches(
+    folder: Path,
+    batches: Iterable[tuple[Iterable[str], Any]],
+    provenance: Provenance,
+    head: RatingHead | None,
+    max_shard_size: int | str,
+) -> None:
+    """Write a bank into ``folder``, which takes the place of what was there as a whole when the last batch is written.
+
+    Args:
+        batches: ids, and prompts ``(n, l, d)`` of any real dtype; ids rise from the first batch to the last, in the
+            order of their UTF-8 bytes, which is Python's order of strings.
+        provenance: without statistics, those of the prompts are computed, for which the files are read twice.
+
+    Raises:
+        BankError: ids do not rise, shapes are wrong, values are not finite, or the head is another task's.
+        ConfigurationError: ``max_shard_size`` is not a size, or too small.
+        StorageError: the folder holds anything but a bank, or cannot be written.
+    """
+    provenance.require_head(head)
+    shape = provenance.prompt_length, provenance.model.hidden_size
+    nobody = TableRows(dataset_of_arrays([], np.empty((0, *shape), np.float32)), shape)
+    rows_in(max_shard_size, 1)  # refused before any work
+    with new_folder(folder, LAYOUT) as staged:
+        writer: ShardWriter | None = None
+        users, rows_per_shard = 0, 1
+        try:
+            for rows in _rising(batches, shape):
+                if writer is None:
+                    one = row_bytes(rows)
+                    rows_per_shard = rows_in(max_shard_size, one)
+                    writer = ShardWriter(staged, rows.features.arrow_schema, rows_per_shard, one)
+                writer.write(rows.table)
+                users += len(rows)
+            writer = writer or ShardWriter(staged, nobody.features.arrow_schema, rows_per_shard, 1)
+            writer.finish(shard_names)
+        finally:
+            if writer is not None:
+                writer.close()
+        write_head(staged, head)
+        description = BankDescription(provenance, users, rows_per_shard, head is not None)
+        if provenance.statistics is None:
+            known = replace(provenance, statistics=_statistics(staged, description, str(folder)))
+            description = replace(description, provenance=known)
+        description.write(staged)
+
+
+def _statistics(folder: Path, description: BankDescription, where: str) -> BankStatistics | None:
+    stored = read_rows(folder, description, where)
+    return BankStatistics.of_batches(lambda: (prompts for _, prompts in stored))
+
+
+def _rising(batches: Iterable[tuple[Iterable[str], Any]], shape: tuple[int, int]) -> Iterator[TableRows]:
+    """The batches as rows of a bank, each after the one before it by its ids."""
+    last, before = "", 0
+    for user_ids, values in batches:
+        ids, prompts = user_list(user_ids), as_float32(values)
+        if prompts.shape != (len(ids), *shape):
+            raise BankError(
+                f"a batch of {len(ids)} user ids needs prompts of shape {(len(ids), *shape)}, got {prompts.shape}"
+            )
+        if not ids:
+            continue
+        rows = TableRows(dataset_of_arrays(ids, prompts), shape)
+        if not UserIndex(rows.ids()).is_rising or ids[0] <= last:
+            raise BankError(
+                f"the user ids of the batch that begins with row {before} do not rise, or not above those before; "
+                "give all users in the order of their ids, each once (PromptBank.save_pretrained sorts)"
+            )
+        last, before = ids[-1], before + len(ids)
+        yield rows

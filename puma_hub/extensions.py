@@ -1,0 +1,162 @@
+"""What people extend, by name: selection strategies, file formats, data sets, baselines, engines.
+
+Each is one file that holds a function, and one line at the end of this file that names it. The line names the function
+as text, ``"module:function"``, as entry points of packages do: the command line shows all names without importing
+torch, and what is behind a name is imported when it is first used. In one's own program,
+``STRATEGIES.register("mine", function, "what it does")`` does the same with the function itself.
+
+The options of an extension are the keyword-only parameters of its function.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from puma_hub.errors import ConfigurationError, shown
+
+
+@dataclass(frozen=True)
+class Extension:
+    """One registered function.
+
+    Args:
+        name: what it is chosen by.
+        target: the function, or ``"module:function"`` where it stands.
+        about: what it does, in a few words, for help texts.
+        endings: of a file format, the endings of its files, such as ``.csv``.
+    """
+
+    name: str
+    target: Callable[..., Any] | str
+    about: str
+    endings: tuple[str, ...] = ()
+
+    def load(self) -> Callable[..., Any]:
+        """The function itself."""
+        if not isinstance(self.target, str):
+            return self.target
+        module, _, function = self.target.partition(":")
+        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return found
+
+
+class Registry(Mapping[str, Extension]):
+    """Extensions of one kind, by name and in the order of their registration.
+
+    Args:
+        kind: what they are, in the singular, for messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._found: dict[str, Extension] = {}
+
+    def register(
+        self, name: str, target: Callable[..., Any] | str, about: str, *, endings: tuple[str, ...] = ()
+    ) -> None:
+        """Add one.
+
+        Raises:
+            ConfigurationError: the name, or a file ending, is registered already.
+        """
+        if name in self._found:
+            raise ConfigurationError(f"the {self.kind} {name!r} is registered already; choose another name")
+        for ending in endings:
+            if (owner := self.by_ending(ending)) is not None:
+                raise ConfigurationError(f"files ending in {ending} are read as {owner!r} already; choose another")
+        self._found[name] = Extension(name, target, about, endings)
+
+    def unregister(self, name: str) -> None:
+        """Take one away again.
+
+        Raises:
+            ConfigurationError: there is none of that name.
+        """
+        del self._found[self.require(name).name]
+
+    def require(self, name: object) -> Extension:
+        """The extension of that name.
+
+        Raises:
+            ConfigurationError: there is none.
+        """
+        if not isinstance(name, str) or name not in self._found:
+            raise ConfigurationError(f"unknown {self.kind} {shown(name)}; choose one of {', '.join(self)}")
+        return self._found[name]
+
+    def bound(self, name: str, options: Mapping[str, Any]) -> Callable[..., Any]:
+        """The function of that name with its options set.
+
+        Raises:
+            ConfigurationError: there is none of that name, or it has no such option.
+        """
+        function = self.require(name).load()
+        known = self.options(name)
+        strange = [option for option in options if option not in known]
+        if strange:
+            has = f"its options are {', '.join(known)}" if known else "it has no options"
+            raise ConfigurationError(f"the {self.kind} {name!r} has no option {', '.join(map(shown, strange))}; {has}")
+        return partial(function, **options)
+
+    def options(self, name: str) -> list[str]:
+        """The names of its options."""
+        parameters = inspect.signature(self.require(name).load()).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+
+    def by_ending(self, ending: str) -> str | None:
+        """The name of the file format with that ending, in any case; None where there is none."""
+        wanted = ending.lower()
+        return next((one.name for one in self._found.values() if wanted in one.endings), None)
+
+    def __getitem__(self, name: str) -> Extension:
+        return self._found[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+
+STRATEGIES = Registry("strategy")
+"""``(bank, interactions, budget, seed, *, options) -> row numbers in the bank``, see :func:`puma_hub.select_users`."""
+STRATEGIES.register("puma", "puma_hub.selection.puma:puma", "k-means and variance strata, the paper's sizes")
+STRATEGIES.register("puma-seed", "puma_hub.selection.puma:puma_seed", "50 clusters, terciles weighted 1:2:1")
+STRATEGIES.register("random", "puma_hub.selection.at_random:at_random", "every user with the same chance")
+
+FORMATS = Registry("file format")
+"""``(path, *, options) -> pyarrow.Table`` of one file, its text cells as they stand."""
+FORMATS.register(
+    "csv",
+    "puma_hub.data.csv_file:read_csv",
+    "cells apart by , ; tab :: or |",
+    endings=(".csv", ".tsv", ".tab", ".txt", ".dat"),
+)
+FORMATS.register(
+    "json",
+    "puma_hub.data.json_file:read_json",
+    "an object a line, or one document",
+    endings=(".json", ".jsonl", ".ndjson"),
+)
+FORMATS.register("parquet", "puma_hub.data.parquet_file:read_parquet", "Apache Parquet", endings=(".parquet", ".pq"))
+
+DATASETS = Registry("data set")
+"""``(folder, *, options) -> datasets.Dataset``, or its splits by name, from the files as their publisher has them."""
+DATASETS.register(
+    "movielens-100k", "puma_hub.data.movielens:read_movielens", "ratings of films, fetched by puma-hub fetch"
+)
+
+BASELINES = Registry("baseline")
+"""``(train, rows) -> predictions float64 (N,)`` of the labels of ``rows``, without a language model."""
+BASELINES.register("global_mean", "puma_hub.evaluation.baselines:global_mean", "global mean")
+BASELINES.register("user_mean", "puma_hub.evaluation.baselines:user_mean", "user mean")
+BASELINES.register("user_item_bias", "puma_hub.evaluation.baselines:user_item_bias", "user + item bias")
+
+ENGINES = Registry("engine")
+"""``(adapter, batches, references, *, options) -> mapped batches``, see :mod:`puma_hub.migration.engine`."""
+ENGINES.register("torch", "puma_hub.migration.engine:in_torch", "one batch after another on the adapter's device")
