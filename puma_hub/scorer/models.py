@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -31,6 +32,8 @@ _CACHE_ARGUMENTS = ("past_key_values", "cache")  # before transformers 5.24, and
 _STRETCHED = ("longrope", "dynamic")
 _TURNS = threading.RLock()
 _SOURCE = ("revision", "token", "cache_dir", "local_files_only", "subfolder")
+_PLACING = ("attn_implementation", "quantization_config", "device_map", "max_memory", "offload_folder")
+_OPTIONS = (*_SOURCE, *_PLACING, "dtype", "gguf_file")
 
 
 def load_causal_lm(model_id_or_dir: str, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -107,6 +110,52 @@ def _package(error: ImportError) -> str:
     if any("pip install" in line for line in lines):
         return next(line for line in lines if "pip install" in line)
     return f"{lines[0]}; install it with `pip install {error.name}`" if error.name else lines[0]
+
+
+def load_placed(
+    model_id_or_dir: str, device: str | torch.device | None, **options: Any
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model and its tokenizer, see :func:`load_causal_lm`, and put the model on ``device``.
+
+    By default it goes to the process's own GPU, or the CPU, unless it is quantised or ``options`` place it.
+
+    Raises:
+        ConfigurationError: an option is unknown, both ``device`` and ``device_map`` are given, or there is no such
+            device.
+        StorageError, UnsupportedModelError, MissingDependencyError: as of :func:`load_causal_lm`.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if unknown := sorted(set(given) - set(_OPTIONS)):
+        raise ConfigurationError(f"unknown option {', '.join(unknown)}; a model is loaded by {', '.join(_OPTIONS)}")
+    if device is not None and "device_map" in given:
+        raise ConfigurationError(f"give device={device!r} or device_map={given['device_map']!r}, not both")
+    place: Any = None if device is None else usable_device(device)
+    model, tokenizer = load_causal_lm(model_id_or_dir, **given)
+    if place is None and "device_map" not in given and getattr(model, "hf_quantizer", None) is None:
+        # Each process of torchrun or accelerate its own.
+        place = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
+    return (model if place is None else model.to(place)), tokenizer
+
+
+def move(model: PreTrainedModel, *args: Any, **kwargs: Any) -> bool:
+    """Move or cast ``model`` as ``torch.nn.Module.to``; return whether anything changed.
+
+    Raises:
+        ConfigurationError: the model cannot be moved or cast.
+    """
+    if has_hooks(model):
+        raise ConfigurationError(
+            "accelerate has placed this model (device_map, offloading), so it stays where it is; load it with device="
+        )
+    before = {(parameter.device, parameter.dtype) for parameter in model.parameters()}
+    try:
+        model.to(*args, **kwargs)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        raise ConfigurationError(f"the model cannot be moved so: {reason}; load it as you need it") from error
+    return before != {(parameter.device, parameter.dtype) for parameter in model.parameters()}
 
 
 def usable_device(device: str | torch.device) -> torch.device:
