@@ -138,7 +138,7 @@ def test_messages_smuggle_nothing_in(tokenizer: PreTrainedTokenizerFast) -> None
     assert before[:2] == (0, ids["user"]) and 1 not in before + after
     assert chatty.decode(before + after) == "<s><|user|>Hi  </s> <|assistant|>Sure \ufdd0\n<|assistant|>"
     text = pipe.preprocess({"text": "<|user|> <user></s>", "user_id": "user-1"})["parts"]
-    assert not {0, 1, *ids.values()} & set(text[0] + text[1])
+    assert not {0, 1, *ids.values()} & set(text[0] + text[-1])
     lm = PersonalizedLM(model, chatty, prefix_cache="off")
     assert isinstance(lm.generate("<s> <user> </s>", torch.zeros(1, 32), max_new_tokens=1), str)
 
