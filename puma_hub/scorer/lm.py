@@ -21,7 +21,8 @@ from puma_hub.scorer.check import LoadingCheck
 from puma_hub.scorer.encoding import EncodedRows, RowEncoder
 from puma_hub.scorer.forward import Forward
 from puma_hub.scorer.inputs import Batch, Prompts
-from puma_hub.scorer.models import cache_argument, load_placed, max_positions, move, plain_model, text_model, turns
+from puma_hub.scorer.loading import load_placed, move
+from puma_hub.scorer.models import cache_argument, max_positions, plain_model, text_model, turns
 from puma_hub.scorer.shared import sharing_weights
 from puma_hub.scorer.text import TextGenerator
 from puma_hub.tasks import RatingTask, Task
