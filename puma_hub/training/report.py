@@ -23,9 +23,9 @@ _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_exp
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
 
 FLOPS_FORMULA = (
-    "2 * P * tokens forward and 2 * P * tokens backward, P the weights of the layers' matrices (of a mixture of experts, "
-    "those of the active ones); attention products, embeddings and the answer rows are left out; a cached prefix counts "
-    "once"
+    "2 * P * tokens forward and 2 * P * tokens backward, P the weights of the layers' matrices (of a mixture of "
+    "experts, the active ones'); attention products, embeddings and the answer rows are left out; a cached prefix "
+    "counts once"
 )
 
 
