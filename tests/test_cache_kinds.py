@@ -63,6 +63,16 @@ def test_a_model_whose_states_are_not_gone_on_from_is_scored_whole(tokenizer: Pr
     assert lm._through.way.kind is None and lm.cache_report.policy == "off"
 
 
+@pytest.mark.parametrize("template", ["<history><user> likes <item>:", "<user> likes <item>:"])
+def test_templates_whose_prefix_may_be_empty(template: str, tokenizer: PreTrainedTokenizerFast) -> None:
+    lm = PersonalizedLM(make_tiny("MambaForCausalLM"), tokenizer, template=template)
+    rows = [{"item_text": "Toy", "history": ["Toy Story"]}, {"item_text": "Heat", "history": []}]
+    prompts = lm.embedding_rms * torch.randn(2, 1, lm.hidden_size, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = expected_logits(make_tiny("MambaForCausalLM"), lm, prompts, rows)
+    assert (lm.logits(prompts, rows) - expected).abs().max() < 1e-4 * max(1.0, float(expected.abs().max()))
+
+
 def test_kinds_are_registered_by_name(monkeypatch: pytest.MonkeyPatch, tokenizer: PreTrainedTokenizerFast) -> None:
     assert cache_kinds() == (KeyValues, HybridStates)
     with pytest.raises(ConfigurationError, match="'hybrid' is registered already"):

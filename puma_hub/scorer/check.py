@@ -9,7 +9,6 @@ import torch
 from transformers import PreTrainedModel
 
 from puma_hub.errors import UnsupportedModelError
-from puma_hub.scorer.caches import PrefixCache
 from puma_hub.scorer.encoding import EncodedRows, with_tokens
 from puma_hub.scorer.forward import WHOLE, Forward, Way
 from puma_hub.scorer.inputs import Batch, ModelInputs, SoftIds
@@ -88,9 +87,8 @@ class LoadingCheck:
         """Why scoring this way is not exact; None where it is."""
         forward.take(way)
         name = "in a batch or alone" if way.kind is None else "from a cached prefix"
-        # Prefixes are computed in one shape, whatever the batch.
-        cache = None if way.kind is None else PrefixCache(way.kind, forward.prefix_states, "full")
         try:
+            cache = forward.new_cache("full")  # prefixes are computed in one shape, whatever the batch
             for numbers in (list(range(len(self._rows))), [0]):
                 for whole, expected in self._expected:
                     batch = whole.take(numbers)

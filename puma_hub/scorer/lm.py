@@ -88,7 +88,7 @@ class PersonalizedLM:
         )
         self._through.inputs.require_known([self.answer_ids])
         with self._turns:
-            rows = self._encoder.encode([{"item_text": text} for text in _CHECKED])
+            rows = self._encoder.encode([{"item_text": text, "history": [text]} for text in _CHECKED])
             LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, policy)
             self._cache = self._through.new_cache(policy, budget)
 
