@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.errors import BankError, MismatchError, TemplateError, UnsupportedModelError
@@ -15,6 +16,7 @@ from puma_hub.scorer.check import difference, reason
 from puma_hub.scorer.encoding import Segments
 from puma_hub.scorer.inputs import ModelInputs
 from puma_hub.scorer.models import cache_argument, is_stretched, max_positions, turns
+from puma_hub.scorer.padding import real_tokens
 from puma_hub.scorer.tokens import TextTokenizer, Tokens
 from puma_hub.tasks.template import USER, Part, SoftSlot
 
@@ -129,15 +131,13 @@ class TextGenerator:
 
     def _together(self, rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The rows' inputs as one batch, padded on the left."""
-        width = max(row["inputs_embeds"].shape[1] for row in rows)
-        missing = [width - row["inputs_embeds"].shape[1] for row in rows]
-        given = {}
-        for name in rows[0]:
-            beyond = [0, 0] * (rows[0][name].ndim - 2)  # no padding of the dimensions after the positions
-            given[name] = torch.cat([nn.functional.pad(r[name], (*beyond, n, 0)) for r, n in zip(rows, missing)])
-        places = torch.arange(width, device=self._inputs.device)[None]
-        mask = places >= torch.tensor(missing, device=places.device)[:, None]
-        return {**given, "attention_mask": mask.long()}
+        given = {
+            name: pad_sequence([row[name][0] for row in rows], batch_first=True, padding_side="left")
+            for name in rows[0]
+        }
+        embeds = given["inputs_embeds"]
+        lengths = torch.tensor([row["inputs_embeds"].shape[1] for row in rows], device=embeds.device)
+        return {**given, "attention_mask": real_tokens(lengths, embeds.shape[1], "left").long()}
 
     def _generate(self, **options: Any) -> Any:
         model: Any = self.model
