@@ -71,7 +71,8 @@ def layer_weights(lm: PersonalizedLM) -> int:
         stacked = weight.ndim == 3 and len(weight) == experts and weight.shape[1] > 1  # not a convolution's
         return weight.numel() * active // experts if stacked and active else weight.numel()
 
-    return sum(passed(p) for p in lm.model.parameters() if p.ndim >= 2 and id(p) not in outer)
+    named = lm.model.named_parameters()  # biases of experts are stacked too, but are added
+    return sum(passed(p) for name, p in named if p.ndim >= 2 and id(p) not in outer and not name.endswith("bias"))
 
 
 def _first_number(config: Any, names: Sequence[str]) -> int:
