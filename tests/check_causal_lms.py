@@ -128,7 +128,7 @@ def check(name: str, tokenizer: PreTrainedTokenizerBase) -> Verdict:
             return Verdict(name, "refused", _line(error, name))
     if fault:
         return Verdict(name, "WRONG", fault)
-    if PersonalizedLM(model, tokenizer)._policy == "off" and verdict == "exact":
+    if PersonalizedLM(model, tokenizer).cache_report.policy == "off" and verdict == "exact":
         return Verdict(name, "WRONG", "auto takes off")
     return Verdict(name, verdict, text=_writes(model, tokenizer))
 

@@ -10,7 +10,7 @@ import torch
 
 from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
 from puma_hub.scorer.batches import predict_rows
-from puma_hub.scorer.prefix_cache import PrefixCache
+from puma_hub.scorer.caches import PrefixCache, States
 from puma_hub.scorer.tokens import Tokens
 from tests.conftest import make_interactions
 
@@ -25,12 +25,13 @@ def rows_of(count: int) -> list[dict[str, str]]:
 def test_states_do_not_depend_on_their_company(make_lm: Callable[..., PersonalizedLM], family: str) -> None:
     lm = make_lm(family, prefix_cache="recompute")
     encoded = lm.encode([{"item_text": ""}, *rows_of(40)])
-    cache = PrefixCache(lm._through.prefix_states, 1, "recompute")
+    cache = PrefixCache(lm._through.way.kind, lm._through.prefix_states, "recompute")
     together = cache._states(encoded.prefixes)
     for number in range(len(encoded)):
         for company in ([number], [number, (number + 7) % 41, (number + 1) % 41]):
             found = cache._states([encoded.prefixes[i] for i in company])
-            assert torch.equal(found[encoded.prefixes[number]], together[encoded.prefixes[number]])
+            alone, beside = (states[encoded.prefixes[number]] for states in (found, together))
+            assert all(map(torch.equal, alone, beside)) and len(alone) == len(beside) > 0
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -51,12 +52,12 @@ def test_a_miss_computes_what_the_batch_needs(make_lm: Callable[..., Personalize
     encoded = lm.encode(rows_of(200))
     computed: list[int] = []
 
-    def counted(prefixes: Sequence[Tokens], width: int) -> torch.Tensor:
+    def counted(prefixes: Sequence[Tokens], width: int) -> States:
         computed.append(len(prefixes))
         return lm._through.prefix_states(prefixes, width)
 
-    cache = PrefixCache(counted, 1, "recompute")
-    cache.gather(encoded.take(range(0, 200, 25)))
+    cache = PrefixCache(lm._through.way.kind, counted, "recompute")
+    cache.gather(encoded.prefixes[::25])
     widths = {-(-len(encoded.prefixes[i]) // 4) for i in range(0, 200, 25)}
     assert sum(computed) <= 8 + 3 * len(widths)  # the last batch of each width is filled up
 

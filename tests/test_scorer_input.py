@@ -71,9 +71,10 @@ def test_items_are_cut_to_fit(make_lm: Callable[..., PersonalizedLM], template: 
     assert encoded.truncated == 3 and encoded.cut.tolist() == [True, False, True, True]
     assert encoded.take([1, 3]).truncated == 1
     assert encoded.prefixes[0] is encoded.prefixes[2] and encoded.prefixes[0] == encoded.prefixes[3]
-    width = len(encoded.prefixes[0]) + len(encoded.suffixes[0])
+    start, _, end = encoded.segments[0]
+    width = len(start) + len(end)
     assert 250 <= width <= 256 - 3
-    shown = lm.tokenizer.decode(encoded.prefixes[0] + encoded.suffixes[0])
+    shown = lm.tokenizer.decode(start + end)
     before, after = (lm.template.text.split("<item>")[i].replace("<user>", "") for i in (0, 1))
     assert shown.startswith(before) and shown.endswith(after)  # the template's own words are whole
     assert text.startswith(shown[len(before) : len(shown) - len(after)])

@@ -41,7 +41,7 @@ def mean_gradient(lm: PersonalizedLM, bank: PromptBank, texts: list[str], prompt
     predictions = []
     for row in range(len(texts)):
         encoded = lm.encode([{"item_text": texts[row]}], len(prompt))
-        before, after = (embed(torch.tensor(part[0])) for part in (encoded.prefixes, encoded.suffixes))
+        before, after = (embed(torch.tensor(encoded.segments[0][place])) for place in (0, -1))
         logits = lm.model(inputs_embeds=torch.cat([before, asked, after])[None]).logits[0, -1, list(lm.answer_ids)]
         if bank.head is None:
             predictions.append(logits[0])  # the log-odds of a click

@@ -208,7 +208,7 @@ def test_flops_by_hand(make_lm: Callable[..., PersonalizedLM], interactions: dat
     assert layer_weights(lm) == 3 * layer
     trainer = PromptTrainer(lm, interactions, replace(QUIET, num_train_epochs=1, validation_share=0.25))
     trainer.train()
-    after = 1 + len(trainer._encoded.rows.suffixes[0])
+    after = 1 + trainer._encoded.rows.text_after[0]
     prefixes = sum(len(p) for p in set(trainer._train.rows.prefixes))
     assert prefixes > 0 and trainer.report["flops"]["prefix_cache"] == 2.0 * 3 * layer * prefixes
     sensitivity = 72 * after * 2  # forward and backward over all of fewer than 128 rows

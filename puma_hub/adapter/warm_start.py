@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import Ridge
 from transformers import PreTrainedTokenizerBase
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from puma_hub.adapter.config import PumaConfig
 from puma_hub.adapter.model import PumaAdapter
@@ -19,13 +20,6 @@ _PENALTY = 1e-3  # of the mean variance of a source coordinate, for each shared 
 _BYTE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
 
-def _byte_decoder() -> dict[str, int]:
-    """The printable stand-ins of GPT-2's byte-level BPE, by character."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(c): b for c, b in zip(printable + [256 + i for i in range(len(others))], printable + others)}
-
-
 def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
     """Map the bytes each token stands for to its id, whatever the tokenizer's spelling.
 
@@ -33,7 +27,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase) -> dict[bytes, int]:
     ``▁`` and rare bytes as ``<0xNN>``. Special tokens are left out.
     """
     vocabulary: Mapping[str, int] = tokenizer.get_vocab()
-    decoder = _byte_decoder()
+    decoder = {sign: byte for byte, sign in bytes_to_unicode().items()}
     byte_level = sum(token.startswith("Ġ") for token in vocabulary) > sum(token.startswith("▁") for token in vocabulary)
     special = set(tokenizer.all_special_tokens)
     texts: dict[bytes, int] = {}

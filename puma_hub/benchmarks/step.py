@@ -18,7 +18,7 @@ from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import SOURCES
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.scorer.encoding import left_padded
+from puma_hub.scorer.padding import padded
 from puma_hub.tasks import PRESETS, PromptTemplate
 from puma_hub.training.report import versions
 
@@ -131,7 +131,7 @@ def _straightforward(
         after = [
             tokenizer(f"{texts[i][1]} {rows[i]['label']:g}", add_special_tokens=False)["input_ids"] for i in numbers
         ]
-        ids, mask = left_padded([tuple(tokens) for tokens in after], model.device)
+        ids, mask = padded(after, "left", model.device)
         target = adapter(prompts[torch.tensor(numbers) % len(prompts)]).target_prompts.to(model.dtype)
         front = embed(torch.tensor([before] * len(numbers)))
         whole = torch.cat([front, target, embed(ids)], 1)

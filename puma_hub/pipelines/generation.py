@@ -9,8 +9,8 @@ from jinja2 import TemplateError as ChatTemplateError
 
 from puma_hub.errors import InteractionsError, TemplateError
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
+from puma_hub.scorer.encoding import Segments, text_length
 from puma_hub.scorer.text import SLOT, TextGenerator
-from puma_hub.scorer.tokens import Tokens
 
 _CHAT_SLOT = "\ue000soft-prompt\ue001"  # private characters: stands in no text, and no chat template cares for it
 _USUAL_NEW_TOKENS = 256  # as of transformers' text-generation
@@ -83,7 +83,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         allowed = {"cold_start": is_mean} if unknown_users == "mean" else {}
         return {"given": given, "parts": parts, "prompt": found, **allowed}
 
-    def _chat_parts(self, messages: list[dict[str, Any]]) -> tuple[Tokens, Tokens]:
+    def _chat_parts(self, messages: list[dict[str, Any]]) -> Segments:
         contents: list[Any] = [message.get("content") for message in messages]
         if not all(isinstance(content, str) for content in contents):
             raise TemplateError("every message needs a content that is a string; soft prompts go into text alone")
@@ -115,7 +115,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
 
     def admit(self, item: dict[str, Any], **generation_kwargs: Any) -> None:
         options = {**self._usual_options(generation_kwargs), **generation_kwargs}
-        self.generator.require_room(sum(map(len, item["parts"])) + len(item["prompt"]), options)
+        self.generator.require_room(text_length(item["parts"]) + len(item["prompt"]), options)
 
     def _forward(self, inputs: list[dict[str, Any]], **generation_kwargs: Any) -> list[dict[str, Any]]:
         """New token ids ``(sequences, tokens)`` of each input, beside what :meth:`preprocess` found."""

@@ -15,7 +15,8 @@ from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, require_d
 from puma_hub.pipelines.prompt_sources import UNKNOWN_USERS, UserPrompts, bank_for, load_adapter, load_banks
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.inputs import ModelInputs
-from puma_hub.scorer.models import has_hooks, load_causal_lm, load_tokenizer, plain_model, text_model
+from puma_hub.scorer.loading import load_causal_lm, load_tokenizer
+from puma_hub.scorer.models import has_hooks, plain_model, text_model
 from puma_hub.scorer.shared import sharing_weights
 
 
@@ -105,7 +106,7 @@ def _given_place(llm: PreTrainedModel) -> Any:
 
 
 def _require_place(lm: PersonalizedLM, device: Any) -> None:
-    """Refuse to move a scorer, whose answer rows and caches would stay behind."""
+    """Refuse to move somebody's scorer: others may be using it."""
     if device is None or device == -1:
         return
     if isinstance(device, int):
@@ -115,6 +116,6 @@ def _require_place(lm: PersonalizedLM, device: Any) -> None:
         wanted = torch.device(device)
     if wanted.type != lm.device.type or (wanted.index is not None and wanted.index != lm.device.index):
         raise ConfigurationError(
-            f"this PersonalizedLM is on {lm.device} and stays there, device={device} asks for {wanted}; load it with "
-            f"device={str(wanted)!r}"
+            f"this PersonalizedLM is on {lm.device} and stays there, device={device} asks for {wanted}; move it first "
+            f"with .to({str(wanted)!r})"
         )

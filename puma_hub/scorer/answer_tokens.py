@@ -44,7 +44,7 @@ def find_answers(
             f"{', '.join(answers[:3])}, ..., {answers[-1]}; use the template 'rating', or a text of your own"
         )
     # What is farther away than these signs changes nothing.
-    context = template.render({"item_text": "a", "history": ["a"]})[1][-64:] or "Answer:"
+    context = template.render({"item_text": "a", "history": ["a"]})[-1][-64:] or "Answer:"
     return _Search(tokenizer, text, context).found(answers)
 
 

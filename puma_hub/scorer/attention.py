@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface, Cache, DynamicCache, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
@@ -97,20 +97,6 @@ class PrefixLayer(DynamicLayer):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the new tokens' keys and values as they are."""
         return key_states, value_states
-
-
-def prefix_arguments(name: str, states: torch.Tensor, apart: bool) -> dict[str, Any]:
-    """What a model's forward is given for a prefix with ``states (2 * layers, B, kv_heads, length, head_dim)``.
-
-    Args:
-        name: of the model's cache argument.
-        apart: attend to the prefix without joining it with the new tokens; needs :data:`GROUPED_SDPA`.
-    """
-    pairs = [(states[i], states[i + 1]) for i in range(0, len(states), 2)]
-    if not apart:  # no config: every layer then keeps all positions, and a sliding window is left to the mask
-        return {name: DynamicCache(pairs)}
-    layers: list[Any] = [PrefixLayer(keys, values) for keys, values in pairs]
-    return {name: Cache(layers=layers), "prefix_layers": layers}
 
 
 def use(model: PreTrainedModel, implementation: str) -> None:

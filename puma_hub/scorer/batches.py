@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.scorer.encoding import EncodedRows, Segments, text_length
 from puma_hub.scorer.finite import require_finite
 from puma_hub.scorer.lm import PersonalizedLM
 from puma_hub.scorer.tokens import Tokens
@@ -22,11 +22,12 @@ def predict_rows(
     Raises:
         NotFiniteError: rows have logits that are NaN or infinite.
     """
-    distinct: dict[tuple[Tokens, Tokens, int], int] = {}  # to the first row that is so
-    same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.prefixes, rows.suffixes, users.tolist()))]
+    distinct: dict[tuple[Segments, int], int] = {}  # to the first row that is so
+    same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.segments, users.tolist()))]
+    prefixes = rows.prefixes
 
     def length_and_prefix(row: int) -> tuple[int, Tokens]:
-        return len(rows.prefixes[row]) + len(rows.suffixes[row]), rows.prefixes[row]
+        return text_length(rows.segments[row]), prefixes[row]
 
     order = sorted(distinct.values(), key=length_and_prefix)  # equal prefixes one after the other: computed once
     parts = []

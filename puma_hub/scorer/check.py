@@ -9,11 +9,11 @@ import torch
 from transformers import PreTrainedModel
 
 from puma_hub.errors import UnsupportedModelError
-from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.scorer.encoding import EncodedRows, with_tokens
 from puma_hub.scorer.forward import WHOLE, Forward, Way
-from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.inputs import Batch, ModelInputs, SoftIds
 from puma_hub.scorer.models import accepted_arguments
-from puma_hub.scorer.prefix_cache import PrefixCache
+from puma_hub.tasks.template import SoftSlot
 
 _ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
 _ALLOWED_IN_HALF = 5e-2
@@ -40,36 +40,39 @@ class LoadingCheck:
         self._inputs = ModelInputs(model)
         self._options = {"use_cache": False} if "use_cache" in accepted_arguments(model) else {}
         count = len(rows)
-        self._soft_ids = torch.tensor([[answer_ids[i % 2], answer_ids[1 - i % 2]] for i in range(count)])
+        slots = [segment.name for segment in rows.segments[0] if isinstance(segment, SoftSlot)]
+        stand = torch.tensor([[answer_ids[i % 2], answer_ids[1 - i % 2]] for i in range(count)])
+        self._soft_ids: SoftIds = dict.fromkeys(slots, stand)
         self._text = torch.cat([self._of_text(i) for i in range(count)])
         self._require_finite(self._text)
-        embeds = self._inputs.embed(self._soft_ids.to(self._inputs.device)).float()
+        embeds = self._inputs.embed(stand.to(self._inputs.device)).float()
         noise = torch.randn(embeds.shape, generator=torch.Generator().manual_seed(0)).to(embeds.device)
-        self._prompts = (embeds, noise * embeds.square().mean().sqrt())
-        fault = self._compared(self._guarded(_EMBEDDINGS, self._of_embeddings, embeds, self._soft_ids), self._text)
+        as_text = Batch(rows, dict.fromkeys(slots, embeds), self._soft_ids)
+        as_noise = Batch(rows, dict.fromkeys(slots, noise * embeds.square().mean().sqrt()))
+        fault = self._compared(self._guarded(_EMBEDDINGS, self._of_embeddings, as_text), self._text)
         if fault:
             raise self._refusal(f"reads inputs_embeds otherwise than the same tokens' ids ({fault})")
-        self._noise = self._guarded(_EMBEDDINGS, self._of_embeddings, self._prompts[1], None)
+        self._expected = ((as_text, self._text), (as_noise, self._guarded(_EMBEDDINGS, self._of_embeddings, as_noise)))
         self._require_causal()
 
     @torch.no_grad()
-    def choose(self, forward: Forward, policy: str) -> bool:
-        """Let ``forward`` take the fastest way that is exact under ``policy``; return whether it is a cached one.
+    def choose(self, forward: Forward, policy: str) -> None:
+        """Let ``forward`` take the fastest way that is exact under ``policy``.
 
         Raises:
             UnsupportedModelError: none is.
         """
         fault = ""
-        for way in forward.ways(cached=True) if policy != "off" else ():
+        for way in forward.cached_ways() if policy != "off" else ():
             found = self._fault(forward, way)
             if found is None:
-                return True
+                return
             fault = fault or found
         whole = ""
         for way in WHOLE:
             found = self._fault(forward, way)
             if found is None and policy in ("auto", "off"):
-                return False
+                return
             if found is None:
                 raise self._refusal(
                     f"cannot be scored from a cached prefix: it {fault or 'takes no such cache, mask and positions'}",
@@ -83,27 +86,20 @@ class LoadingCheck:
     def _fault(self, forward: Forward, way: Way) -> str | None:
         """Why scoring this way is not exact; None where it is."""
         forward.take(way)
-        everything = list(range(len(self._rows)))
-        cache = PrefixCache(forward.prefix_states, 0, "full")  # prefixes are computed in one shape, whatever the batch
+        name = "in a batch or alone" if way.kind is None else "from a cached prefix"
         try:
-            for numbers in (everything, everything[:1]):
-                rows = self._rows.take(numbers)
-                for prompts, soft_ids, expected in (
-                    (self._prompts[0], self._soft_ids, self._text),
-                    (self._prompts[1], None, self._noise),
-                ):
-                    soft = None if soft_ids is None else soft_ids[numbers]
-                    if way.cached:
-                        logits = forward.from_prefix(prompts[numbers], rows, cache, soft)
-                    else:
-                        logits = forward.whole(prompts[numbers], rows, soft)
+            cache = forward.new_cache("full")  # prefixes are computed in one shape, whatever the batch
+            for numbers in (list(range(len(self._rows))), [0]):
+                for whole, expected in self._expected:
+                    batch = whole.take(numbers)
+                    logits = forward.whole(batch) if cache is None else forward.from_prefix(batch, cache)
                     fault = self._compared(logits, expected[numbers])
                     if fault:
-                        return f"gives other logits {_NAMES[way.cached]} than for its own text ({fault})"
+                        return f"gives other logits {name} than for its own text ({fault})"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
-            return f"fails {_NAMES[way.cached]}: {reason(error)}"
+            return f"fails {name}: {reason(error)}"
         return None
 
     @torch.no_grad()
@@ -112,19 +108,19 @@ class LoadingCheck:
         return logits
 
     def _of_text(self, row: int, cut: int = 0) -> torch.Tensor:
-        ids = [*self._rows.prefixes[row], *self._soft_ids[row].tolist(), *self._rows.suffixes[row]]
+        ids = self._tokens(row)
         return self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids[: len(ids) - cut]])), -1))
+
+    def _tokens(self, row: int) -> list[int]:
+        return with_tokens(self._rows.segments[row], {n: ids[row].tolist() for n, ids in self._soft_ids.items()})
 
     def _ids(self, ids: list[list[int]]) -> torch.Tensor:
         return torch.tensor(ids, device=self._inputs.device)
 
-    def _of_embeddings(self, prompts: torch.Tensor, soft_ids: torch.Tensor | None) -> torch.Tensor:
-        results = []
-        for i, prompt in enumerate(prompts):
-            before, after = [self._rows.prefixes[i]], [self._rows.suffixes[i]]
-            given = self._inputs.of(before, prompt[None], after, None if soft_ids is None else soft_ids[i : i + 1])
-            results.append(self._at(self._own(**given), -1))
-        return torch.cat(results)
+    def _of_embeddings(self, batch: Batch) -> torch.Tensor:
+        parts = [batch.take([i]) for i in range(len(batch))]
+        given = [self._inputs.of(part.rows.segments, part.prompts, part.soft_ids) for part in parts]
+        return torch.cat([self._at(self._own(**one), -1) for one in given])
 
     def _at(self, logits: torch.Tensor, position: int) -> torch.Tensor:
         return logits[:, position, self._answers.to(logits.device)].float()
@@ -147,7 +143,7 @@ class LoadingCheck:
 
     def _require_causal(self) -> None:
         longest = max(range(len(self._rows)), key=lambda i: len(self._rows.prefixes[i]))
-        ids = [*self._rows.prefixes[longest], *self._soft_ids[longest].tolist(), *self._rows.suffixes[longest]]
+        ids = self._tokens(longest)
         before = self._guarded(_TEXT, lambda: self._at(self._own(input_ids=self._ids([ids])), -2))
         fault = self._compared(self._of_text(longest, cut=1), before)
         if fault and self._depends_on_batch():
@@ -156,7 +152,7 @@ class LoadingCheck:
             raise self._refusal(f"is not purely causal: a token changes the logits of the one before it ({fault})")
 
     def _depends_on_batch(self) -> bool:
-        ids = [[*self._rows.prefixes[i], *self._soft_ids[i].tolist(), *self._rows.suffixes[i]] for i in range(2)]
+        ids = [self._tokens(i) for i in range(2)]
         length = min(map(len, ids))
         ids = [row[:length] for row in ids]
         together = self._at(self._own(input_ids=self._ids(ids)), -1)
@@ -172,7 +168,6 @@ class LoadingCheck:
 
 
 _TEXT, _EMBEDDINGS = "a short text", "inputs_embeds"
-_NAMES = {True: "from a cached prefix", False: "in a batch or alone"}
 _WHOLE_LAYERS = "load it without quantisation, or choose another model"
 _BATCH = "gives a row other logits beside other rows than alone, as 8-bit layers do"
 

@@ -1,52 +1,78 @@
-"""Rows of interactions as token ids: a prefix before the slot and a suffix after it, each kept once."""
+"""Rows of interactions as segments: token ids, and slots for soft prompts."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from transformers import PreTrainedTokenizerBase
 
 from puma_hub.errors import InteractionsError, TemplateError
 from puma_hub.scorer.tokens import TextTokenizer, Tokens
-from puma_hub.tasks.template import Parts, PromptTemplate
+from puma_hub.tasks.template import Parts, PromptTemplate, SoftSlot
 
 _log = logging.getLogger(__name__)
 _SHOWN = 5  # row numbers in an error
-Halves = tuple[Parts, Parts]  # of a row's text: before the slot, and after it
+
+Segments = tuple[Tokens | SoftSlot, ...]
+"""A row: tokens and soft slots taking turns. The first and the last are tokens, which may be none."""
+_Texts = tuple[Parts | SoftSlot, ...]  # a row before it is tokenised
+
+
+def text_length(row: Iterable[Tokens | SoftSlot]) -> int:
+    """How many tokens of text are in ``row``."""
+    return sum(len(segment) for segment in row if not isinstance(segment, SoftSlot))
+
+
+def with_tokens(row: Segments, tokens: Mapping[str, Sequence[int]]) -> list[int]:
+    """The row as token ids, with ``tokens`` in the places of its soft slots."""
+    return [token for segment in row for token in (tokens[segment.name] if isinstance(segment, SoftSlot) else segment)]
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedRows:
-    """Tokenised rows; row ``i`` is ``prefixes[i]``, the soft prompt, ``suffixes[i]``.
+    """Tokenised rows.
 
-    Equal texts are one object, so a row costs 17 bytes. ``cut (N,)`` bool: whether an item's text was shortened.
+    Equal rows are one object, so that a row costs 9 bytes. ``cut (N,)`` bool: whether an item's text was shortened.
     """
 
-    prefixes: list[Tokens]
-    suffixes: list[Tokens]
+    segments: list[Segments]
     cut: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.prefixes)
+        return len(self.segments)
+
+    @property
+    def prefixes(self) -> list[Tokens]:
+        """The tokens of each row before its first soft slot: the same whatever the prompts are."""
+        return [row[0] for row in self.segments]  # type: ignore[misc]
+
+    @property
+    def text_after(self) -> list[int]:
+        """How many tokens of text stand in each row behind its first soft slot."""
+        return [text_length(row[1:]) for row in self.segments]
 
     @property
     def truncated(self) -> int:
         """How many rows show less than their item's text."""
         return int(self.cut.sum())
 
+    def texts(self) -> Iterator[Tokens]:
+        """The texts of all different rows."""
+        for row in {id(row): row for row in self.segments}.values():
+            yield from (segment for segment in row if not isinstance(segment, SoftSlot))
+
+    def listed(self) -> list[list[Any]]:
+        """The rows as lists of token ids and names of soft slots."""
+        return [[s.name if isinstance(s, SoftSlot) else s for s in row] for row in self.segments]
+
     def take(self, indices: Iterable[int]) -> EncodedRows:
         """Return the rows at ``indices``, in that order."""
         chosen = [int(i) for i in indices]
-        return EncodedRows(
-            [self.prefixes[i] for i in chosen],
-            [self.suffixes[i] for i in chosen],
-            self.cut[np.asarray(chosen, dtype=np.int64)],
-        )
+        return EncodedRows([self.segments[i] for i in chosen], self.cut[np.asarray(chosen, dtype=np.int64)])
 
 
 class RowEncoder:
@@ -69,73 +95,77 @@ class RowEncoder:
         self.max_length = max_length
         self.truncate_items = truncate_items
 
-    def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
-        """Tokenise ``rows``.
+    def encode(self, rows: Iterable[Mapping[str, Any]], soft_length: int = 1) -> EncodedRows:
+        """Tokenise ``rows``, whose soft prompts take ``soft_length`` positions together.
 
         Raises:
-            InteractionsError: ``rows`` are no rows.
+            InteractionsError: ``rows`` are no rows, a row lacks its item's text, or its history is no list of texts.
             TemplateError: rows with their prompts do not fit the model's context, or one has no position to score.
-            InteractionsError: a row lacks its item's text, or its history is no list of texts.
         """
-        numbers: dict[Halves, int] = {}
-        first: list[Mapping[str, Any]] = []  # rows of each text
-        of_row: list[int] = []
-        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
-            raise InteractionsError(f"rows must be a list of rows or a dataset, got {type(rows).__name__}")
-        for row in rows:
-            if not isinstance(row, Mapping):
-                raise InteractionsError(f"a row must be a mapping of columns to values, got {type(row).__name__}")
-            number = numbers.setdefault(self.template.parts(row), len(first))
-            if number == len(first):
-                first.append(row)
-            of_row.append(number)
-        encoded = self._encoded(list(numbers))
-        limit = self.max_length - prompt_length
-        long = [number for number, text in enumerate(encoded) if _length(text) > limit]
+        texts, of_row, first = self._distinct(rows)
+        encoded = self._encoded(texts)
+        limit = self.max_length - soft_length
+        long = [number for number, row in enumerate(encoded) if text_length(row) > limit]
+        cut = np.zeros(len(encoded), dtype=bool)
         if self.truncate_items:
+            cut[long] = True
             for number in long:
                 encoded[number] = self._shortened(first[number], limit)
-        cut = np.zeros(len(encoded), dtype=bool)
-        cut[long] = self.truncate_items
-        long = [number for number in long if _length(encoded[number]) > limit]
-        self._require_fitting(long, encoded, of_row, prompt_length)
-        if not all(len(suffix) + prompt_length for _, suffix in encoded):
+        self._require_fitting(encoded, of_row, soft_length)
+        if not all(text_length(row[1:]) + soft_length for row in encoded):
             raise TemplateError("a row has no position to score; give the prompt a length of 1 or more")
-        prefixes, suffixes = [encoded[number][0] for number in of_row], [encoded[number][1] for number in of_row]
-        found = EncodedRows(prefixes, suffixes, cut[np.asarray(of_row, dtype=np.int64)])
+        found = EncodedRows([encoded[number] for number in of_row], cut[np.asarray(of_row, dtype=np.int64)])
         if found.truncated:
             _log.warning("the item's text was cut at its end in %d of %d rows", found.truncated, len(found))
         return found
 
-    def _encoded(self, texts: Sequence[Halves]) -> list[tuple[Tokens, Tokens]]:
-        before = self.text.of([parts for parts, _ in texts], follows=False)
-        after = self.text.of([parts for _, parts in texts], follows=True)
-        prefixes = {parts: self.text.leading + tokens for parts, tokens in before.items()}
-        return [(prefixes[first], after[last]) for first, last in texts]
+    def _distinct(self, rows: Iterable[Mapping[str, Any]]) -> tuple[list[_Texts], list[int], list[Mapping[str, Any]]]:
+        """The different texts, the number of each row's text, and the first row of each text."""
+        if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
+            raise InteractionsError(f"rows must be a list of rows or a dataset, got {type(rows).__name__}")
+        numbers: dict[_Texts, int] = {}
+        of_row: list[int] = []
+        first: list[Mapping[str, Any]] = []
+        for row in rows:
+            if not isinstance(row, Mapping):
+                raise InteractionsError(f"a row must be a mapping of columns to values, got {type(row).__name__}")
+            number = numbers.setdefault(self.template.segments(row), len(first))
+            if number == len(first):
+                first.append(row)
+            of_row.append(number)
+        return list(numbers), of_row, first
 
-    def _shortened(self, row: Mapping[str, Any], limit: int) -> tuple[Tokens, Tokens]:
+    def _encoded(self, texts: Sequence[_Texts]) -> list[Segments]:
+        first = [row[0] for row in texts if not isinstance(row[0], SoftSlot)]
+        rest = [part for row in texts for part in row[1:] if not isinstance(part, SoftSlot)]
+        prefixes = {parts: self.text.leading + tokens for parts, tokens in self.text.of(first, follows=False).items()}
+        others = self.text.of(rest, follows=True)
+        return [
+            (prefixes[start], *(part if isinstance(part, SoftSlot) else others[part] for part in row[1:]))
+            for start, row in zip(first, texts)
+        ]
+
+    def _shortened(self, row: Mapping[str, Any], limit: int) -> Segments:
         """The row with the longest beginning of its item's text that fits, or with none of it."""
         text = str(row.get("item_text", ""))
 
-        def kept(signs: int) -> tuple[Tokens, Tokens]:
-            return self._encoded([self.template.parts({**row, "item_text": text[:signs]})])[0]
+        def kept(signs: int) -> Segments:
+            return self._encoded([self.template.segments({**row, "item_text": text[:signs]})])[0]
 
         low, high = 0, min(len(text), max(1, limit))  # a text of so many signs may fit, or not
-        while high < len(text) and _length(kept(high)) <= limit:
+        while high < len(text) and text_length(kept(high)) <= limit:
             low, high = high, min(len(text), 2 * high)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if _length(kept(middle)) <= limit else (low, middle)
+            low, high = (middle, high) if text_length(kept(middle)) <= limit else (low, middle)
         return kept(low)
 
-    def _require_fitting(
-        self, long: list[int], encoded: list[tuple[Tokens, Tokens]], of_row: list[int], prompt_length: int
-    ) -> None:
-        if not long:
+    def _require_fitting(self, encoded: list[Segments], of_row: list[int], soft_length: int) -> None:
+        lengths = [text_length(row) + soft_length for row in encoded]
+        longest = max(lengths, default=0)
+        if longest <= self.max_length:
             return
-        texts = set(long)
-        rows = [row for row, number in enumerate(of_row) if number in texts]
-        longest = max(_length(encoded[number]) for number in long) + prompt_length
+        rows = [row for row, number in enumerate(of_row) if lengths[number] > self.max_length]
         remedy = "shorten item_text, or cut it with truncate_items=True (--truncate-items)"
         if self.truncate_items:
             remedy = "without its item's text too; shorten the template or the history, or take shorter prompts"
@@ -148,28 +178,3 @@ class RowEncoder:
             f"{len(rows)} of {len(of_row)} rows (numbers {shown}, from 0) need up to {longest} positions with their "
             f"prompts, the model has {self.max_length}; {remedy}"
         )
-
-
-def _length(text: tuple[Tokens, Tokens]) -> int:
-    return len(text[0]) + len(text[1])
-
-
-def left_padded(
-    sequences: Sequence[Tokens], device: torch.device, width: int | None = None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids ``(B, n)`` padded on the left with 0, and their boolean mask; ``n`` is ``width`` if given."""
-    if width is None:
-        width = max((len(s) for s in sequences), default=0)
-    ids = torch.tensor([[0] * (width - len(s)) + list(s) for s in sequences], dtype=torch.long, device=device)
-    lengths = torch.tensor([len(s) for s in sequences], device=device)
-    mask = torch.arange(width, device=device)[None] >= width - lengths[:, None]
-    return ids.reshape(len(sequences), width), mask
-
-
-def right_padded(sequences: Sequence[Tokens], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return token ids ``(B, n)`` padded on the right with 0, and their boolean mask."""
-    width = max((len(s) for s in sequences), default=0)
-    ids = torch.tensor([list(s) + [0] * (width - len(s)) for s in sequences], dtype=torch.long, device=device)
-    lengths = torch.tensor([len(s) for s in sequences], device=device)
-    mask = torch.arange(width, device=device)[None] < lengths[:, None]
-    return ids.reshape(len(sequences), width), mask

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from puma_hub.scorer import attention
-from puma_hub.scorer.encoding import EncodedRows, left_padded
-from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.caches import CacheKind, PrefixCache, States, cache_kinds
+from puma_hub.scorer.encoding import text_length
+from puma_hub.scorer.inputs import Batch, ModelInputs
 from puma_hub.scorer.models import accepted_arguments
-from puma_hub.scorer.prefix_cache import PrefixCache, stack_cache
+from puma_hub.scorer.padding import padded, real_tokens
 from puma_hub.scorer.tokens import Tokens
 
 
@@ -22,17 +23,19 @@ from puma_hub.scorer.tokens import Tokens
 class Way:
     """How rows go through the model.
 
-    ``cached``: from the states of their prefixes, which ``apart`` keeps apart from the new tokens' in attention.
-    ``even``: only rows of one length together. ``grouped``: with :data:`attention.GROUPED_SDPA`.
+    Args:
+        kind: of the cached states that rows go on from; none where they go whole.
+        grouped: with :data:`attention.GROUPED_SDPA`.
+        apart: the prefix is attended to without joining it with the new tokens.
+        even: only rows of one length together.
     """
 
-    cached: bool = False
+    kind: CacheKind | None = None
     grouped: bool = False
     apart: bool = False
     even: bool = False
 
 
-CACHED = (Way(True, True, True), Way(True, True), Way(True))
 WHOLE = (Way(), Way(even=True))
 
 
@@ -42,7 +45,7 @@ class Forward:
     Args:
         model: of :func:`puma_hub.scorer.answer_head.with_answer_head`.
         answer_ids: the answers' token ids.
-        cache: what the model's forward calls its key/value cache, if it has one.
+        cache: what the model's forward calls its cache, if it has one.
     """
 
     def __init__(self, model: PreTrainedModel, answer_ids: Sequence[int], cache: str | None) -> None:
@@ -62,80 +65,92 @@ class Forward:
             attention.use(self.model, wanted)
         self.way = way
 
-    def ways(self, cached: bool) -> tuple[Way, ...]:
-        """Those that the model has, the fastest first."""
-        if not cached:
-            return WHOLE
-        if self._argument is None or not {"attention_mask", "position_ids"} <= self._accepted:
-            return ()
-        return CACHED if self._attention == "sdpa" else CACHED[2:]
+    def cached_ways(self) -> list[Way]:
+        """Those from cached states that may fit the model, the fastest first."""
+        ways: list[Way] = []
+        for made in cache_kinds() if self._argument is not None else ():
+            kind = made(self.model.config)
+            if kind.padded and not {"attention_mask", "position_ids"} <= self._accepted:
+                continue
+            if kind.grouped and self._attention == "sdpa":
+                ways += [Way(kind, grouped=True, apart=True), Way(kind, grouped=True)]
+            ways.append(Way(kind))
+        return ways
+
+    def new_cache(self, policy: str, budget: int | None = None) -> PrefixCache | None:
+        """An empty cache for the way taken; none where rows go whole."""
+        kind = self.way.kind
+        if kind is None:
+            return None
+        token = kind.of_row(self.prefix_states([(int(self._answers[0]),)], 1), 0, 1)
+        return PrefixCache(kind, self.prefix_states, policy, budget, token)
 
     # All of a row
 
-    def whole(self, prompts: torch.Tensor, rows: EncodedRows, soft_ids: torch.Tensor | None = None) -> torch.Tensor:
+    def whole(self, batch: Batch) -> torch.Tensor:
         """Logits ``(B, answers)`` of rows that go through the model from their first token on.
 
         Shorter rows are padded on the right. Nothing before padding can see it, so the model needs neither mask nor
         positions: it has them as for one row alone.
         """
-        lengths = [len(p) + len(s) for p, s in zip(rows.prefixes, rows.suffixes)]
-        if not self.way.even or len(set(lengths)) == 1:
-            return self._whole(prompts, rows, soft_ids)
-        parts: list[torch.Tensor] = []
-        order: list[int] = []
-        for length in sorted(set(lengths)):
-            numbers = [i for i, other in enumerate(lengths) if other == length]
-            parts.append(
-                self._whole(prompts[numbers], rows.take(numbers), None if soft_ids is None else soft_ids[numbers])
-            )
-            order += numbers
-        return torch.cat(parts)[torch.tensor(order, device=parts[0].device).argsort()]
+        if not self.way.even:
+            return self._whole(batch)
+        return _by_length([text_length(row) for row in batch.rows.segments], batch, self._whole)
 
-    def _whole(self, prompts: torch.Tensor, rows: EncodedRows, soft_ids: torch.Tensor | None) -> torch.Tensor:
-        given = self.inputs.of(rows.prefixes, prompts, rows.suffixes, soft_ids)
-        length = prompts.shape[1]
-        last = torch.tensor([len(p) + length + len(s) - 1 for p, s in zip(rows.prefixes, rows.suffixes)])
+    def _whole(self, batch: Batch) -> torch.Tensor:
+        given = self.inputs.of(batch.rows.segments, batch.prompts, batch.soft_ids)
+        last = torch.tensor([text_length(row) for row in batch.rows.segments]) + (batch.soft_length - 1)
         return self._answers_at(last, self._usable(use_cache=False), given)
 
     # From cached prefixes
 
-    def from_prefix(
-        self, prompts: torch.Tensor, rows: EncodedRows, cache: PrefixCache, soft_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def from_prefix(self, batch: Batch, cache: PrefixCache) -> torch.Tensor:
         """Logits ``(B, answers)`` of rows whose prefixes are in ``cache``."""
-        # Layout: left padding, prefix, prompt, suffix, right padding; positions count real tokens only.
-        device = self.inputs.device
+        kind = self.way.kind
+        assert kind is not None
+        if kind.padded:
+            return self._from_prefix(batch, kind, cache)
+
+        def of_one_length(part: Batch) -> torch.Tensor:
+            return self._from_prefix(part, kind, cache) if part.rows.prefixes[0] else self._whole(part)
+
+        return _by_length([len(prefix) for prefix in batch.rows.prefixes], batch, of_one_length)
+
+    def _from_prefix(self, batch: Batch, kind: CacheKind, cache: PrefixCache) -> torch.Tensor:
+        # Layout: left padding, prefix, from the first soft slot on, right padding; positions count real tokens only.
+        device, prefixes = self.inputs.device, batch.rows.prefixes
         with self._lock:
-            states, lengths = cache.gather(rows)
-        assert self._argument is not None
-        past = attention.prefix_arguments(self._argument, states, self.way.apart)
-        width = int(lengths.max())
-        prefix_mask = torch.arange(width, device=device)[None] >= width - lengths[:, None].to(device)
-        suffix_lengths = torch.tensor([len(suffix) for suffix in rows.suffixes], device=device)
-        suffix_mask = torch.arange(int(suffix_lengths.max()), device=device)[None] < suffix_lengths[:, None]
-        ones = torch.ones(prompts.shape[:2], dtype=torch.bool, device=device)
-        mask = torch.cat([prefix_mask, ones, suffix_mask], 1)
-        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, width:]
-        given = self.inputs.of([()] * len(rows), prompts, rows.suffixes, soft_ids)
-        options = {"attention_mask": mask.long(), "position_ids": positions, "use_cache": True, **past}
-        return self._answers_at(prompts.shape[1] - 1 + suffix_lengths.cpu(), options, given)
+            states = cache.gather(prefixes)
+        new = torch.tensor(batch.rows.text_after) + batch.soft_length
+        options: dict[str, Any] = {}
+        if kind.padded:
+            lengths = torch.tensor([len(prefix) for prefix in prefixes], device=device)
+            width = int(lengths.max())
+            after = real_tokens(new.to(device), int(new.max()), "right")
+            mask = torch.cat([real_tokens(lengths, width, "left"), after], 1)
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, width:]
+            options = {"attention_mask": mask.long(), "position_ids": positions}
+        past, more = kind.forward_options(states, self.way.apart)
+        given = self.inputs.of([row[1:] for row in batch.rows.segments], batch.prompts, batch.soft_ids)
+        return self._answers_at(new - 1, {**options, **self._with_cache(past), **more}, given)
 
     @torch.no_grad()
-    def prefix_states(self, prefixes: Sequence[Tokens], width: int) -> torch.Tensor:
-        """The prefixes' states as of :func:`stack_cache`, padded on the left with states of any values."""
+    def prefix_states(self, prefixes: Sequence[Tokens], width: int) -> States:
+        """What the layers keep of the prefixes, padded on the left to ``width`` with states of any values."""
+        kind = self.way.kind
+        assert kind is not None
         # Models cannot run over no tokens at all, so an empty prefix is computed as one token, which is padding.
-        ids, mask = left_padded([prefix or (0,) for prefix in prefixes], self.inputs.device, width)
-        cache = DynamicCache()
+        ids, mask = padded([prefix or (0,) for prefix in prefixes], "left", self.inputs.device, width)
+        options: dict[str, Any] = {}
+        if kind.padded:
+            options = {"attention_mask": mask.long(), "position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
+        cache = kind.empty()
+        self.model(**self.inputs.of_ids(ids), **options, **self._with_cache(cache), **self._usable(logits_to_keep=1))
+        return kind.taken(cache)
+
+    def _with_cache(self, cache: Any) -> dict[str, Any]:
         assert self._argument is not None
-        self.model(
-            **self.inputs.of_ids(ids),
-            attention_mask=mask.long(),
-            position_ids=(mask.cumsum(-1) - 1).clamp(min=0),
-            use_cache=True,
-            **self._usable(logits_to_keep=1),
-            **{self._argument: cache},
-        )
-        return stack_cache(cache)
+        return {"use_cache": True, self._argument: cache}
 
     def _usable(self, **options: Any) -> dict[str, Any]:
         return {name: value for name, value in options.items() if name in self._accepted}
@@ -149,3 +164,13 @@ class Forward:
         if chosen.shape[-1] != len(self._answers):
             chosen = chosen[:, self._answers.to(device)]
         return chosen.to(self.inputs.device).float()
+
+
+def _by_length(lengths: Sequence[int], batch: Batch, score: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
+    """Scores of ``batch``, rows of one length together, in the batch's order."""
+    if len(set(lengths)) == 1:
+        return score(batch)
+    groups = [[i for i, other in enumerate(lengths) if other == length] for length in sorted(set(lengths))]
+    parts = torch.cat([score(batch.take(numbers)) for numbers in groups])
+    order = torch.tensor([i for numbers in groups for i in numbers], device=parts.device)
+    return parts[order.argsort()]

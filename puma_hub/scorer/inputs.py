@@ -2,15 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from puma_hub.errors import MismatchError
-from puma_hub.scorer.encoding import right_padded
+from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.scorer.padding import padded
 from puma_hub.scorer.tokens import Tokens
+from puma_hub.tasks.template import SoftSlot
+
+Prompts = Mapping[str, torch.Tensor]
+"""Soft prompts by the names of their slots: float ``(B, l, d)`` each, of lengths of their own."""
+SoftIds = Mapping[str, torch.Tensor]
+"""Tokens that soft prompts stand for, where they do, by the names of their slots: int64 ``(B, l)`` each."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows that are scored together, with their soft prompts."""
+
+    rows: EncodedRows
+    prompts: Prompts
+    soft_ids: SoftIds | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def soft_length(self) -> int:
+        """Positions that the prompts of a row take together."""
+        return sum(prompts.shape[1] for prompts in self.prompts.values())
+
+    def take(self, numbers: list[int]) -> Batch:
+        """Return the rows with these numbers."""
+        soft_ids = self.soft_ids and {name: ids[numbers] for name, ids in self.soft_ids.items()}
+        return Batch(self.rows.take(numbers), {name: p[numbers] for name, p in self.prompts.items()}, soft_ids)
 
 
 class ModelInputs:
@@ -74,26 +104,31 @@ class ModelInputs:
         return {"inputs_embeds": self.embed(ids), **self._with_layers(ids)}
 
     def of(
-        self,
-        before: Sequence[Tokens],
-        prompts: torch.Tensor,
-        after: Sequence[Tokens],
-        soft_ids: torch.Tensor | None = None,
+        self, rows: Iterable[Iterable[Tokens | SoftSlot]], prompts: Prompts, soft_ids: SoftIds | None = None
     ) -> dict[str, torch.Tensor]:
-        """The inputs of rows ``before[i]``, ``prompts[i] (l, d)``, ``after[i]``, padded on the right.
-
-        Args:
-            soft_ids: tokens ``(B, l)`` that the prompts stand for, where they do.
-        """
-        device, length = self.device, prompts.shape[1]
-        rows = [first + (self._soft_id,) * length + last for first, last in zip(before, after)]
-        ids, _ = right_padded(rows, device)
-        places = torch.tensor([len(first) for first in before], device=device)[:, None]
-        places = places + torch.arange(length, device=device)
-        number = torch.arange(len(rows), device=device)[:, None]
-        if soft_ids is not None:
-            ids[number, places] = soft_ids.to(device)
-        embeds = self.embed(ids).index_put((number, places), prompts.to(device, self.model.dtype))
+        """The inputs of rows of segments, padded on the right; ``prompts`` stand in the soft slots."""
+        device = self.device
+        places: dict[str, list[int]] = {name: [] for name in prompts}
+        texts: list[list[int]] = []
+        for row in rows:
+            texts.append([])
+            for segment in row:
+                if isinstance(segment, SoftSlot):
+                    places[segment.name].append(len(texts[-1]))
+                    texts[-1] += [self._soft_id] * prompts[segment.name].shape[1]
+                else:
+                    texts[-1] += segment
+        ids, _ = padded(texts, "right", device)
+        number = torch.arange(len(texts), device=device)[:, None]
+        at = {
+            name: torch.tensor(starts, device=device)[:, None] + torch.arange(prompts[name].shape[1], device=device)
+            for name, starts in places.items()
+        }
+        for name, known in (soft_ids or {}).items():
+            ids[number, at[name]] = known.to(device)
+        embeds = self.embed(ids)
+        for name, prompt in prompts.items():
+            embeds = embeds.index_put((number, at[name]), prompt.to(device, self.model.dtype))
         return {"inputs_embeds": embeds, **self._with_layers(ids)}
 
     def _with_layers(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:

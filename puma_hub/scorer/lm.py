@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
@@ -13,27 +12,21 @@ import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.data.rows import records
-from puma_hub.errors import BankError, ConfigurationError, MismatchError
+from puma_hub.errors import BankError, MismatchError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.answer_head import with_answer_head
 from puma_hub.scorer.answer_tokens import find_answers
+from puma_hub.scorer.caches import PrefixCacheReport, require_options
 from puma_hub.scorer.check import LoadingCheck
 from puma_hub.scorer.encoding import EncodedRows, RowEncoder
 from puma_hub.scorer.forward import Forward
-from puma_hub.scorer.models import (
-    cache_argument,
-    load_causal_lm,
-    max_positions,
-    plain_model,
-    text_model,
-    turns,
-    usable_device,
-)
-from puma_hub.scorer.prefix_cache import POLICIES, PrefixCache, PrefixCacheReport
+from puma_hub.scorer.inputs import Batch, Prompts
+from puma_hub.scorer.loading import load_placed, move
+from puma_hub.scorer.models import cache_argument, max_positions, plain_model, text_model, turns
 from puma_hub.scorer.shared import sharing_weights
 from puma_hub.scorer.text import TextGenerator
 from puma_hub.tasks import Task, default_task
-from puma_hub.tasks.template import PromptTemplate
+from puma_hub.tasks.template import USER, PromptTemplate
 
 _START_WORD = " user"
 _CHECKED = ("a", "a somewhat longer title", "a title that is longer than the others, so that padding is needed")
@@ -72,6 +65,8 @@ class PersonalizedLM:
         cache_budget: int | None = None,
         truncate_items: bool = False,
     ) -> None:
+        require_options(prefix_cache, cache_budget)
+        self._requested = (prefix_cache, cache_budget)
         self.task: Task = task if task is not None else default_task()
         self.template = PromptTemplate.of(template if template is not None else self.task.template)
         self.tokenizer = tokenizer
@@ -81,8 +76,11 @@ class PersonalizedLM:
         self._answers = find_answers(tokenizer, self._encoder.text, self.template, self.task.answers)
         self.answer_ids = self._answers.ids
         self._lock = threading.RLock()
-        if prefix_cache not in POLICIES:
-            raise ConfigurationError(f"unknown prefix_cache {prefix_cache!r}; choose one of {', '.join(POLICIES)}")
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make modules over the model's weights, choose an exact way through them, and begin an empty cache."""
+        policy, budget = self._requested
         self._own = text_model(sharing_weights(self.model))
         self._turns = turns(self._own)
         self._through = Forward(
@@ -90,11 +88,9 @@ class PersonalizedLM:
         )
         self._through.inputs.require_known([self.answer_ids])
         with self._turns:
-            rows = self._encoder.encode([{"item_text": text} for text in _CHECKED])
-            cached = LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, prefix_cache)
-            size = self._through.prefix_states([(self.answer_ids[0],)], 1).nbytes if cached else 0
-        self._policy = prefix_cache if cached else "off"
-        self._cache = PrefixCache(self._through.prefix_states, size, self._policy, cache_budget)
+            rows = self._encoder.encode([{"item_text": text, "history": [text]} for text in _CHECKED])
+            LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, policy)
+            self._cache = self._through.new_cache(policy, budget)
 
     @classmethod
     def from_pretrained(
@@ -109,52 +105,26 @@ class PersonalizedLM:
         cache_budget: int | None = None,
         truncate_items: bool = False,
         revision: str | None = None,
-        token: str | bool | None = None,
         model_id: str | None = None,
-        subfolder: str | None = None,
-        cache_dir: str | os.PathLike[str] | None = None,
-        local_files_only: bool | None = None,
-        attn_implementation: str | None = None,
-        quantization_config: Any = None,
-        device_map: Any = None,
-        max_memory: Mapping[Any, Any] | None = None,
-        offload_folder: str | os.PathLike[str] | None = None,
+        **loading: Any,
     ) -> PersonalizedLM:
         """Load a causal LM and its tokenizer from a folder or the Hub (safetensors only; no code is run).
 
         Args:
             device: where the model goes; the process's own GPU, or the CPU, by default.
             model_id: the name its banks and adapters carry; what it was loaded by, by default.
-            subfolder, cache_dir, local_files_only, attn_implementation, quantization_config, device_map, max_memory,
-                offload_folder: as of ``AutoModelForCausalLM.from_pretrained``.
+            loading: ``token``, ``subfolder``, ``cache_dir``, ``local_files_only``, ``attn_implementation``,
+                ``quantization_config``, ``device_map``, ``max_memory`` and ``offload_folder``, as of
+                ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
             UnsupportedModelError: it needs code of its own, or cannot be scored exactly.
-            ConfigurationError: both ``device`` and ``device_map`` are given, or there is no such device.
+            ConfigurationError: an option is unknown, both ``device`` and ``device_map`` are given, or there is no
+                such device.
             MissingDependencyError: a package is needed to read it.
         """
-        if device is not None and device_map is not None:
-            raise ConfigurationError(f"give device={device!r} or device_map={device_map!r}, not both")
-        device = usable_device(device) if device is not None else None
-        options: dict[str, Any] = {
-            "revision": revision,
-            "token": token,
-            "subfolder": subfolder,
-            "cache_dir": cache_dir,
-            "local_files_only": local_files_only,
-            "attn_implementation": attn_implementation,
-            "quantization_config": quantization_config,
-            "device_map": device_map,
-            "max_memory": max_memory,
-            "offload_folder": offload_folder,
-        }
-        given = {name: value for name, value in options.items() if value is not None}
-        model, tokenizer = load_causal_lm(model_id_or_dir, dtype=dtype, **given)
-        if device is not None or (device_map is None and getattr(model, "hf_quantizer", None) is None):
-            if device is None:  # each process of torchrun or accelerate its own
-                device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-            model = model.to(torch.device(device))  # type: ignore[arg-type]
+        model, tokenizer = load_placed(model_id_or_dir, device, dtype=dtype, revision=revision, **loading)
         return cls(
             model,
             tokenizer,
@@ -189,7 +159,26 @@ class PersonalizedLM:
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the model computes in; logits are float32."""
         return self.model.dtype
+
+    def to(self, *args: Any, **kwargs: Any) -> PersonalizedLM:
+        """Move the model to another device or cast it to another dtype, as ``torch.nn.Module.to``; returns itself.
+
+        The model that was given is moved. Where anything changes, it is compared with its own forward again, and the
+        prefix cache begins anew. Prompts may come from any device; the heads of banks and adapters are not touched.
+
+        Raises:
+            ConfigurationError: there is no such device, or the model cannot be moved: accelerate has placed it, or it
+                is quantised.
+            UnsupportedModelError: it cannot be scored exactly in this dtype.
+        """
+        with self._lock:
+            if move(self.model, *args, **kwargs):
+                for name in ("generator", "embedding_rms"):  # made for the weights as they were
+                    vars(self).pop(name, None)
+                self._prepare()
+        return self
 
     def _embed(self, ids: torch.Tensor) -> torch.Tensor:
         with torch.no_grad(), self._turns:
@@ -234,12 +223,16 @@ class PersonalizedLM:
 
     @property
     def cache_report(self) -> PrefixCacheReport:
-        return self._cache.report
+        return PrefixCacheReport("off") if self._cache is None else self._cache.report
 
     # Scoring
 
     def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
         """Tokenise rows once, for many calls of :meth:`logits`, and choose the cache policy for them.
+
+        Args:
+            rows: interactions; of the columns those are read that the template shows.
+            prompt_length: positions that a row's soft prompt takes.
 
         Raises:
             TemplateError: a row with its prompt does not fit the model's context.
@@ -248,16 +241,16 @@ class PersonalizedLM:
         with self._lock:
             plain = records(rows) if isinstance(rows, datasets.Dataset) else rows
             encoded = self._encoder.encode(plain, prompt_length)
-            self._through.inputs.require_known({*encoded.prefixes, *encoded.suffixes})
-            if self._policy != "off":
-                self._cache.plan(encoded, self.device)
+            self._through.inputs.require_known(encoded.texts())
+            if self._cache is not None:
+                self._cache.plan(encoded.prefixes, self.device)
         return encoded
 
     def fill_cache(self, rows: EncodedRows, progress: Any = None) -> None:
         """Compute the prefix caches of ``rows`` ahead of use where the policy keeps them all."""
-        if self._policy != "off":
+        if self._cache is not None:
             with self._turns:
-                self._cache.fill(rows, progress)
+                self._cache.fill(rows.prefixes, progress)
 
     def logits(self, prompts: torch.Tensor, rows: EncodedRows | Iterable[Mapping[str, Any]]) -> torch.Tensor:
         """Answer logits, float32 ``(B, answers)``, differentiable in ``prompts``.
@@ -276,10 +269,14 @@ class PersonalizedLM:
             raise BankError(
                 f"{len(prompts)} prompts for {len(encoded)} rows; give one prompt for each of one or more rows"
             )
+        return self._logits({USER: prompts}, encoded)
+
+    def _logits(self, prompts: Prompts, rows: EncodedRows) -> torch.Tensor:
+        batch = Batch(rows, prompts)
         with self._turns:
-            if self._policy == "off" or not any(encoded.prefixes):
-                return self._through.whole(prompts, encoded)
-            return self._through.from_prefix(prompts, encoded, self._cache)
+            if self._cache is None or not any(rows.prefixes):
+                return self._through.whole(batch)
+            return self._through.from_prefix(batch, self._cache)
 
     def _require_prompts(self, prompts: torch.Tensor) -> None:
         size = self.hidden_size

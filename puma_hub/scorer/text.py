@@ -8,16 +8,19 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.errors import BankError, MismatchError, TemplateError, UnsupportedModelError
 from puma_hub.scorer.check import difference, reason
+from puma_hub.scorer.encoding import Segments
 from puma_hub.scorer.inputs import ModelInputs
 from puma_hub.scorer.models import cache_argument, is_stretched, max_positions, turns
+from puma_hub.scorer.padding import real_tokens
 from puma_hub.scorer.tokens import TextTokenizer, Tokens
-from puma_hub.tasks.template import Part
+from puma_hub.tasks.template import USER, Part, SoftSlot
 
-SLOT = "<user>"
+SLOT = f"<{USER}>"
 
 
 class TextGenerator:
@@ -48,8 +51,8 @@ class TextGenerator:
     def hidden_size(self) -> int:
         return self._inputs.hidden_size
 
-    def split(self, text: str) -> tuple[Tokens, Tokens]:
-        """The token ids before and after the slot of a text, in which control tokens' texts are text.
+    def split(self, text: str) -> Segments:
+        """The segments of a text with one slot, in which control tokens' texts are text.
 
         Raises:
             TemplateError: the slot does not stand in the text exactly once, or the text holds a control token.
@@ -63,28 +66,26 @@ class TextGenerator:
             self.text_tokens.of([after], True)[after],
         )
 
-    def split_rendered(self, text: str, slot: str, cut: str) -> tuple[Tokens, Tokens]:
+    def split_rendered(self, text: str, slot: str, cut: str) -> Segments:
         """Likewise of a text with all its control tokens, with cuts as of :meth:`TextTokenizer.guarded`."""
         before, after = text.split(slot)
         return self._known(
             self.text_tokens.of_guarded(before, cut, False), self.text_tokens.of_guarded(after, cut, True)
         )
 
-    def _known(self, before: Tokens, after: Tokens) -> tuple[Tokens, Tokens]:
+    def _known(self, before: Tokens, after: Tokens) -> Segments:
         self._inputs.require_known([before, after])
-        return before, after
+        return before, SoftSlot(USER), after
 
     @torch.no_grad()
-    def generate(
-        self, parts: Sequence[tuple[Tokens, Tokens]], prompts: Sequence[torch.Tensor], **options: Any
-    ) -> torch.Tensor:
+    def generate(self, texts: Sequence[Segments], prompts: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
         """New token ids ``(B, sequences a text, tokens)``; ``options`` are ``model.generate``'s.
 
         A text is continued as it would be alone: texts are padded on the left under the attention mask where the
         model heeds it, and else only texts of one length go together.
 
         Args:
-            parts: of :meth:`split`, one a text.
+            texts: of :meth:`split`.
             prompts: soft prompts ``(l, d)``, one a text.
 
         Raises:
@@ -92,9 +93,9 @@ class TextGenerator:
             BankError: the number of prompts differs from the number of texts.
             TemplateError: a text with its prompt does not fit the model's context.
         """
-        if len(prompts) != len(parts):
-            raise BankError(f"{len(prompts)} prompts for {len(parts)} texts; give one prompt for each text")
-        rows = [self._given(*tokens, torch.as_tensor(prompt)) for tokens, prompt in zip(parts, prompts)]
+        if len(prompts) != len(texts):
+            raise BankError(f"{len(prompts)} prompts for {len(texts)} texts; give one prompt for each text")
+        rows = [self._given(text, torch.as_tensor(prompt)) for text, prompt in zip(texts, prompts)]
         lengths = [row["inputs_embeds"].shape[1] for row in rows]
         self.require_room(max(lengths), options)
         groups = [list(range(len(rows)))]
@@ -130,15 +131,13 @@ class TextGenerator:
 
     def _together(self, rows: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """The rows' inputs as one batch, padded on the left."""
-        width = max(row["inputs_embeds"].shape[1] for row in rows)
-        missing = [width - row["inputs_embeds"].shape[1] for row in rows]
-        given = {}
-        for name in rows[0]:
-            beyond = [0, 0] * (rows[0][name].ndim - 2)  # no padding of the dimensions after the positions
-            given[name] = torch.cat([nn.functional.pad(r[name], (*beyond, n, 0)) for r, n in zip(rows, missing)])
-        places = torch.arange(width, device=self._inputs.device)[None]
-        mask = places >= torch.tensor(missing, device=places.device)[:, None]
-        return {**given, "attention_mask": mask.long()}
+        given = {
+            name: pad_sequence([row[name][0] for row in rows], batch_first=True, padding_side="left")
+            for name in rows[0]
+        }
+        embeds = given["inputs_embeds"]
+        lengths = torch.tensor([row["inputs_embeds"].shape[1] for row in rows], device=embeds.device)
+        return {**given, "attention_mask": real_tokens(lengths, embeds.shape[1], "left").long()}
 
     def _generate(self, **options: Any) -> Any:
         model: Any = self.model
@@ -153,7 +152,7 @@ class TextGenerator:
         """
         vocabulary = self._inputs.rows
         texts = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (9, 21)]
-        rows = [self._inputs.of([tuple(text)], torch.zeros(1, 0, self.hidden_size), [()]) for text in texts]
+        rows = [self._inputs.of([(tuple(text),)], {}) for text in texts]
         name = type(self.model).__name__
         try:
             tokens = self._first_logits(input_ids=torch.tensor(texts[:1], device=self._inputs.device))
@@ -183,10 +182,10 @@ class TextGenerator:
     def decode(self, ids: torch.Tensor) -> str:
         return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
-    def _given(self, before: Tokens, after: Tokens, prompt: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _given(self, text: Segments, prompt: torch.Tensor) -> dict[str, torch.Tensor]:
         if prompt.ndim != 2 or prompt.shape[1] != self.hidden_size or not len(prompt):
             raise MismatchError(f"the prompt must be (length, {self.hidden_size}), got {tuple(prompt.shape)}")
-        return self._inputs.of([before], prompt[None], [after])
+        return self._inputs.of([text], {USER: prompt[None]})
 
 
 def _only_first(model: Any) -> None:

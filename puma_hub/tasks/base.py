@@ -40,7 +40,6 @@ class Task(ABC):
     """What :meth:`scores` returns, the main metric first."""
     has_head: ClassVar[bool] = False
     """Whether a rating head is trained, which turns answer logits into a rating."""
-    """Whether global mean, user mean and user + item bias of the labels are predictions to compare with."""
 
     @property
     @abstractmethod

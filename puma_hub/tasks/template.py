@@ -1,17 +1,22 @@
-"""Text templates with a slot for the user's soft prompt."""
+"""Text templates as segments: texts, and slots for soft prompts."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError, shown
 
+USER = "user"
+SOFT_SLOTS: tuple[str, ...] = (USER,)
+"""Names of the slots that soft prompts take."""
+
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
-_KNOWN_SLOTS = ("<user>", "<item>", "<history>")
-_SLOTS = re.compile(r"(<item>|<history>)")
+_TEXT_SLOTS = ("<item>", "<history>")
+_TEXT_SLOT = re.compile(f"({'|'.join(_TEXT_SLOTS)})")
 _HISTORY_TITLES = 5  # paper, data section: five clicked titles a row, here the newest
 
 # Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
@@ -48,6 +53,13 @@ Parts = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
+class SoftSlot:
+    """Where a soft prompt stands in a text; ``name`` says which, such as ``user``."""
+
+    name: str
+
+
+@dataclass(frozen=True)
 class PromptTemplate:
     """A text with exactly one ``<user>`` slot, and optional ``<item>`` and ``<history>`` slots.
 
@@ -61,13 +73,13 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         slots = _SLOT.findall(self.text)
-        unknown = sorted(set(slots) - set(_KNOWN_SLOTS))
+        known = (*(f"<{name}>" for name in SOFT_SLOTS), *_TEXT_SLOTS)
+        unknown = sorted(set(slots) - set(known))
         if unknown:
             raise TemplateError(
-                f"unknown slot {', '.join(unknown)} in template {self.text!r}; "
-                f"known slots are {', '.join(_KNOWN_SLOTS)}"
+                f"unknown slot {', '.join(unknown)} in template {self.text!r}; known slots are {', '.join(known)}"
             )
-        for slot in _KNOWN_SLOTS:
+        for slot in known:
             if slots.count(slot) > 1:
                 raise TemplateError(f"slot {slot} stands {slots.count(slot)} times in {self.text!r}; write it once")
         if "<user>" not in slots:
@@ -90,29 +102,38 @@ class PromptTemplate:
             )
         return cls(template)
 
-    def parts(self, row: Mapping[str, Any]) -> tuple[Parts, Parts]:
-        """The text before and after the user's slot for one row of interactions, the row's words marked as given.
+    @cached_property
+    def _own(self) -> tuple[str | SoftSlot, ...]:
+        """The template's own texts and its soft slots, taking turns."""
+        pieces = re.split("|".join(f"<({name})>" for name in SOFT_SLOTS), self.text)
+        step = len(SOFT_SLOTS) + 1  # a text, then one group for each name, of which one is matched
+        return tuple(
+            piece if place % step == 0 else SoftSlot(piece) for place, piece in enumerate(pieces) if piece is not None
+        )
 
-        A ``history`` lists titles, the oldest first; the last five are shown in that order, the newest at the end.
+    def segments(self, row: Mapping[str, Any]) -> tuple[Parts | SoftSlot, ...]:
+        """The text of one row of interactions as segments: texts and soft slots, taking turns.
+
+        The first and the last are texts, which may be empty; the row's words are marked as given. A ``history`` lists
+        titles, the oldest first; the last five are shown in that order, the newest at the end.
 
         Raises:
             InteractionsError: the row lacks its item's text, or its history is no list of texts.
         """
-        before, after = self.text.split("<user>")
         values = {"<history>": "; ".join(_newest(row.get("history"))), "<item>": ""}
         if "<item>" in self.text:
             values["<item>"] = _item_text(row)
         # One pass, so that slot-like text inside an item is left as it is.
-        return _filled(before, values), _filled(after, values)
+        return tuple(own if isinstance(own, SoftSlot) else _filled(own, values) for own in self._own)
 
-    def render(self, row: Mapping[str, Any]) -> tuple[str, str]:
-        """Return the text before and after the user's slot for one row of interactions.
+    def render(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the texts around the soft slots for one row of interactions: one more than there are slots.
 
         Raises:
-            InteractionsError: as :meth:`parts`.
+            InteractionsError: as :meth:`segments`.
         """
-        before, after = ("".join(part.text for part in parts) for parts in self.parts(row))
-        return before, after
+        texts = (segment for segment in self.segments(row) if not isinstance(segment, SoftSlot))
+        return tuple("".join(part.text for part in parts) for parts in texts)
 
     def columns(self, present: Collection[str]) -> list[str]:
         """Those of the columns ``present`` that :meth:`render` reads.
@@ -144,7 +165,7 @@ def _newest(history: Any) -> list[str]:
 
 
 def _filled(text: str, values: Mapping[str, str]) -> Parts:
-    pieces = [Part(values.get(piece, piece), piece in values) for piece in _SLOTS.split(text)]
+    pieces = [Part(values.get(piece, piece), piece in values) for piece in _TEXT_SLOT.split(text)]
     return tuple(piece for piece in pieces if piece.text)
 
 

@@ -323,4 +323,4 @@ def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
 
 def hash_rows(rows: EncodedInteractions) -> str:
     """Hash the token ids of all rows."""
-    return identity_hash({"prefixes": rows.rows.prefixes, "suffixes": rows.rows.suffixes})
+    return identity_hash({"rows": rows.rows.listed()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,14 @@ from puma_hub.storage import read_json
 
 _PACKAGES = ("puma_hub", "torch", "transformers", "datasets", "accelerate", "numpy")
 
+# What configurations call the number of experts, and of those that a token goes to.
+_EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
+_ACTIVE_EXPERTS = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
+
 FLOPS_FORMULA = (
-    "2 * P * tokens forward and 2 * P * tokens backward, P the weights of the layers' matrices; attention products, "
-    "embeddings and the answer rows are left out; a cached prefix counts once"
+    "2 * P * tokens forward and 2 * P * tokens backward, P the weights of the layers' matrices (of a mixture of "
+    "experts, the active ones'); attention products, embeddings and the answer rows are left out; a cached prefix "
+    "counts once"
 )
 
 
@@ -53,11 +59,24 @@ def _peak_ram() -> int:
 
 
 def layer_weights(lm: PersonalizedLM) -> int:
-    """Weights in the matrices that every token passes: all but the embeddings and the output layer."""
+    """Weights in the matrices that a token passes: all but embeddings, output layer and inactive experts."""
     outer = {
         id(p) for part in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) for p in part.parameters()
     }
-    return sum(p.numel() for p in lm.model.parameters() if p.ndim >= 2 and id(p) not in outer)
+    config = lm.model.config.get_text_config()
+    experts, active = (_first_number(config, names) for names in (_EXPERTS, _ACTIVE_EXPERTS))
+
+    def passed(weight: torch.Tensor) -> int:
+        """The weights that one token passes; transformers stacks the matrices of all experts in one tensor."""
+        stacked = weight.ndim == 3 and len(weight) == experts and weight.shape[1] > 1  # not a convolution's
+        return weight.numel() * active // experts if stacked and active else weight.numel()
+
+    named = lm.model.named_parameters()  # biases of experts are stacked too, but are added
+    return sum(passed(p) for name, p in named if p.ndim >= 2 and id(p) not in outer and not name.endswith("bias"))
+
+
+def _first_number(config: Any, names: Sequence[str]) -> int:
+    return next((value for name in names if isinstance(value := getattr(config, name, None), int)), 0)
 
 
 def forward_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> tuple[float, float]:
@@ -68,7 +87,7 @@ def forward_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> 
         a row where they are not).
     """
     weights = layer_weights(lm)
-    after = sum(prompt_length + len(suffix) for suffix in rows.suffixes)
+    after = prompt_length * len(rows) + sum(rows.text_after)
     cached = lm.cache_report.policy in ("full", "lru")
     before = sum(len(prefix) for prefix in (set(rows.prefixes) if cached else rows.prefixes))
     return 2.0 * weights * after, 2.0 * weights * before

@@ -1,7 +1,7 @@
-"""Key/value caches of the text before the user's slot, computed once without gradients.
+"""Which prefixes' states are held: all, the most recent ones, or none.
 
-Nothing before the slot depends on the user, so with an item-first template a prefix's cache is a constant
-of the item: every user and every epoch can share it.
+Nothing before the first soft slot depends on a prompt, so with an item-first template a prefix's states are a constant
+of the item: every user and every epoch can share them. They are computed once, without gradients.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
-from transformers import DynamicCache
 
-from puma_hub.errors import ConfigurationError, UnsupportedModelError
-from puma_hub.scorer.encoding import EncodedRows
+from puma_hub.errors import ConfigurationError
+from puma_hub.scorer.caches.kinds import CacheKind, States
 from puma_hub.scorer.tokens import Tokens
 
 POLICIES = ("auto", "full", "lru", "recompute", "off")
@@ -25,7 +25,11 @@ _WIDTH_STEP = 4
 _ROWS_AND_TOKENS = {"cpu": (4, 512)}  # at once at most
 _ELSEWHERE = (32, 4096)
 
-PrefixForward = Callable[[Sequence[Tokens], int], torch.Tensor]
+
+class PrefixForward(Protocol):
+    """Gives the states of prefixes, padded on the left to a width."""
+
+    def __call__(self, prefixes: Sequence[Tokens], width: int) -> States: ...
 
 
 @dataclass
@@ -51,40 +55,58 @@ def default_budget(device: torch.device) -> int:
     return int(psutil.virtual_memory().available) // 3
 
 
+def require_options(policy: str, budget: int | None) -> None:
+    """Refuse an unknown policy, and a budget that is no number of bytes.
+
+    Raises:
+        ConfigurationError: one of them is.
+    """
+    if policy not in POLICIES:
+        raise ConfigurationError(f"unknown prefix_cache {policy!r}; choose one of {', '.join(POLICIES)}")
+    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
+        raise ConfigurationError(f"cache_budget must be a whole number of bytes, 0 or more, got {budget!r}")
+
+
 class PrefixCache:
-    """Holds the states ``(2 * layers, kv_heads, length, head_dim)`` of prefixes.
+    """Holds the states of prefixes.
 
     Policies: ``full`` keeps all, ``lru`` keeps the most recent ones within ``budget`` bytes,
     ``recompute`` keeps none (the prefix still has no backward pass), ``off`` is the caller's affair: the whole
     sequence goes through the model. ``auto`` takes the first of ``full``, ``lru``, ``recompute`` that fits.
 
     Args:
-        forward: gives the states ``(2 * layers, B, kv_heads, width, head_dim)`` of ``B`` prefixes, padded on the left
-            to a width.
-        bytes_per_token: what a token of a prefix takes.
+        kind: what the model's layers keep.
+        forward: computes the states of prefixes.
+        token: what is kept of a prefix of one token; needed to plan.
+        budget: bytes the cache may take; a third of the free memory by default.
 
     Raises:
         ConfigurationError: the policy is unknown, or the budget is no number of bytes.
     """
 
-    def __init__(self, forward: PrefixForward, bytes_per_token: int, policy: str = "auto", budget: int | None = None):
-        if policy not in POLICIES:
-            raise ConfigurationError(f"unknown prefix_cache {policy!r}; choose one of {', '.join(POLICIES)}")
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 0):
-            raise ConfigurationError(f"cache_budget must be a whole number of bytes, 0 or more, got {budget!r}")
+    def __init__(
+        self,
+        kind: CacheKind,
+        forward: PrefixForward,
+        policy: str = "auto",
+        budget: int | None = None,
+        token: States = (),
+    ) -> None:
+        require_options(policy, budget)
+        self._kind = kind
         self._forward = forward
-        self._bytes_per_token = bytes_per_token
+        self._token = token
         self._requested = policy
         self._budget = budget
         self._at_once = _ROWS_AND_TOKENS["cpu"]
-        self._stored: OrderedDict[Tokens, torch.Tensor] = OrderedDict()
+        self._stored: OrderedDict[Tokens, States] = OrderedDict()
         self.report = PrefixCacheReport(policy if policy != "auto" else "full")
 
-    def plan(self, rows: EncodedRows, device: torch.device) -> str:
-        """Choose the policy for ``rows`` and return it; the model computes on ``device``."""
+    def plan(self, prefixes: Sequence[Tokens], device: torch.device) -> str:
+        """Choose the policy for these prefixes and return it; the model computes on ``device``."""
         self._at_once = _ROWS_AND_TOKENS.get(device.type, _ELSEWHERE)
-        new = sum(len(prefix) for prefix in set(rows.prefixes) if prefix not in self._stored)
-        need = self.report.bytes_held + new * self._bytes_per_token
+        new = [len(prefix) for prefix in set(prefixes) if prefix not in self._stored]
+        need = self.report.bytes_held + sum(self._kind.bytes_of(self._token, length) for length in new)
         self.report.bytes_needed = need
         if self._budget is None:
             self._budget = default_budget(device)
@@ -95,9 +117,9 @@ class PrefixCache:
             self.report.policy = self._requested
         return self.report.policy
 
-    def fill(self, rows: EncodedRows, progress: Callable[[int, int], None] | None = None) -> None:
-        """Compute all prefixes of ``rows`` ahead of use (policy ``full`` only)."""
-        wanted = dict.fromkeys(rows.prefixes) if self.report.policy == "full" else {}
+    def fill(self, prefixes: Sequence[Tokens], progress: Callable[[int, int], None] | None = None) -> None:
+        """Compute all these prefixes ahead of use (policy ``full`` only)."""
+        wanted = dict.fromkeys(prefixes) if self.report.policy == "full" else {}
         missing = [prefix for prefix in wanted if prefix not in self._stored]
         done = 0
         for found in self._computed(missing):
@@ -107,21 +129,14 @@ class PrefixCache:
             if progress is not None:
                 progress(done, len(missing))
 
-    def gather(self, rows: EncodedRows) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the batch's states as in :func:`stack_cache`, padded on the left, and the lengths ``(B,)``."""
-        states = self._states(rows.prefixes)
-        width = max(len(prefix) for prefix in rows.prefixes)
-        layers2, heads, _, size = states[rows.prefixes[0]].shape
-        batch = states[rows.prefixes[0]].new_empty(layers2, len(rows), heads, width, size)
-        for i, prefix in enumerate(rows.prefixes):
-            start = width - len(prefix)
-            batch[:, i, :, :start] = 0.0
-            batch[:, i, :, start:] = states[prefix]
-        return batch, torch.tensor([len(prefix) for prefix in rows.prefixes], device=batch.device)
+    def gather(self, prefixes: Sequence[Tokens]) -> States:
+        """Return the prefixes' states as a batch, see :meth:`CacheKind.batch`."""
+        states = self._states(prefixes)
+        return self._kind.batch([states[prefix] for prefix in prefixes], [len(prefix) for prefix in prefixes])
 
-    def _states(self, prefixes: Sequence[Tokens]) -> dict[Tokens, torch.Tensor]:
+    def _states(self, prefixes: Sequence[Tokens]) -> dict[Tokens, States]:
         """The states of distinct prefixes; those that are not held are computed, and only those."""
-        found: dict[Tokens, torch.Tensor] = {}
+        found: dict[Tokens, States] = {}
         missing = []
         for prefix in dict.fromkeys(prefixes):
             if prefix in self._stored:
@@ -136,40 +151,28 @@ class PrefixCache:
             self._store(computed)
         return found
 
-    def _computed(self, prefixes: Sequence[Tokens]) -> Iterator[dict[Tokens, torch.Tensor]]:
+    def _computed(self, prefixes: Sequence[Tokens]) -> Iterator[dict[Tokens, States]]:
         """States of prefixes, some at a time; the same bits whichever others are asked for."""
+        step = _WIDTH_STEP if self._kind.padded else 1
         by_width: dict[int, list[Tokens]] = {}
         for prefix in prefixes:
-            by_width.setdefault(-(-max(1, len(prefix)) // _WIDTH_STEP) * _WIDTH_STEP, []).append(prefix)
+            by_width.setdefault(-(-max(1, len(prefix)) // step) * step, []).append(prefix)
         for width, members in sorted(by_width.items()):
             size = max(1, min(self._at_once[0], self._at_once[1] // width))
             for start in range(0, len(members), size):
                 chosen = members[start : start + size]
                 states = self._forward([*chosen, *[chosen[0]] * (size - len(chosen))], width)
-                yield {prefix: states[:, row, :, width - len(prefix) :].clone() for row, prefix in enumerate(chosen)}
+                yield {prefix: self._kind.of_row(states, row, len(prefix)) for row, prefix in enumerate(chosen)}
 
-    def _store(self, states: dict[Tokens, torch.Tensor]) -> None:
+    def _store(self, states: dict[Tokens, States]) -> None:
         if self.report.policy not in ("full", "lru"):
             return
         for prefix, own in states.items():
             self._stored[prefix] = own
-            self.report.bytes_held += own.nbytes
+            self.report.bytes_held += _bytes(own)
         while self.report.policy == "lru" and self.report.bytes_held > (self._budget or 0) and self._stored:
-            self.report.bytes_held -= self._stored.popitem(last=False)[1].nbytes
+            self.report.bytes_held -= _bytes(self._stored.popitem(last=False)[1])
 
 
-def stack_cache(cache: DynamicCache) -> torch.Tensor:
-    """Stack a filled cache to ``(2 * layers, B, kv_heads, length, head_dim)``.
-
-    Raises:
-        UnsupportedModelError: layers keep other things than keys and values of one shape.
-    """
-    states: list[torch.Tensor] = []
-    for layer in cache.layers:
-        keys, values = getattr(layer, "keys", None), getattr(layer, "values", None)
-        if keys is None or values is None or keys.shape != values.shape or (states and keys.shape != states[0].shape):
-            raise UnsupportedModelError(
-                "this model's layers do not all keep keys and values of one shape; use prefix_cache='off'"
-            )
-        states += [keys, values]
-    return torch.stack(states)
+def _bytes(states: States) -> int:
+    return sum(tensor.nbytes for tensor in states)
