@@ -12,6 +12,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState
 Progress = Callable[[int, int], None]
 """Told how much is done, and of how much."""
 
+_SHOWN = {"loss": "loss", "eval_loss": "validation"}  # of what is logged, and how the bar calls it
+
 
 def no_progress(done: int, total: int) -> None:
     """Show nothing."""
@@ -27,6 +29,7 @@ class ProgressCallback(TrainerCallback):
     def __init__(self, label: str = "training") -> None:
         self.label = label
         self.bar: Any = None
+        self.losses: dict[str, float] = {}
 
     @contextmanager
     def part(self, label: str, unit: str) -> Iterator[Progress]:
@@ -65,4 +68,4 @@ class ProgressCallback(TrainerCallback):
         """Close the bar; called however training ends."""
         if self.bar is not None:
             self.bar.close()
-            self.bar = None
+            self.bar, self.losses = None, {}
