@@ -112,7 +112,8 @@ class Events:
             yield progress
 
     def close(self) -> None:
-        """Close bars and trackers, however the run ended."""
+        """Close bars and trackers, however the run ended, and let go of the optimizer's memory."""
+        self.handler.model = self.handler.optimizer = self.handler.lr_scheduler = None
         for callback in self.handler.callbacks:
             if isinstance(callback, (ProgressCallback, TrackerCallback)):
                 callback.close()
