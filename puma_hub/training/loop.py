@@ -61,7 +61,7 @@ class Loop:
             is done, and of how much.
         begin: called once before the first step of the first epoch, to bring the module where training starts; it
             reports likewise. What it leads to is a candidate for the best weights, as epoch 0.
-        resume: see :meth:`BaseTrainer.train`.
+        resume: see :meth:`PromptTrainer.train`.
     """
 
     def __init__(
