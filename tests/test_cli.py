@@ -87,7 +87,7 @@ def test_training_options(place: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main(other) == 1 and "other settings or data" in capsys.readouterr().err
     assert main([*other, "--restart"]) == 0
     assert not np.array_equal(PromptBank.from_pretrained(tmp_path / "bank").prompts, first)
-    assert main([*begin, "--report-to", "nothing"]) == 1 and "report_to has 'nothing'" in capsys.readouterr().err
+    assert main([*begin, "--report-to", "nothing"]) == 2 and "report_to has 'nothing'" in capsys.readouterr().err
 
 
 def run(*arguments: object) -> list[str]:
