@@ -147,7 +147,7 @@ def test_processes_accumulate_alike_and_stop_together(tmp_path: Path) -> None:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
         assert (tmp_path / f"of-{processes}-0").exists(), done.stderr[-3000:]
     one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("of-1-0", "of-2-0", "of-2-1"))
-    assert torch.equal(first, second) and torch.allclose(one, first, atol=1e-3) and one.std(0).max() > 1e-2
+    assert torch.equal(first, second) and torch.allclose(one, first, atol=1e-3) and one.std(0).max() > 5e-3
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
