@@ -59,10 +59,8 @@ class ProgressCallback(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         if self.bar is not None:
-            shown = {"loss": "loss", "eval_loss": "validation"}
-            self.bar.set_postfix(
-                {shown[name]: round(value, 4) for name, value in (logs or {}).items() if name in shown}
-            )
+            self.losses |= {_SHOWN[name]: round(value, 4) for name, value in (logs or {}).items() if name in _SHOWN}
+            self.bar.set_postfix(self.losses)
 
     def close(self) -> None:
         """Close the bar; called however training ends."""
