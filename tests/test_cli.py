@@ -77,6 +77,19 @@ def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "user-3" not in printed
 
 
+def test_training_options(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("tensorboard")
+    begin = [*fit(place, tmp_path), "--gradient-accumulation-steps", "2", "--warmup-steps", "0.5"]
+    assert main([*begin, "--report-to", "tensorboard"]) == 0
+    assert list((tmp_path / "work" / "runs").rglob("events.out.*"))
+    first = PromptBank.from_pretrained(tmp_path / "bank").prompts.copy()
+    other = [*begin, "--seed", "5"]
+    assert main(other) == 1 and "other settings or data" in capsys.readouterr().err
+    assert main([*other, "--restart"]) == 0
+    assert not np.array_equal(PromptBank.from_pretrained(tmp_path / "bank").prompts, first)
+    assert main([*begin, "--report-to", "nothing"]) == 2 and "report_to has 'nothing'" in capsys.readouterr().err
+
+
 def run(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "puma_hub.cli.main", *map(str, arguments)]
 

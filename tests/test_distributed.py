@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from puma_hub import PromptBank, PumaAdapter
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
@@ -106,6 +107,47 @@ def test_what_one_process_cannot_compute_stops_both(tmp_path: Path) -> None:
         for process in (0, 1):
             told = f"process {process}, {trainer}: at step 3 the answers of 8 of 16 rows are NaN or infinite"
             assert told in done.stdout, done.stdout + done.stderr[-3000:]
+
+
+STOPPED = """
+from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer  # first: see the module
+import sys
+import torch
+from accelerate import PartialState
+from transformers import TrainerCallback
+from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
+
+class Stops(TrainerCallback):
+    def on_step_end(self, args, state, control, **given):
+        control.should_training_stop = state.global_step == 4 and PartialState().process_index == processes - 1
+        return control
+
+processes = int(sys.argv[1])
+assert PartialState(cpu=True).num_processes == processes
+lm = PersonalizedLM(make_model("llama"), make_tokenizer(), model_id="tiny")
+args = PumaTrainingArguments(
+    num_train_epochs=9, per_device_train_batch_size=16 // processes, gradient_accumulation_steps=2, disable_tqdm=True,
+    validation_share=0.0, learning_rate=0.1,
+)
+trainer = PromptTrainer(lm, make_interactions(), args, callbacks=[Stops])
+bank = trainer.train()
+assert trainer.report["epochs"] == 2, trainer.report["epochs"]
+torch.save(torch.from_numpy(bank.prompts.copy()), f"{sys.argv[2]}-{PartialState().process_index}")
+"""
+
+
+def test_processes_accumulate_alike_and_stop_together(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(STOPPED)
+    root = str(Path(__file__).parents[1])
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for processes, start in ((1, [sys.executable]), (2, launch)):
+        command = [*start, str(script), str(processes), str(tmp_path / f"of-{processes}")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert (tmp_path / f"of-{processes}-0").exists(), done.stderr[-3000:]
+    one, first, second = (torch.load(tmp_path / name, weights_only=True) for name in ("of-1-0", "of-2-0", "of-2-1"))
+    assert torch.equal(first, second) and torch.allclose(one, first, atol=1e-3) and one.std(0).max() > 5e-3
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:

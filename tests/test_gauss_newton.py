@@ -176,7 +176,7 @@ def test_clicks_are_solved_for_from_where_all_are_certain(
 def test_batches_change_nothing_but_rounding(taught: Teach) -> None:
     lm, bank, rows = taught
     one, many = (
-        AdapterTrainer(lm, bank, rows, replace(QUIET, per_device_eval_batch_size=size)).train().state_dict()
+        AdapterTrainer(lm, bank, rows, replace(QUIET, gradient_batch_size=size)).train().state_dict()
         for size in (256, 7)
     )
     for name in one:
@@ -290,7 +290,7 @@ def test_killed_after_the_start_it_is_not_solved_for_again(
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("puma_hub.training.adapter_trainer.AdapterModule.forward", die)
+        patch.setattr("puma_hub.training.adapter_module.AdapterModule.forward", die)
         with pytest.raises(Killed):
             AdapterTrainer(lm, bank, rows, args).train()
     monkeypatch.setattr("puma_hub.training.adapter_trainer.start_by_gauss_newton", die)

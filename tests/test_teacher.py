@@ -16,7 +16,7 @@ from puma_hub.data import of_users
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, InteractionsError, MismatchError
 from puma_hub.tasks import RatingHead, RatingTask
 from puma_hub.training import with_source_predictions
-from puma_hub.training.args import ADAPTER_DEFAULTS
+from puma_hub.training.defaults import ADAPTER_DEFAULTS
 from puma_hub.training.teacher import OFFSET_SHARE, SPREAD, TEACHER_COLUMNS
 
 QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True, seed=3)
@@ -217,7 +217,8 @@ def test_validation_users_are_judged_by_their_labels(
     taught = with_source_predictions(lm, bank, interactions, noise=0)
     trainer = AdapterTrainer(make_lm("gemma3"), bank, taught, replace(QUIET, validation_share=0.25))
     others = of_users(interactions, sorted(set(bank.user_ids) - set(trainer.users)))
-    assert trainer._validation.labels.tolist() == others["label"][:] and trainer._validation.predictions is None
+    held_out = trainer._rows.validation
+    assert held_out.labels.tolist() == others["label"][:] and held_out.predictions is None
 
 
 def test_resumed_with_a_teacher_is_the_same_bits_and_another_teacher_is_refused(

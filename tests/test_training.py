@@ -24,7 +24,7 @@ from puma_hub import (
 )
 from puma_hub.errors import CheckpointError, ConfigurationError, MismatchError, SelectionError
 from puma_hub.training import loop as loop_module
-from puma_hub.training.prompt_trainer import PromptModule
+from puma_hub.training.prompt_module import PromptModule
 from puma_hub.training.report import layer_weights
 from tests.conftest import make_bank, make_interactions
 
@@ -251,8 +251,8 @@ def test_validation_users_are_others(
     chosen = [f"user-{i}" for i in range(6)]
     trainer = AdapterTrainer(make_lm(), bank, interactions, replace(QUIET, validation_share=0.34), users=chosen)
     assert len(trainer.users) == 4 and set(trainer.users) < set(chosen)
-    trained = {trainer._users[i] for i in trainer._train.users.tolist()}
-    held = {trainer._users[i] for i in trainer._validation.users.tolist()}
+    trained = {trainer._users[i] for i in trainer._rows.train.users.tolist()}
+    held = {trainer._users[i] for i in trainer._rows.validation.users.tolist()}
     assert trained == set(trainer.users) and held == set(chosen) - trained
 
 

@@ -15,8 +15,8 @@ from puma_hub import AdapterTrainer, PersonalizedLM, PromptBank, PromptTrainer, 
 from puma_hub.errors import ConfigurationError, NotFiniteError
 from puma_hub.pipelines.scoring import PersonalizedScoringPipeline
 from puma_hub.training import with_source_predictions
-from puma_hub.training.adapter_trainer import AdapterModule
-from puma_hub.training.prompt_trainer import PromptModule
+from puma_hub.training.adapter_module import AdapterModule
+from puma_hub.training.prompt_module import PromptModule
 from tests.conftest import make_bank, make_model
 
 QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=32, disable_tqdm=True, seed=3)

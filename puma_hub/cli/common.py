@@ -151,8 +151,28 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         type=float,
         help="kept for choosing the epoch (default: 0.1; none for users who are added to a bank)",
     )
-    parser.add_argument("--offset-penalty", type=float, help="on what is a user's own (default: the method's)")
+    parser.add_argument("--offset-penalty", type=float, help="on users' offsets (default: the method's)")
+    parser.add_argument(
+        "--gradient-accumulation-steps", type=whole_number, default=1, help="batches a step (default: 1)"
+    )
+    parser.add_argument(
+        "--warmup-steps", type=float, default=0, help="of rising rates; below 1 a share of all steps (default: 0)"
+    )
+    parser.add_argument(
+        "--report-to",
+        action="append",
+        metavar="NAME",
+        help="a tracker, such as tensorboard or trackio; may be repeated",
+    )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
+    parser.add_argument(
+        "--restart", action="store_true", help="start anew, over a checkpoint that is there (default: go on from it)"
+    )
+
+
+def resume_from(args: argparse.Namespace) -> bool | None:
+    """What ``train()`` is to resume from."""
+    return False if args.restart else None
 
 
 def model_of(text: str) -> str | ModelSpec:
@@ -263,6 +283,9 @@ def training_arguments(args: argparse.Namespace, **more: object) -> PumaTraining
         learning_rate=args.learning_rate,
         per_device_train_batch_size=args.batch_size,
         validation_share=args.validation_share,
+        gradient_accumulation_steps=args.gradient_accumulation_steps,
+        warmup_steps=args.warmup_steps,
+        report_to=args.report_to,
         checkpoint_seconds=args.checkpoint_seconds,
         offset_penalty=args.offset_penalty,
         seed=args.seed,

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> Result:
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
     lm = common.load_lm(args.model, args, template)
     trainer = PromptTrainer(lm, common.load_rows(args)["train"], arguments, bank=before)
-    bank = trainer.train()
+    bank = trainer.train(common.resume_from(args))
     if common.is_main_process():
         bank.save_pretrained(f"{args.out}/bank")
     joined = trainer.report.get("bank")

@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> Result:
         config=config,
         init=init,
     )
-    adapter = trainer.train()
+    adapter = trainer.train(common.resume_from(args))
     if common.is_main_process():
         save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
     return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)

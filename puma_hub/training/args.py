@@ -2,99 +2,91 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from puma_hub.errors import ConfigurationError
 
 PROMPT_METHODS = ("shared", "independent")
-VALIDATION_SHARE = 0.1
+_EVAL_STRATEGIES = ("epoch", "steps", "no")
 _LARGEST = 1e37  # a tenth of what float32 holds
-# What a trainer uses where the arguments leave a field at None.
-PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
-    # Ours; learning rates are in units of the LLM's embedding RMS.
-    "shared": {
-        "num_train_epochs": 3,
-        "learning_rate": 1e-2,
-        "base_learning_rate": 5e-2,
-        "head_learning_rate": 3e-3,
-        "per_device_train_batch_size": 64,
-        "offset_penalty": 5e-2,
-    },
-    # Paper, hyperparameters; in the LLM's own units.
-    "independent": {
-        "num_train_epochs": 15,
-        "learning_rate": 5e-4,
-        "head_learning_rate": 3e-3,
-        "per_device_train_batch_size": 32,
-        "offset_penalty": 0.0,
-    },
+_AT_LEAST = {
+    "num_train_epochs": 0,
+    "start_rows": 0,
+    "per_device_train_batch_size": 1,
+    "per_device_eval_batch_size": 1,
+    "gradient_batch_size": 1,
+    "gradient_accumulation_steps": 1,
+    "prompt_length": 1,
 }
-# By what the adapter learns from. Base and head have a few dozen steps to fit the new LLM, where users are few.
-ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
-    "labels": {
-        "start_rows": 0,
-        "num_train_epochs": 4,
-        "learning_rate": 2e-4,
-        "base_learning_rate": 0.1,
-        "head_learning_rate": 1e-2,
-        "per_device_train_batch_size": 32,
-        "offset_penalty": 0.03,
-    },
-    # Predictions are less noisy than labels, so all can be solved for. Rates are those of a refinement.
-    "source predictions": {
-        "start_rows": 1024,
-        "num_train_epochs": 0,
-        "learning_rate": 1e-4,
-        "base_learning_rate": 2e-2,
-        "head_learning_rate": 1e-3,
-        "per_device_train_batch_size": 32,
-        "offset_penalty": 0.01,
-    },
-    # For a network without a linear branch: smaller batches than for labels, and more of them.
-    "source predictions, no start": {
-        "start_rows": 0,
-        "num_train_epochs": 4,
-        "learning_rate": 2e-4,
-        "base_learning_rate": 0.2,
-        "head_learning_rate": 3e-3,
-        "per_device_train_batch_size": 16,
-        "offset_penalty": 0.03,
-    },
-}
+# What decides where results go, how often something is shown or saved, or how many rows are computed at once. The
+# number of epochs is not among what decides either: a run may be extended.
+_NOT_DECIDING = (
+    "num_train_epochs",
+    "output_dir",
+    "checkpoint_seconds",
+    "disable_tqdm",
+    "per_device_eval_batch_size",
+    "gradient_batch_size",
+    "logging_steps",
+    "report_to",
+    "run_name",
+    "project",
+)
 
 
 @dataclass(frozen=True)
 class PumaTrainingArguments:
     """Settings of :class:`PromptTrainer` and :class:`AdapterTrainer`.
 
+    Names and meanings are those of ``transformers.TrainingArguments`` where it has the same setting. Its schedules of
+    logging and evaluation count optimizer steps, as here.
+
     Args:
-        output_dir: where checkpoint and report go; without it nothing is written and nothing can be resumed.
-        num_train_epochs: passes over the training rows; the best one by validation is kept. 0 leaves an adapter as
-            it was solved for, see ``start_rows``.
+        output_dir: where checkpoint, report and TensorBoard files go; without it nothing is written and nothing can be
+            resumed.
+        num_train_epochs: passes over the training rows. 0 leaves an adapter as it was solved for, see ``start_rows``.
+            A run in ``output_dir`` that has ended is extended by calling ``train()`` with a larger number.
         learning_rate: of the prompts (user offsets, for the shared method) or of the adapter.
         base_learning_rate: of what all users share (not for the independent method), in units of the LLM's embedding
             RMS.
         head_learning_rate: of the rating head.
-        per_device_train_batch_size: rows a step on each process.
-        per_device_eval_batch_size: rows at once where there is no backward pass.
-        lr_scheduler_type: a schedule of transformers by name; no warm-up.
+        per_device_train_batch_size: rows in a forward and backward pass on each process.
+        gradient_accumulation_steps: forward and backward passes a step, which is that of one batch of all their
+            rows.
+        per_device_eval_batch_size: rows at once where there is no backward pass. 256 by default, since a validation
+            row keeps no activations.
+        gradient_batch_size: rows at once outside the training steps where there is a backward pass: the start of an
+            adapter and the sensitivity at the end.
+        lr_scheduler_type: a schedule of transformers by name.
+        warmup_steps: steps over which the learning rates rise from 0; a number below 1 is a share of all steps.
         weight_decay: decoupled, on prompts of the independent method and on the adapter's network.
         max_grad_norm: gradients of adapter and independent prompts are clipped to this norm.
-        validation_share: share kept for choosing the best epoch: of each user's training rows, the last in time
-            (prompts), or of the training users with all their rows (adapter). 0.1 by default; 0 for users who are added
-            to a bank, whose few rows choose no epoch.
+        eval_strategy: when the validation loss is computed: ``epoch`` (the default: the best epoch is kept), ``steps``
+            (every ``eval_steps``, and at the end) or ``no`` (the last weights are kept, and the validation rows are
+            left for ``evaluate()``).
+        eval_steps: a number below 1 is a share of all steps; ``logging_steps`` by default.
+        logging_steps: steps between two logs of loss and learning rate; a number below 1 is a share of all steps.
+        report_to: trackers by their name in Accelerate, such as ``tensorboard`` or ``trackio``; ``none`` by default.
+        run_name: the name of the run in a tracker; the trainer's kind by default.
+        project: the name of the project in a tracker.
+        validation_share: share kept for validation: of each user's training rows, the last in time (prompts), or of the
+            training users with all their rows (adapter). 0.1 by default; 0 for users who are added to a bank, whose few
+            rows choose no epoch.
         seed: of everything random.
         prompt_method: ``shared`` (one base plus a penalised offset a user; the default) or ``independent`` (as in the
             paper); for users who are added to a bank, the bank's.
         prompt_length: soft tokens a user, 1 by default; for users who are added to a bank, the bank's.
-        offset_penalty: weight of the squared norm of what is a user's own, in embedding RMS, summed over a prompt's
-            coordinates. Source prompts know the very labels the adapter trains on, so without it the adapter trusts
-            them more than new rows justify.
+        offset_penalty: weight of the squared norm of a user's offset, in embedding RMS, summed over a prompt's
+            coordinates. Source prompts overfit their training labels, and the adapter trains on the same labels: the
+            penalty shrinks what it makes of the difference between users.
         start_rows: rows, at most, by which the adapter is solved for before the first epoch, see
             :func:`puma_hub.training.gauss_newton.start_by_gauss_newton`; 0 for none. Labels are too noisy for it.
         teacher_weight: of the source's predictions, where rows carry them, against the labels' ``1 - teacher_weight``.
-        checkpoint_seconds: time between two checkpoints.
+        checkpoint_seconds: time between two checkpoints; one is also written after each epoch.
         disable_tqdm: show no progress bars.
 
     Raises:
@@ -107,10 +99,19 @@ class PumaTrainingArguments:
     base_learning_rate: float | None = None
     head_learning_rate: float | None = None
     per_device_train_batch_size: int | None = None
+    gradient_accumulation_steps: int = 1
     per_device_eval_batch_size: int = 256
+    gradient_batch_size: int = 128
     lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
+    eval_strategy: str = "epoch"
+    eval_steps: float | None = None
+    logging_steps: float = 500
+    report_to: str | Sequence[str] | None = "none"
+    run_name: str | None = None
+    project: str = "puma-hub"
     validation_share: float | None = None
     seed: int = 42
     prompt_method: str | None = None
@@ -122,8 +123,7 @@ class PumaTrainingArguments:
     disable_tqdm: bool = False
 
     def __post_init__(self) -> None:
-        at_least = dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size", "prompt_length"), 1)
-        for name, least in {"num_train_epochs": 0, "start_rows": 0, **at_least}.items():
+        for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
                 raise ConfigurationError(f"{name} must be a whole number >= {least}, got {value!r}")
@@ -139,9 +139,31 @@ class PumaTrainingArguments:
             raise ConfigurationError(f"teacher_weight must lie in [0, 1], got {self.teacher_weight!r}")
         if self.validation_share is not None and not 0.0 <= self.validation_share < 1.0:
             raise ConfigurationError(f"validation_share must lie in [0, 1), got {self.validation_share!r}")
-        if self.prompt_method not in (None, *PROMPT_METHODS):
+        self._require_choice("prompt_method", (None, *PROMPT_METHODS))
+        self._require_choice("eval_strategy", _EVAL_STRATEGIES)
+        self._require_steps("warmup_steps", self.warmup_steps, zero=True)
+        self._require_steps("logging_steps", self.logging_steps)
+        if self.eval_steps is not None:
+            if self.eval_strategy != "steps":
+                raise ConfigurationError(
+                    f"eval_steps={self.eval_steps} goes with eval_strategy='steps', got {self.eval_strategy!r}; leave "
+                    "one of them out"
+                )
+            self._require_steps("eval_steps", self.eval_steps)
+
+    def _require_choice(self, name: str, choices: Sequence[str | None]) -> None:
+        value = getattr(self, name)
+        if value not in choices:
+            known = ", ".join(choice for choice in choices if choice is not None)
+            raise ConfigurationError(f"unknown {name} {value!r}; choose one of {known}")
+
+    @staticmethod
+    def _require_steps(name: str, value: float, zero: bool = False) -> None:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not (0 < value < 1 or (value >= (0 if zero else 1) and value == int(value))):
             raise ConfigurationError(
-                f"unknown prompt_method {self.prompt_method!r}; choose one of {', '.join(PROMPT_METHODS)}"
+                f"{name} must be a whole number of steps >= {0 if zero else 1}, or a share of all steps above 0 and "
+                f"below 1, got {value!r}"
             )
 
     def filled(self, defaults: dict[str, Any]) -> PumaTrainingArguments:
@@ -156,7 +178,28 @@ class PumaTrainingArguments:
                 "teacher to an adapter that has not been trained"
             )
 
+    @property
+    def trackers(self) -> list[str]:
+        """``report_to`` as a list of names, without ``none``."""
+        names = [self.report_to] if isinstance(self.report_to, str) else list(self.report_to or ())
+        return [name for name in names if name != "none"]
+
     def identity(self) -> dict[str, Any]:
-        """What decides the result; where it goes and what is shown does not."""
-        ignored = ("output_dir", "checkpoint_seconds", "disable_tqdm", "per_device_eval_batch_size")
-        return {name: value for name, value in asdict(self).items() if name not in ignored}
+        """What decides a run's result, but for the number of epochs."""
+        named = {name: value for name, value in asdict(self).items() if name not in _NOT_DECIDING}
+        if self.eval_strategy == "steps":
+            named["eval_steps"] = self.eval_steps or self.logging_steps
+        return named
+
+    # What callbacks of transformers read of its TrainingArguments, and what the loop does.
+    logging_strategy = IntervalStrategy.STEPS
+    logging_first_step = False
+    eval_delay = 0
+    save_strategy = SaveStrategy.EPOCH
+    save_steps = 0
+    metric_for_best_model = "loss"
+    greater_is_better = False
+
+    @property
+    def load_best_model_at_end(self) -> bool:
+        return self.eval_strategy != "no"

@@ -14,6 +14,7 @@ from puma_hub.data import check_interactions
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.data.split import TimeOrder
 from puma_hub.scorer import EncodedRows, PersonalizedLM
+from puma_hub.training.state import identity_hash, tensor_hash
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,11 @@ class EncodedInteractions:
         return EncodedInteractions(
             self.rows.take(numbers.tolist()), self.labels[numbers], self.users[numbers], *teacher
         )
+
+    def hashes(self) -> list[str]:
+        """Hashes of labels, users and token ids."""
+        texts = {"rows": self.rows.listed()}
+        return [tensor_hash(self.labels, self.users), identity_hash(texts)]
 
 
 def last_of_each_user(interactions: datasets.Dataset, share: float) -> tuple[list[int], list[int]]:

@@ -12,42 +12,28 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import nn
-from tqdm.auto import tqdm
-from transformers import get_scheduler
+from transformers.trainer_callback import CallbackHandler
 
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import CheckpointError, ConfigurationError
 from puma_hub.scorer.finite import not_finite, rows_not_finite
 from puma_hub.storage import write_json
 from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.events import Events
+from puma_hub.training.module import TrainedModule
+from puma_hub.training.progress import Progress
 from puma_hub.training.report import require_own_report
-from puma_hub.training.state import RunState, load_state, save_state
+from puma_hub.training.schedule import go_to, make_schedule
+from puma_hub.training.state import STATE_FILE, RunState, load_state, save_state
 
 REPORT_FILE = "report.json"
 _LOWER = "use a lower learning rate"
-Progress = Callable[[int, int], None]
-
-
-class TrainingModule(Protocol):
-    """What the loop needs of the module that trains; calling it with row numbers gives the loss.
-
-    ``dtype`` is the LLM's, ``logits`` what it said in the last step of this process.
-    """
-
-    dtype: torch.dtype
-    logits: torch.Tensor | None
-
-    def parameter_groups(self) -> list[dict[str, Any]]: ...
-    def clipped_parameters(self) -> list[nn.Parameter]: ...
-    def validate(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -62,143 +48,197 @@ class RowCounts:
     others: int = 0
 
 
-def _show(bar: Any, done: int, total: int) -> None:
-    bar.total = total
-    bar.update(done - bar.n)
-
-
 class Loop:
     """Runs the epochs of one module and keeps its best weights.
 
     Args:
-        module: an ``nn.Module`` that follows :class:`TrainingModule`.
+        module: what trains.
         rows: how many rows there are to train and to validate on.
         args: filled arguments.
         identity: a hash of what decides the result.
+        handler: the callbacks.
         prepare: called once before the first step, for what is computed ahead (the prefix cache); it reports how much
             is done, and of how much.
-        label: the name on the progress bar.
         begin: called once before the first step of the first epoch, to bring the module where training starts; it
             reports likewise. What it leads to is a candidate for the best weights, as epoch 0.
+        resume: see :meth:`PromptTrainer.train`.
     """
 
     def __init__(
         self,
-        module: Any,
+        module: TrainedModule,
         rows: RowCounts,
         args: PumaTrainingArguments,
         identity: str,
+        handler: CallbackHandler,
         prepare: Callable[[Progress], None],
-        label: str,
         begin: Callable[[Progress], None] | None = None,
+        resume: str | Path | bool | None = None,
     ) -> None:
-        self.module = module
-        self.rows = rows
-        self.args = args
-        self.prepare = prepare
-        self.label = label
-        self.begin = begin
+        self.module, self.rows, self.args = module, rows, args
+        self.prepare, self.begin, self.resume = prepare, begin, resume
         assert args.num_train_epochs is not None and args.per_device_train_batch_size  # filled by the trainer
         self.epochs = args.num_train_epochs
         # Several processes on CPU have to say so; one process may train on any device after any other.
         processes = int(os.environ.get("WORLD_SIZE", 1))
         cpu = next(module.parameters()).device.type == "cpu" and (processes > 1 or not torch.cuda.is_available())
         self.accelerator = Accelerator(cpu=cpu, step_scheduler_with_optimizer=False)
-        self.batch = args.per_device_train_batch_size * self.accelerator.num_processes
+        self.batch = (
+            args.per_device_train_batch_size * self.accelerator.num_processes * args.gradient_accumulation_steps
+        )
         self.identity = f"{identity}-{self.batch}"  # other numbers of processes make other steps
         self.steps = math.ceil((rows.training + rows.others) / self.batch)
         self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)
-        try:
-            total = max(1, self.epochs * self.steps)
-            self.scheduler = get_scheduler(args.lr_scheduler_type, self.optimizer, 0, total)
-        except (ValueError, TypeError) as error:
-            raise ConfigurationError(f"lr_scheduler_type {args.lr_scheduler_type!r} cannot be used: {error}") from error
-        if not hasattr(self.scheduler, "lr_lambdas"):
-            raise ConfigurationError(
-                f"lr_scheduler_type {args.lr_scheduler_type!r} depends on more than the step, so a run could not be "
-                "resumed exactly; use one such as cosine, linear or constant"
-            )
+        self.schedule = make_schedule(args, self.optimizer, self.epochs * self.steps)
+        self.evaluates = rows.validation > 0 and args.eval_strategy != "no"
+        handler.model, handler.optimizer, handler.lr_scheduler = module.model, self.optimizer, self.schedule
+        self.events = Events(handler, args, self.accelerator, self.steps, self.evaluates)
         self.state = RunState()
         self.best: dict[str, torch.Tensor] = {}
         self._saved_at = time.monotonic()
 
     def run(self) -> RunState:
         """Train from the last checkpoint, if there is one, to the end; load the best weights."""
-        self._resume()
+        self._restore()
         if not self.state.finished:
-            with self.timed("prefix_cache"), self._bar("prefix cache", "prefix") as bar:
-                self.prepare(partial(_show, bar))
-            if self.begin is not None and not self.state.begun:
-                with self.timed("start"), self._bar("start", "row") as bar:
-                    self.begin(partial(_show, bar))
-                self.state.begun = True
-                self._judge(0)
-                self._save()
-            # The module stays where its LLM is.
-            model, optimizer = self.accelerator.prepare(self.module, self.optimizer, device_placement=[False, False])
-            with self._bar(self.label, "step", total=self.epochs * self.steps, initial=self.state.step) as bar:
-                while self.state.epoch < self.epochs:
-                    self._epoch(model, optimizer, bar)
-            self.state.finished = True
-            self._save()
+            try:
+                self._train()
+            finally:
+                self.events.close()
         self.module.load_state_dict(self.best)
         return self.state
-
-    def _bar(self, label: str, unit: str, **numbers: int) -> Any:
-        hidden = self.args.disable_tqdm or not self.accelerator.is_main_process
-        return tqdm(desc=label, unit=unit, disable=hidden, **numbers)
 
     def write_report(self, report: dict[str, Any]) -> None:
         """Write ``report`` beside the checkpoint, from one process."""
         if self.args.output_dir is not None and self.accelerator.is_main_process:
             write_json(f"{self.args.output_dir}/{REPORT_FILE}", report)
 
-    def _epoch(self, model: Any, optimizer: Any, bar: Any) -> None:
-        state = self.state
+    def _train(self) -> None:
+        state, events = self.state, self.events
+        events.begin(state)
+        with self.timed("prefix_cache"), events.part("prefix cache", "prefix") as progress:
+            self.prepare(progress)
+        if self.begin is not None and not state.begun:
+            with self.timed("start"), events.part("start", "row") as progress:
+                self.begin(progress)
+            state.begun = True
+            self._judge()
+            self._save()
+        # The module stays where its LLM is.
+        model, optimizer = self.accelerator.prepare(self.module, self.optimizer, device_placement=[False, False])
+        while state.epoch < self.epochs and not (state.stopped and not state.epoch_step):
+            self._epoch(model, optimizer)
+        if not self.best:  # a callback ended training before the first validation
+            self._judge()
+        running = state.seconds["training"] + state.seconds["validation"]
+        per_second = state.rows["training"] / max(state.seconds["training"], 1e-9)
+        events.log(state, {"train_runtime": running, "train_samples_per_second": per_second})
+        state.finished = True
+        self._save()
+        events.call("on_train_end", state)
+
+    def _epoch(self, model: Any, optimizer: Any) -> None:
+        state, events = self.state, self.events
+        events.call("on_epoch_begin", state)
         order = self._order(state.epoch)
-        while state.step < (state.epoch + 1) * self.steps:
-            rows = self._batch(order, state.step - state.epoch * self.steps)
-            with self.timed("training"):
-                torch.manual_seed(self.args.seed * 1_000_003 + state.step)  # dropout
-                loss = model(rows)
-                # The mean over all processes, which is the same for all: they go on, or stop, together.
-                mean_loss = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
-                if not math.isfinite(mean_loss):
-                    raise self._diverged(mean_loss)
-                self.accelerator.backward(loss)
-                self._require_gradients()
-                if clipped := self.module.clipped_parameters():
-                    self.accelerator.clip_grad_norm_(clipped, self.args.max_grad_norm)
-                optimizer.step()
-                self.scheduler.step()
-                optimizer.zero_grad()
-            state.step += 1
-            state.rows["training"] += int((rows < self.rows.training).sum()) * self.accelerator.num_processes
-            state.epoch_loss += mean_loss / self.steps
-            bar.update()
+        while state.epoch_step < self.steps and not state.epoch_ends:
+            events.call("on_step_begin", state)
+            self._step(model, optimizer, order)
+            events.call("on_step_end", state)
             if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:
+                events.control.should_save = True
+            events.agree()
+            self._log_and_evaluate()
+            state.epoch_ends = state.stopped or events.control.should_epoch_stop
+            if events.control.should_save:
                 self._save()
-        metric = self._judge(state.epoch + 1)
-        state.metrics.append(metric)
-        state.losses.append(state.epoch_loss)
-        state.epoch, state.epoch_loss = state.epoch + 1, 0.0
-        bar.set_postfix(loss=round(state.losses[-1], 4), validation=metric and round(metric, 4))
+        # Where a callback ended the epoch, it is the mean of fewer steps.
+        state.losses.append(state.epoch_loss * (self.steps / max(1, state.epoch_step)))
+        state.passes += state.epoch_step / self.steps
+        events.call("on_epoch_end", state)
+        events.control.should_log = True
+        events.agree()
+        self._log_and_evaluate()
+        if not self.evaluates:
+            self._judge()
+        state.epoch, state.epoch_step, state.epoch_loss, state.epoch_ends = state.epoch + 1, 0, 0.0, False
         self._save()
 
-    def _judge(self, epoch: int) -> float | None:
+    def _step(self, model: Any, optimizer: Any, order: torch.Tensor) -> None:
+        """One optimizer step, over one batch or several."""
+        state = self.state
+        rows = self._batch(order, state.epoch_step)
+        batches = rows.split(self.args.per_device_train_batch_size or len(rows))
+        with self.timed("training"):
+            torch.manual_seed(self.args.seed * 1_000_003 + state.step)  # dropout
+            self.module.begin_step()
+            mean_loss = 0.0
+            for number, batch in enumerate(batches, start=1):
+                last = number == len(batches)
+                with nullcontext() if last else self.accelerator.no_sync(model):
+                    mean_loss += self._backward(model, batch, len(batch) / len(rows))
+                if not last:
+                    self.events.call("on_substep_end", state)
+            self._require_gradients()
+            if clipped := self.module.clipped_parameters():
+                self.accelerator.clip_grad_norm_(clipped, self.args.max_grad_norm)
+            self.events.call("on_pre_optimizer_step", state)
+            optimizer.step()
+            self.events.call("on_optimizer_step", state)
+            self.schedule.step()
+            optimizer.zero_grad()
+        state.step += 1
+        state.epoch_step += 1
+        state.rows["training"] += int((rows < self.rows.training).sum()) * self.accelerator.num_processes
+        state.epoch_loss += mean_loss / self.steps
+        state.logged_loss += mean_loss
+
+    def _backward(self, model: Any, batch: torch.Tensor, share: float) -> float:
+        """Add the gradients of a batch, which is a ``share`` of the step's rows; return its part of the loss."""
+        loss = model(batch) if share == 1.0 else share * model(batch)
+        # The mean over all processes, which is the same for all: they go on, or stop, together.
+        mean_loss = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
+        if not math.isfinite(mean_loss):
+            raise self._diverged(mean_loss)
+        self.accelerator.backward(loss)
+        return mean_loss
+
+    def _log_and_evaluate(self) -> None:
+        """Log and evaluate where callbacks ask for it, of which the default one follows the arguments."""
+        state, control = self.state, self.events.control
+        asked = control.should_log or control.should_evaluate
+        if control.should_log and state.step > state.logged_step:
+            loss = state.logged_loss / (state.step - state.logged_step)
+            state.logged_step, state.logged_loss = state.step, 0.0
+            self.events.log(state, {"loss": loss, "learning_rate": self.schedule.get_last_lr()[0]})
+        if control.should_evaluate and self.evaluates:
+            self._judge()
+        if asked:
+            self.events.agree()
+        state.stopped = self.events.control.should_training_stop
+
+    def _judge(self) -> None:
         """Validate, and keep the weights where they are the best so far or there is nothing to choose by."""
         state = self.state
+        epoch = state.epoch + state.epoch_step / self.steps
+        epoch = int(epoch) if epoch == int(epoch) else epoch
         with self.timed("validation"):
             if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
-                raise ConfigurationError(f"what trains is NaN or infinite after epoch {epoch}; {_LOWER}")
-            metric = self.module.validate() if self.rows.validation else None
+                raise ConfigurationError(f"what trains is NaN or infinite after epoch {epoch:.4g}; {_LOWER}")
+            metric = self.module.validate() if self.evaluates else None
             if metric is not None and not math.isfinite(metric):
-                raise ConfigurationError(f"the validation loss is {metric} after epoch {epoch}; {_LOWER}")
-        state.rows["validation"] += self.rows.validation
-        if metric is None or state.best_metric is None or metric < state.best_metric:
-            state.best_epoch, state.best_metric = epoch, metric
+                raise ConfigurationError(f"the validation loss is {metric} after epoch {epoch:.4g}; {_LOWER}")
+        if state.step:
+            state.metrics.append(metric)
+        better = metric is None or state.best_metric is None or metric < state.best_metric
+        if metric is not None:
+            state.rows["validation"] += self.rows.validation
+            self.events.log(state, {"eval_loss": metric})
+            self.events.call("on_evaluate", state, metrics={"eval_loss": metric})  # told the best metric before
+        if better:
+            state.best_epoch, state.best_metric, state.best_step = epoch, metric, state.step
+            state.best_evaluation = state.evaluations
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
-        return metric
 
     def _diverged(self, loss: float) -> Exception:
         """Why the loss is not finite; all processes call it, and all get the same."""
@@ -207,7 +247,7 @@ class Loop:
         bad, rows = self.accelerator.reduce(counts.to(self.accelerator.device)).tolist()
         at = f"at step {self.state.step + 1}"
         if bad and all(parameter.isfinite().all() for parameter in self.module.parameters()):
-            return not_finite(f"{at} the answers of {bad} of {rows} rows are", self.module.dtype)
+            return not_finite(f"{at} the answers of {bad} of {rows} rows are", self.module.lm.dtype)
         return ConfigurationError(f"the loss is {loss} {at}; {_LOWER}")
 
     def _require_gradients(self) -> None:
@@ -217,7 +257,7 @@ class Loop:
             bad = sum(int((~gradient.isfinite()).sum()) for gradient in gradients)
             numbers = sum(gradient.numel() for gradient in gradients)
             at = f"at step {self.state.step + 1}"
-            raise not_finite(f"{at} {bad} of {numbers} numbers of the gradient are", self.module.dtype)
+            raise not_finite(f"{at} {bad} of {numbers} numbers of the gradient are", self.module.lm.dtype)
 
     def _order(self, epoch: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(self.args.seed * 7_919 + epoch)
@@ -233,26 +273,47 @@ class Loop:
         rows = torch.cat([rows, order[:short]]) if short else rows
         return rows[self.accelerator.process_index :: processes]
 
-    def _resume(self) -> None:
-        if self.args.output_dir is None:
-            return
-        require_own_report(Path(self.args.output_dir, REPORT_FILE))
-        restored = load_state(self.args.output_dir, self.identity, self.module, self.optimizer)
-        if restored is not None:
-            self.state, self.best = restored
-            # The rates follow from the step alone; stepping the scheduler through would warn about its order.
-            self.scheduler.last_epoch = self.state.step
-            for group, rate in zip(self.optimizer.param_groups, self._rates()):
-                group["lr"] = rate
+    def _restore(self) -> None:
+        """Go on from a checkpoint, as ``resume`` says, and check that it is one of this run."""
+        folder = self.args.output_dir
+        if folder is not None:
+            require_own_report(Path(folder, REPORT_FILE))
+        begun = folder is not None and Path(folder, STATE_FILE).is_file()
+        if self.resume is None:
+            source = folder if begun else None
+        elif self.resume is True:
+            if folder is None:
+                raise ConfigurationError("resume_from_checkpoint=True goes on in output_dir; give one, or a folder")
+            source = folder
+        else:
+            source = str(self.resume) if self.resume else None
+        if source is not None:
+            self.state, self.best = load_state(source, self.identity, self.module, self.optimizer)
+            self._extend(source)
+            go_to(self.schedule, self.state.step)
+        self.state.num_train_epochs = self.epochs
+        self.accelerator.wait_for_everyone()  # all have read what one is going to replace
+        if begun and self.resume is False and self.accelerator.is_main_process:
+            Path(str(folder), STATE_FILE).unlink()
 
-    def _rates(self) -> list[float]:
-        scheduler: Any = self.scheduler
-        return [base * scale(self.state.step) for base, scale in zip(scheduler.base_lrs, scheduler.lr_lambdas)]
+    def _extend(self, source: str) -> None:
+        """Let a run go on that is asked for more epochs than before."""
+        before = self.state.num_train_epochs
+        if self.epochs < before:
+            raise CheckpointError(
+                f"the run in {source} was for {before} epochs, num_train_epochs={self.epochs} was asked for; give at "
+                "least as many, or train with resume_from_checkpoint=False or in another folder"
+            )
+        if self.epochs > before:
+            self.state.finished = self.state.stopped = False
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()
-        if self.args.output_dir is not None and self.accelerator.is_main_process:
-            save_state(self.args.output_dir, self.identity, self.state, self.module, self.optimizer, self.best)
+        self.state.callbacks = self.events.callback_states()
+        if self.args.output_dir is not None:
+            if self.accelerator.is_main_process:
+                save_state(self.args.output_dir, self.identity, self.state, self.module, self.optimizer, self.best)
+            self.events.call("on_save", self.state)
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:

@@ -15,6 +15,7 @@ import torch
 from puma_hub.errors import StorageError
 from puma_hub.scorer import EncodedRows, PersonalizedLM
 from puma_hub.storage import read_json
+from puma_hub.training.state import RunState
 
 _PACKAGES = ("puma_hub", "torch", "transformers", "datasets", "accelerate", "numpy")
 
@@ -112,3 +113,24 @@ def require_own_report(path: Path) -> None:
 def common_facts(**facts: Any) -> dict[str, Any]:
     """The parts every report has."""
     return {**facts, "versions": versions(), "peak_memory_bytes": peak_memory(), "machine": platform.machine()}
+
+
+def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
+    """What a run's state says for its report."""
+    share = state.best_epoch / max(1.0, state.passes)
+    running = state.seconds["training"] + state.seconds["validation"]
+    return {
+        "losses": state.losses,
+        "validation_losses": state.metrics,
+        "best_epoch": state.best_epoch,
+        "epochs": len(state.losses),
+        "rows": rows,
+        "seconds": {
+            **state.seconds,
+            "total": sum(state.seconds.values()),
+            "until_best_epoch": running * share
+            + sum(state.seconds[part] for part in ("prefix_cache", "start", "sensitivity")),
+        },
+        "samples_per_second": state.rows["training"] / max(state.seconds["training"], 1e-9),
+        "seed": seed,
+    }

@@ -22,24 +22,46 @@ STATE_FILE = "training_state.safetensors"
 
 @dataclass
 class RunState:
-    """Where a run stands. ``losses`` holds one mean training loss an epoch, ``metrics`` one validation value.
+    """Where a run stands.
 
-    Epoch 0 is the start, where one is solved for.
+    ``step`` counts optimizer steps, ``epoch`` finished epochs and ``epoch_step`` steps of the one that is under way.
+    ``losses`` holds one mean training loss an epoch, ``metrics`` one validation loss, or None, for each time the
+    weights were judged after training began. ``best_step`` is 0 where the start is the best.
+    ``best_evaluation`` counts the validation passes until then, without that of the start. ``passes`` counts how often
+    the training rows were gone over, which is not whole where a callback ended an epoch.
+    ``epoch_ends`` and ``stopped`` say that a callback ends the epoch here, or training after it.
+    ``num_train_epochs`` is what the run was last asked for. ``callbacks`` holds the states of those that have one.
     """
 
     begun: bool = False
     step: int = 0
     epoch: int = 0
-    best_epoch: int = 0
+    epoch_step: int = 0
+    num_train_epochs: int = 0
+    best_step: int = 0
+    best_epoch: float = 0
+    best_evaluation: int = 0
     best_metric: float | None = None
     losses: list[float] = field(default_factory=list)
     metrics: list[float | None] = field(default_factory=list)
     epoch_loss: float = 0.0
+    passes: float = 0.0
+    logged_step: int = 0
+    logged_loss: float = 0.0
+    log_history: list[dict[str, float]] = field(default_factory=list)
+    callbacks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(("prefix_cache", "start", "training", "validation", "sensitivity"), 0.0)
     )
     rows: dict[str, int] = field(default_factory=lambda: {"training": 0, "validation": 0})
+    epoch_ends: bool = False
+    stopped: bool = False
     finished: bool = False
+
+    @property
+    def evaluations(self) -> int:
+        """Passes over the validation rows after training began."""
+        return sum(metric is not None for metric in self.metrics)
 
 
 def identity_hash(parts: Mapping[str, Any]) -> str:
@@ -80,15 +102,15 @@ def save_state(
 
 def load_state(
     folder: str | Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[RunState, dict[str, torch.Tensor]] | None:
-    """Restore module and optimizer; return the state and the best weights, or None where there is no file.
+) -> tuple[RunState, dict[str, torch.Tensor]]:
+    """Restore module and optimizer from the state in ``folder``; return it and the best weights.
 
     Raises:
-        CheckpointError: the file is damaged or belongs to another run.
+        CheckpointError: there is no such file, or it is damaged or belongs to another run.
     """
     path = Path(folder) / STATE_FILE
     if not path.is_file():
-        return None
+        raise CheckpointError(f"there is no {STATE_FILE} in {folder}; give the output_dir of a run, or start anew")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}

@@ -22,11 +22,11 @@ from puma_hub.training.extension import base_of
 
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
 PROMPT = "source_prompt"
-# A prompt was fitted to the very rows its user is asked about here, and goes by them farther than new rows justify:
-# asked with less of it, and said with more stress, the answers are nearer to the labels of rows held out.
+# Prompts overfit their training labels, and the teacher is asked about those very rows: prompts shrunk towards their
+# mean and logits sharpened predict held-out labels better.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
-# Users of one training differ in few directions, partly others than users of a training apart. Asked with noise added,
-# the LLM tells what any direction means, and the adapter learns it.
+# Users of one training differ in few directions, and users of another training partly in others. With noise added, the
+# adapter learns from the LLM what any direction means.
 NOISE = 2.0
 MEAN_ANSWERS = "mean_answers"  # among the details of a bank's provenance
 

@@ -1,0 +1,112 @@
+"""An adapter as what the training loop trains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from accelerate.utils import reduce
+from torch import nn
+
+from puma_hub.adapter import PumaAdapter
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.scorer.batches import predict_rows
+from puma_hub.tasks import RatingHead
+from puma_hub.training.adapter_rows import AdapterRows
+from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.encoded_rows import EncodedInteractions
+from puma_hub.training.module import TrainedModule
+
+_MEMORY = 0.9  # of the running sum of residuals from step to step: it looks back some ten steps
+
+
+class AdapterModule(TrainedModule):
+    """The adapter, with its head.
+
+    Args:
+        source_prompts: ``(users, l, s)``, which validation rows are scored with.
+    """
+
+    residuals: torch.Tensor
+
+    def __init__(
+        self,
+        adapter: PumaAdapter,
+        lm: PersonalizedLM,
+        source_prompts: torch.Tensor,
+        rows: AdapterRows,
+        args: PumaTrainingArguments,
+    ) -> None:
+        super().__init__(lm, rows.train, rows.validation, args)
+        self.adapter = adapter
+        # Running sum of prediction minus label, and the number of rows in it.
+        self.register_buffer("residuals", torch.zeros(2))
+        self.to(lm.device)
+        # Neither parameters nor buffers: a checkpoint need not hold them.
+        self.source_prompts = source_prompts.to(lm.device)
+        self.inputs = rows.inputs(self.source_prompts)
+
+    @property
+    def head(self) -> RatingHead | None:  # type: ignore[override]
+        return self.adapter.head
+
+    @property
+    def model(self) -> nn.Module:
+        return self.adapter
+
+    def begin_step(self) -> None:
+        """Let the sums of earlier steps decay."""
+        self.residuals.mul_(_MEMORY)
+
+    def forward(self, numbers: torch.Tensor) -> torch.Tensor:
+        lm, args = self.lm, self.args
+        self.adapter.train()
+        batch = self.train_rows.take(numbers)
+        offsets = self.adapter.offsets(self.inputs[batch.users.to(self.inputs.device)])
+        prompts = self.adapter.output_scale * (self.adapter.base + offsets)
+        logits, labels = lm.logits(prompts, batch.rows), batch.labels.to(lm.device)
+        self.logits = logits.detach()
+        loss = lm.task.loss(logits, labels, self.adapter.head)
+        if batch.predictions is not None:
+            weight, predictions = args.teacher_weight, batch.predictions.to(lm.device)
+            taught = lm.task.loss(logits, predictions, self.adapter.head, batch.probabilities)
+            loss = weight * taught + (1.0 - weight) * loss
+        if self.adapter.head is not None:
+            with torch.no_grad():
+                errors = self.adapter.head(logits) - batch.targets(args.teacher_weight).to(lm.device)
+                step = torch.stack([errors.sum(), torch.ones_like(errors).sum()])
+                self.residuals.add_(reduce(step))  # over all processes
+        return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        args = self.args
+        network = list(self.adapter.network.parameters())
+        groups: list[dict[str, Any]] = [
+            {"params": network, "lr": args.learning_rate, "weight_decay": args.weight_decay}
+        ]
+        groups.append({"params": [self.adapter.base], "lr": args.base_learning_rate})
+        if self.adapter.head is not None:
+            groups.append({"params": list(self.adapter.head.parameters()), "lr": args.head_learning_rate})
+        return groups
+
+    def clipped_parameters(self) -> list[nn.Parameter]:
+        return list(self.adapter.network.parameters())
+
+    @torch.no_grad()
+    def validation_logits(self) -> tuple[EncodedInteractions, torch.Tensor]:
+        """The rows of users the adapter does not train on, and their answer logits ``(N, answers)``."""
+        self.adapter.eval()
+        users, rows = torch.unique(self.validation_rows.users, return_inverse=True)
+        prompts = self.adapter(self.source_prompts[users.to(self.source_prompts.device)]).target_prompts
+        own = replace(self.validation_rows, users=rows)
+        return own, predict_rows(self.lm, own.rows, prompts, own.users, self.args.per_device_eval_batch_size)
+
+    def level(self) -> None:
+        """Set the head's last bias so that the mean prediction of the last steps is the mean of their labels.
+
+        A few dozen steps can leave it off.
+        """
+        total, rows = self.residuals.tolist()
+        if rows and self.adapter.head is not None:
+            self.adapter.head.rescale(-total / rows)

@@ -1,0 +1,73 @@
+"""The adapter where training begins: standardised on its banks, with the target's word and the source's head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma_hub.adapter import PumaAdapter, PumaConfig
+from puma_hub.bank import BankStatistics, PromptBank
+from puma_hub.errors import MismatchError
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.training.adapter_config import whole_config
+
+
+def is_trained(init: PumaAdapter | None) -> bool:
+    """Whether an adapter has been trained; a warm start knows offsets only, its base is 0."""
+    return init is not None and bool(init.base.any())
+
+
+def fresh_adapter(
+    lm: PersonalizedLM,
+    banks: Sequence[PromptBank],
+    statistics: Sequence[BankStatistics],
+    config: PumaConfig | None,
+    init: PumaAdapter | None,
+    seed: int,
+) -> PumaAdapter:
+    """A new adapter from ``banks`` to ``lm``, or a copy of ``init``, where its training begins.
+
+    Args:
+        statistics: of each bank.
+        seed: of the network's random weights.
+
+    Raises:
+        MismatchError: banks, config, init and task do not belong together.
+        ConfigurationError: ``config`` asks for another shape than ``init`` has.
+    """
+    if any(bank.provenance.task not in (None, lm.task) for bank in banks):
+        raise MismatchError("the bank was made for another task than the target's scorer; give both the same task")
+    whole = whole_config(lm, banks, config, init)
+    torch.manual_seed(seed)
+    adapter = PumaAdapter(whole)
+    if init is not None:
+        adapter.load_state_dict(init.state_dict())
+    else:
+        network: Any = adapter.network
+        network.start_linear()
+    mean = torch.from_numpy(np.concatenate([part.mean for part in statistics], axis=-1))
+    if is_trained(init):
+        adapter.recenter(mean)
+    else:
+        adapter.standardize(mean, [part.spread for part in statistics], lm.embedding_rms)
+        _start_base_and_head(adapter, lm, banks)
+    _record_sensitivity(adapter, statistics)
+    return adapter
+
+
+def _start_base_and_head(adapter: PumaAdapter, lm: PersonalizedLM, banks: Sequence[PromptBank]) -> None:
+    with torch.no_grad():
+        adapter.base.copy_(lm.word_prompt(adapter.config.prompt_length) / lm.embedding_rms)
+    heads = [bank.head for bank in banks if bank.head is not None]
+    if adapter.head is not None and heads:
+        adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
+
+
+def _record_sensitivity(adapter: PumaAdapter, statistics: Sequence[BankStatistics]) -> None:
+    """The banks' sensitivities side by side, 0 where a bank does not record it."""
+    parts = [np.zeros_like(part.mean) if part.sensitivity is None else part.sensitivity for part in statistics]
+    with torch.no_grad():
+        adapter.input_sensitivity.copy_(torch.from_numpy(np.concatenate(parts, axis=-1)))

@@ -1,0 +1,58 @@
+"""What a trainer uses where its arguments leave a field at None."""
+
+from __future__ import annotations
+
+from typing import Any
+
+VALIDATION_SHARE = 0.1
+PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
+    # Ours; learning rates are in units of the LLM's embedding RMS.
+    "shared": {
+        "num_train_epochs": 3,
+        "learning_rate": 1e-2,
+        "base_learning_rate": 5e-2,
+        "head_learning_rate": 3e-3,
+        "per_device_train_batch_size": 64,
+        "offset_penalty": 5e-2,
+    },
+    # Paper, hyperparameters; in the LLM's own units.
+    "independent": {
+        "num_train_epochs": 15,
+        "learning_rate": 5e-4,
+        "head_learning_rate": 3e-3,
+        "per_device_train_batch_size": 32,
+        "offset_penalty": 0.0,
+    },
+}
+# By what the adapter learns from. Base and head have a few dozen steps to fit the new LLM, where users are few.
+ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
+    "labels": {
+        "start_rows": 0,
+        "num_train_epochs": 4,
+        "learning_rate": 2e-4,
+        "base_learning_rate": 0.1,
+        "head_learning_rate": 1e-2,
+        "per_device_train_batch_size": 32,
+        "offset_penalty": 0.03,
+    },
+    # Predictions are less noisy than labels, so all can be solved for. Rates are those of a refinement.
+    "source predictions": {
+        "start_rows": 1024,
+        "num_train_epochs": 0,
+        "learning_rate": 1e-4,
+        "base_learning_rate": 2e-2,
+        "head_learning_rate": 1e-3,
+        "per_device_train_batch_size": 32,
+        "offset_penalty": 0.01,
+    },
+    # For a network without a linear branch: smaller batches than for labels, and more of them.
+    "source predictions, no start": {
+        "start_rows": 0,
+        "num_train_epochs": 4,
+        "learning_rate": 2e-4,
+        "base_learning_rate": 0.2,
+        "head_learning_rate": 3e-3,
+        "per_device_train_batch_size": 16,
+        "offset_penalty": 0.03,
+    },
+}
