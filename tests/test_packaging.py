@@ -110,7 +110,9 @@ def test_the_map_of_the_folders_is_that_of_the_layers() -> None:
     shown = re.search(r"\| folder or module \|.*?\n\n", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
     assert layers is not None and shown is not None
     held = [re.findall(r"\w+", line) for line in re.findall(r'"(.*)"', layers[1])]
-    assert [re.findall(r"`(\w+)`", line.split("|")[1]) for line in shown[0].strip().splitlines()[2:]] == held
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in shown[0].strip().splitlines()[2:]]
+    there = {path.stem for path in (ROOT / "puma_hub").iterdir()}
+    assert [[name for name in names if name in there] for names in rows] == held
 
 
 def lowest_versions() -> dict[str, str]:
