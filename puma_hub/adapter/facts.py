@@ -17,7 +17,7 @@ from puma_hub.storage import read_json, write_json
 
 FACTS_FILE = "adapter_facts.json"
 
-# Whose predictions a figure is of; cards and tables keep this order.
+# Which predictions a figure describes; cards and tables keep this order.
 PREDICTIONS = {
     "migrated": "migrated prompts on the target LLM",
     "migrated_mean": "one mean migrated prompt for all",
@@ -33,7 +33,7 @@ PREDICTIONS = {
     "user_item_bias": "user + item bias (no LLM)",
 }
 _REFERENCES = ("retrained", "source")
-_MOST, _LEAST = 1e9, 1e-9  # of figures, and of those that others are divided by
+_MOST, _LEAST = 1e9, 1e-9  # of figures, and of figures that others are divided by
 _LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 
 
@@ -41,8 +41,8 @@ _LOWER_IS_BETTER = {"rmse": True, "user_auc": False, "auc": False}
 class Evaluation:
     """Figures on the same held-out rows: ``metrics[prediction][metric]``, predictions as in ``PREDICTIONS``.
 
-    ``own_source_bank``: whether the bank that was migrated is of the training the adapter was trained on; false is what
-    somebody who downloads the adapter has. None where it is not known.
+    ``own_source_bank``: whether the migrated bank comes from the training the adapter was trained on. It is false for
+    the bank of somebody who downloads the adapter, and None where it is not known.
 
     Raises:
         ConfigurationError: a prediction is unknown, a figure is not finite, or nothing is of migrated prompts.
@@ -118,7 +118,7 @@ class Evaluation:
                 side + end: {metric: report[part][name]}
                 for side, part in (("migrated", "target"), ("source", "source"))
                 for end, name in (("", "own"), ("_mean", "mean"), ("_shuffled", "shuffled"))
-                if report[part][name] is not None  # one user alone has nobody to change prompts with
+                if report[part][name] is not None  # prompts cannot be shuffled among one user
             }
             own = report.get("own_source_bank")
             return cls(dataset, split, report["target"]["rows"], report["users"], metrics, own)
@@ -127,9 +127,9 @@ class Evaluation:
 
     @property
     def loss(self) -> float | None:
-        """Relative loss of quality, 0 for none: against retrained prompts, or else against the source's.
+        """Relative loss of quality: against retrained prompts, or else against the source's; 0 if nothing is lost.
 
-        Of the RMSE, or else of the user AUC or AUC; None where there is nothing to compare with.
+        It is computed from the RMSE, or else from user AUC or AUC; None where there is nothing to compare with.
         """
         for reference in _REFERENCES:
             for metric, lower in _LOWER_IS_BETTER.items():
@@ -141,7 +141,7 @@ class Evaluation:
 
     @property
     def retention(self) -> float | None:
-        """The personal gain on the target over that on the source; None where it is unknown or there was none."""
+        """Personal gain on the target / on the source; None where it is unknown or the source has none."""
         for metric, lower in _LOWER_IS_BETTER.items():
             names = ("source", "source_mean", "migrated", "migrated_mean")
             values = [self.metrics.get(name, {}).get(metric) for name in names]
@@ -162,7 +162,7 @@ _TRAINING: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: retraining everybody over training it.
+    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: cost of retraining everybody / of the adapter.
 
     Raises:
         ConfigurationError: a field is of another kind, not finite or negative.
@@ -192,7 +192,7 @@ class Training:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What a card tells beyond the adapter itself.
+    """What a card says beyond the adapter itself.
 
     ``licence``: an identifier of the Hub, such as ``apache-2.0``; never guessed. ``intended_use``: in own words.
 
