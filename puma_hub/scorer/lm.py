@@ -125,9 +125,8 @@ class PersonalizedLM:
         Args:
             device: where the model goes; the process's own GPU, or the CPU, by default.
             model_id: the name its banks and adapters carry; what it was loaded by, by default.
-            subfolder, cache_dir, local_files_only: as of ``AutoModelForCausalLM.from_pretrained``.
-            attn_implementation, quantization_config: likewise.
-            device_map, max_memory, offload_folder: likewise.
+            subfolder, cache_dir, local_files_only, attn_implementation, quantization_config, device_map, max_memory,
+                offload_folder: as of ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
