@@ -1,4 +1,4 @@
-"""The pages under docs/ about the Hub: their commands and snippets run as they stand, against the test Hub."""
+"""The README's Python and the pages under docs/ run as they are, against the test Hub."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import datasets
 import pytest
 from huggingface_hub import HfApi
 
@@ -69,6 +70,41 @@ def place(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path / "work"
 
 
+def test_readme(place: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (DOCS.parent / "README.md").read_text(encoding="utf-8"), re.S)
+    names: dict[str, object] = {}
+    exec(compile(code, "README.md", "exec"), names)
+    source, target = names["source"], names["target"]
+    assert isinstance(source, PromptBank) and isinstance(target, PromptBank)
+    assert target.user_ids == source.user_ids and target.model.model_id == TARGET
+    taught = names["taught"]
+    assert isinstance(taught, datasets.Dataset) and "source_prediction" in taught.column_names  # the best way
+
+
+def test_train_and_migrate(place: Path) -> None:
+    printed = run("train.md", "train")
+    assert "source_prediction" in printed and "'rmse': " in printed and "target {'own': " in printed
+    target = PromptBank.from_pretrained(place / "target-bank")
+    assert len(target) == 10 and target.model.model_id == TARGET
+    assert PromptBank.from_pretrained(place / "target").user_ids == target.user_ids
+
+
+def test_new_users(place: Path) -> None:
+    rows = make_interactions(users=10, rows=10)
+    source, target = (PersonalizedLM.from_pretrained(name) for name in (SOURCE, TARGET))
+    arguments = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+    bank = PromptTrainer(source, rows, arguments).train()
+    bank.save_pretrained(place / "source" / "bank")
+    AdapterTrainer(target, bank, rows, arguments).train().save_pretrained(place / "migrator" / "adapter")
+    make_interactions(users=12, rows=10, seed=1).filter(lambda row: row["user_id"] in ("user-10", "user-11")).to_csv(
+        "new-users.csv", index=False
+    )
+    printed = run("new_users.md", "new-users")
+    assert " True\n10 -> 12 users" in printed
+    migrated = PromptBank.from_pretrained(place / "target-bank")
+    assert len(migrated) == 12 and migrated.provenance.details["own_source_bank"]
+
+
 def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., None], place: Path) -> None:
     login("alice")
     repo_id = pair_repo_id(SOURCE, TARGET, "alice")
@@ -81,7 +117,7 @@ def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., 
     migrated = PromptBank.from_pretrained(place / "target-bank")
     login("bob")
     hub.empty_cache()
-    printed = run("use.md", "use")
+    printed = run("migrate.md", "use")
     assert repo_id in printed and "one direct adapter" in printed and '"kind": "bank"' in printed
     assert (PromptBank.from_pretrained(place / "target-bank").prompts == migrated.prompts).all()  # bit by bit
     assert repo_id in run("names.md", "names")

@@ -6,6 +6,7 @@ import configparser
 import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -101,6 +102,17 @@ def test_a_checkout_on_the_path_finds_its_own_templates(tmp_path: Path) -> None:
         )
         assert result.returncode == 0, result.stderr
         assert result.stdout.strip() == str(checkout / "hub_templates")
+
+
+def test_the_map_of_the_folders_is_that_of_the_layers() -> None:
+    """CONTRIBUTING.md shows the folders as import-linter holds them."""
+    layers = re.search(r"^layers = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.S | re.M)
+    shown = re.search(r"\| folder or module \|.*?\n\n", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    assert layers is not None and shown is not None
+    held = [re.findall(r"\w+", line) for line in re.findall(r'"(.*)"', layers[1])]
+    rows = [re.findall(r"`(\w+)`", line.split("|")[1]) for line in shown[0].strip().splitlines()[2:]]
+    there = {path.stem for path in (ROOT / "puma_hub").iterdir()}
+    assert [[name for name in names if name in there] for names in rows] == held
 
 
 def lowest_versions() -> dict[str, str]:

@@ -1,8 +1,8 @@
-"""Prompts of one training, put in terms of another.
+"""Correct the offsets of users of another training for the sensitivity at its base.
 
-Trainings apart end in different bases, and the LLM is not equally sensitive at each of them: the same step raises the
-mean prediction more at one base than at the other. The step of a user of another training is therefore changed by as
-little as makes the mean prediction move at the adapter's base as far as it moves at the user's own.
+Two trainings end in different bases. An LLM is not equally sensitive at both: the same offset moves the mean prediction
+farther at one base than at the other. So an offset is changed as little as possible, such that it moves the mean
+prediction at the adapter's base as far as it did at its own.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ def joined_means(references: Sequence[Reference]) -> np.ndarray:
 
 
 def aligned(adapter: PumaAdapter, prompts: torch.Tensor, references: Sequence[Reference]) -> torch.Tensor:
-    """Prompts ``(B, l, sum of source sizes)`` as they would be with the sensitivity of the adapter's source banks.
+    """Prompts ``(B, l, sum of source sizes)`` with their offsets corrected for the adapter's sensitivity.
 
-    With ``g`` the sensitivity of a prompt's own training and ``a`` the adapter's, an offset ``o`` becomes
-    ``o + a ((g - a) . o) / (a . a)``: of all offsets with ``a . offset = g . o``, the nearest one. Prompts of the
-    adapter's own source bank keep their bits.
+    Let ``g`` be the sensitivity of a prompt's own training and ``a`` that of the adapter's source bank. An offset ``o``
+    becomes ``o + a ((g - a) . o) / (a . a)``, the nearest offset with ``a . offset = g . o``. Prompts of the adapter's
+    own source bank stay as they are, to the bit.
     """
     changes = torch.zeros_like(prompts)
     for number, reference in enumerate(references):

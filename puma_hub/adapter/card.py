@@ -1,4 +1,4 @@
-"""Model cards: the facts come from the adapter and what is kept beside it, the prose from a template."""
+"""Model cards: facts from the adapter and its folder, prose from a template."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def pair_block(config: PumaConfig) -> dict[str, Any]:
 
 
 def _pair_arguments(config: PumaConfig, namespace: str | None) -> str | None:
-    """What ``from_pair`` is given in the card; None where nobody else could find the pair so."""
+    """The arguments of ``from_pair`` in the card; None where nobody else could find the pair by them."""
     if namespace is None or not all(is_hub_id(spec.model_id) for spec in (*config.sources, config.require_pair())):
         return None
     sources = [literal(spec.model_id) for spec in config.sources]

@@ -18,7 +18,7 @@ from puma_hub.storage import read_json
 
 @contextmanager
 def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn what is raised for a bad checkpoint into CheckpointError, and what the Hub's client raises into HubError."""
+    """Turn errors of a bad checkpoint into CheckpointError, and errors of the Hub's client into HubError."""
     from puma_hub.hub.failures import translated
 
     try:
@@ -74,7 +74,7 @@ def require_place(folder: str | os.PathLike[str]) -> None:
 
 
 def _is_adapter(weights: Path) -> bool:
-    """Whether these are an adapter's weights, of which a killed process had not written the config yet."""
+    """Whether these are an adapter's weights: a killed process may have left them without a config."""
     try:
         with safe_open(weights, framework="pt") as file:
             return {"base", "input_mean", "input_scale", "output_scale"} <= set(file.keys())
@@ -84,10 +84,10 @@ def _is_adapter(weights: Path) -> bool:
 
 @torch.no_grad()
 def align(adapter: nn.Module) -> None:
-    """Copy the weights out of the mapped file, where they lie at odd addresses.
+    """Copy the weights out of the memory-mapped file, where they are not aligned.
 
-    Matrix products take other paths for those, which end in other last bits: a loaded adapter would not give exactly
-    the prompts of the one that was saved.
+    Matrix products of unaligned tensors may differ in the last bits. A loaded adapter would then not give exactly the
+    prompts of the one that was saved.
     """
     for tensor in (*adapter.parameters(), *adapter.buffers()):
         tensor.data = tensor.data.clone()

@@ -1,4 +1,4 @@
-"""What an adapter is: the models it maps between, its architecture and what it was trained for."""
+"""The configuration of an adapter: its LLMs, its architecture, its task and template."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from puma_hub.tasks.template import PromptTemplate
 ARCHITECTURES = ("seed", "paper", "linear")
 FORMAT_VERSION = 1
 _PAPER_HIDDEN_SIZE = 4096
-# Of the fields that transformers gives every config, those that mean something for an adapter.
+# The fields of every transformers config that mean something for an adapter.
 _COMMON = ("architectures", "dtype", "name_or_path", "transformers_version")
 _DTYPES = ("None", "float32", "bfloat16", "float16", "float64")
 
@@ -31,19 +31,19 @@ class PumaConfig(PretrainedConfig):
     """Configuration of a :class:`~puma_hub.PumaAdapter`.
 
     Args:
-        sources: the LLMs whose prompts come in, one or (aggregation) several, in the order of concatenation.
-        target: the LLM whose prompts come out.
-        prompt_length: soft tokens a prompt, ``l``.
+        sources: the LLMs that the prompts come from: one, or several (aggregation) in the order of concatenation.
+        target: the LLM that the prompts go to.
+        prompt_length: ``l``, the soft tokens of a prompt.
         architecture: ``seed``, ``paper`` or ``linear``.
         hidden_size: width inside the network; ``2 * d_target`` for ``seed``, 4096 for ``paper`` by default.
         dropout: dropout probability while training (paper: 0.1).
         task: the task it was trained with, as a dict or a task.
         template: the template text it was trained with.
-        rating_head: whether a trained rating head travels with it; true for tasks that have one.
+        rating_head: whether the adapter holds a trained rating head; true for tasks that have one.
         answer_texts: how the target LLM spells the task's answers, in their order.
-        trained_on: the source banks it was trained on, in numbers; None while it is not trained.
+        trained_on: statistics of the source banks it was trained on; None before training.
 
-    Fields that are not known here are left out.
+    Unknown fields are left out.
 
     Raises:
         ConfigurationError: a field has a value that cannot be used.

@@ -1,4 +1,4 @@
-"""Fetching an adapter's files: its config and its safetensors, and never anything else."""
+"""Download an adapter's config and safetensors, and nothing else."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = ("config.json", "model.safetensors")
 def download_adapter(repo_id: str, revision: str | None = None, subfolder: str = "", **options: Any) -> Path:
     """The folder of the cache with both files, of one commit; ``options`` are ``hf_hub_download``'s.
 
-    transformers itself would look for other formats where the safetensors are missing, and for conversions of them.
+    transformers itself would look for other formats, and for conversions, where the safetensors are missing.
 
     Raises:
         CheckpointError: this is neither a folder nor a repository's name, or the repository holds no adapter.
@@ -32,7 +32,7 @@ def download_adapter(repo_id: str, revision: str | None = None, subfolder: str =
     with hub_errors(f"load an adapter from {repo_id}"):
         for name in FILES:
             path = Path(hf_hub_download(repo_id, name, revision=revision, subfolder=subfolder or None, **options))
-            # The second file is of the commit that the first one was of.
+            # The second file comes from the commit of the first.
             revision = path.parents[len(Path(subfolder).parts)].name
             if name == "config.json":
                 require_adapter(path, repo_id)
@@ -40,7 +40,7 @@ def download_adapter(repo_id: str, revision: str | None = None, subfolder: str =
 
 
 def require_adapter(config: Path, repo_id: str) -> None:
-    """Say so before the weights of some language model are downloaded or read.
+    """Refuse another model's config before its weights are downloaded or read.
 
     Raises:
         CheckpointError: the config is another model's.

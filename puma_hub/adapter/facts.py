@@ -43,8 +43,8 @@ def prediction_labels() -> dict[str, str]:
 class Evaluation:
     """Figures on the same held-out rows: ``metrics[prediction][metric]``, predictions as in :func:`prediction_labels`.
 
-    ``own_source_bank``: whether the bank that was migrated is of the training the adapter was trained on; false is what
-    somebody who downloads the adapter has. None where it is not known.
+    ``own_source_bank``: whether the migrated bank comes from the training the adapter was trained on. It is false for
+    the bank of somebody who downloads the adapter, and None where it is not known.
 
     Raises:
         ConfigurationError: a prediction is unknown, a figure is not finite, or nothing is of migrated prompts.
@@ -119,7 +119,7 @@ class Evaluation:
                 side + end: {metric: report[part][name]}
                 for side, part in (("migrated", "target"), ("source", "source"))
                 for end, name in (("", "own"), ("_mean", "mean"), ("_shuffled", "shuffled"))
-                if report[part][name] is not None  # one user alone has nobody to change prompts with
+                if report[part][name] is not None  # prompts cannot be shuffled among one user
             }
             own = report.get("own_source_bank")
             return cls(dataset, split, report["target"]["rows"], report["users"], metrics, own)
@@ -128,7 +128,7 @@ class Evaluation:
 
     @property
     def loss(self) -> float | None:
-        """Relative loss of quality, 0 for none: against retrained prompts, or else against the source's.
+        """Relative loss of quality: against retrained prompts, or else against the source's; 0 if nothing is lost.
 
         Of the first metric that both have, the task's main one; None where there is nothing to compare with.
         """
@@ -166,7 +166,7 @@ _TRAINING: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: retraining everybody over training it.
+    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: cost of retraining everybody / of the adapter.
 
     Raises:
         ConfigurationError: a field is of another kind, not finite or negative.
@@ -196,7 +196,7 @@ class Training:
 
 @dataclass(frozen=True)
 class AdapterFacts:
-    """What a card tells beyond the adapter itself.
+    """What a card says beyond the adapter itself.
 
     ``license``: an identifier of the Hub, such as ``apache-2.0``; never guessed. ``intended_use``: in own words.
 

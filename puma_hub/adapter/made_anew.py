@@ -1,4 +1,4 @@
-"""An adapter made anew in the folder of an earlier one: what was said of that one, and what of it still holds."""
+"""Writing an adapter over an earlier one: which facts and which card stay."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from puma_hub.identity import ModelSpec
 from puma_hub.storage import replace_files
 
 ALL_USERS = "all users of the bank"
-"""What is said of the selection where there was none."""
+"""What the card says about the selection where there was none."""
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an adapter's folder holds. ``edited``: its card is not just what we made there."""
+    """What an adapter's folder holds. ``edited``: its card was changed by hand."""
 
     adapter: PumaAdapter | None = None
     facts: AdapterFacts | None = None
@@ -34,7 +34,7 @@ class Earlier:
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> Earlier:
-        """Read it, before an adapter is made that takes its place; there may be nothing.
+        """Read the folder before a new adapter replaces it; it may be empty.
 
         Raises:
             StorageError: the folder holds another model.
@@ -60,10 +60,10 @@ def save_anew(
     earlier: Earlier,
     say: Callable[[str], None],
 ) -> None:
-    """Write adapter, facts and card over the earlier ones, all or nothing, and ``say`` what no longer holds.
+    """Write adapter, facts and card over the earlier ones, all or nothing; ``say`` reports what was removed.
 
     A license, an intended use, Hub ids of the same LLMs and a card edited by hand stay. Evaluations, and what was
-    stated of the training, stay with the same weights alone.
+    stated about the training, stay only if the weights are the same.
 
     Raises:
         StorageError: the folder cannot be written.
@@ -73,7 +73,7 @@ def save_anew(
     if earlier.adapter is not None:
         _keep_ids(adapter.config, earlier.adapter.config, same)
     kept = _kept(before, facts, same)
-    with replace_files(folder, first=FACTS_FILE) as staged:  # no figures may stand beside weights they are not of
+    with replace_files(folder, first=FACTS_FILE) as staged:  # no figures beside other weights
         adapter.save_pretrained(staged)
         if earlier.edited:
             kept.write(staged)
@@ -114,9 +114,9 @@ def _stated(training: Training) -> bool:
 
 
 def _same(one: PumaAdapter, other: PumaAdapter) -> bool:
-    """Whether figures of the one are figures of the other: the same weights, for the same task and template.
+    """Whether figures of one adapter hold for the other: the same weights, task and template.
 
-    LLMs may go by other names, but not be known to be others.
+    The LLMs may have other names, but must not be known to differ.
     """
     ours, theirs = one.state_dict(), other.state_dict()
     specs = [(*model.config.sources, model.config.require_pair()) for model in (one, other)]

@@ -15,8 +15,8 @@ from puma_hub.errors import BankError, MismatchError
 if TYPE_CHECKING:
     from puma_hub.adapter.model import PumaAdapter
 
-# Matrix products of few rows take other paths, which end in other last bits; with this many, a prompt becomes the
-# same bits alone and among others.
+# Matrix products of few rows may differ in the last bits. With this many rows, a prompt is mapped to the same bits
+# alone and among others.
 _LEAST_ROWS = 32
 ABSURD = 10.0
 """Prompts so many times farther from their mean than any of the source bank's users are refused."""
@@ -44,7 +44,8 @@ def map_batch(
     On a CPU a prompt's bits do not depend on the prompts beside it, nor on how many there are.
 
     Args:
-        references: what the prompts of each source are counted from; the adapter's own source banks by default.
+        references: mean and sensitivity by which the prompts of each source are standardised; those of the adapter's
+            own source banks by default.
 
     Returns:
         Target prompts, float32 ``(n, l, d_target)``, and distances float64 ``(n,)``: the root mean square of each

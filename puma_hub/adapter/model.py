@@ -42,12 +42,14 @@ class PumaAdapterOutput(ModelOutput):
 class PumaAdapter(PreTrainedModel):
     """Maps soft prompts ``(B, l, sum of source sizes)`` to ``(B, l, d_target)``.
 
-    ``target = output_scale * (base + network((source - mean) / input_scale))``: the network sees standardised
-    offsets from the mean of the bank that the prompts belong to, and what all users share lies in ``base``. For the
-    bank the adapter was trained on the mean is ``input_mean``; a bank of another training has its own (see
-    :func:`puma_hub.migrate`). Mean and scales are fixed before training; untouched, they are 0 and 1 and the map is
-    the plain network plus ``base``. ``output_mean`` is the mean of the target bank. ``input_sensitivity`` and
-    ``output_sensitivity`` are the gradients of the mean prediction by the prompt at these means, 0 where not known.
+    ``target = output_scale * (base + network((source - mean) / input_scale))``
+
+    The network sees standardised offsets from the mean of the bank that the prompts belong to. ``base`` is what all
+    users share. For the bank the adapter was trained on, the mean is ``input_mean``. A bank of another training has its
+    own, see :func:`puma_hub.migrate`. Mean and scales are fixed before training. Until then they are 0 and 1.
+
+    ``output_mean`` is the mean of the target bank. ``input_sensitivity`` and ``output_sensitivity`` are the gradients
+    of the mean prediction with respect to the prompt at these means, 0 where they are not known.
     """
 
     config_class = PumaConfig
@@ -90,8 +92,8 @@ class PumaAdapter(PreTrainedModel):
 
         Args:
             source_prompts: ``(B, l, sum of source sizes)``; for several sources concatenated in their order.
-            source_mean: ``(l, sum of source sizes)``, the mean prompt of the bank they belong to; that of the bank the
-                adapter was trained on by default.
+            source_mean: ``(l, sum of source sizes)``, the mean prompt of their bank; by default that of the bank the
+                adapter was trained on.
 
         Raises:
             MismatchError: the prompts or the mean have another length or size.
@@ -100,7 +102,7 @@ class PumaAdapter(PreTrainedModel):
         return PumaAdapterOutput(target_prompts=prompts) if return_dict else (prompts,)
 
     def offsets(self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None) -> torch.Tensor:
-        """What is the user's own in the target prompts, ``(B, l, d_target)`` in units of ``output_scale``.
+        """The users' offsets in the target prompts, ``(B, l, d_target)`` in units of ``output_scale``.
 
         Raises:
             MismatchError: the prompts or the mean have another length or size.
@@ -108,7 +110,7 @@ class PumaAdapter(PreTrainedModel):
         return self.network(self.standardized(source_prompts, source_mean))
 
     def standardized(self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None) -> torch.Tensor:
-        """What the network sees of source prompts, ``(B, l, sum of source sizes)``.
+        """The network's input: standardised offsets of source prompts, ``(B, l, sum of source sizes)``.
 
         Raises:
             MismatchError: the prompts or the mean have another length or size.
@@ -127,13 +129,13 @@ class PumaAdapter(PreTrainedModel):
     def standardize(self, source_mean: torch.Tensor, spreads: Sequence[float], output_scale: float) -> None:
         """Fix input mean, input scale and output scale of an adapter that is not trained yet.
 
-        Each source is divided by one number, its spread, so that directions in which users differ little stay small.
-        The linear residual, where there is one, is rescaled so that the map of offsets stays what it was; a network
-        that bends already would be another one.
+        Each source is divided by one number, its spread, so directions in which users differ little stay small. The
+        linear residual, where there is one, is rescaled so that the map of offsets stays the same. That holds only
+        while the network is linear, so the adapter must not be trained yet.
 
         Args:
             source_mean: ``(l, sum of source sizes)``, the mean prompt of the source bank.
-            spreads: of each source, the root mean square of one coordinate of a prompt minus the mean.
+            spreads: for each source, the root mean square of one coordinate of a prompt minus the mean.
             output_scale: the target's root mean square of input embeddings.
         """
         sizes = [spec.hidden_size for spec in self.config.sources]
@@ -188,18 +190,18 @@ class PumaAdapter(PreTrainedModel):
         """Publish weights, config and card in one commit.
 
         Args:
-            repo_id: where; :func:`puma_hub.pair_repo_id` of the pair, in the token's own namespace, by default.
-            private: of a repository that is made for it; the namespace's default otherwise.
-            token: the one huggingface_hub is logged in with by default.
-            revision: a branch, made if there is none.
+            repo_id: the repository; by default :func:`puma_hub.pair_repo_id` of the pair, in the token's own namespace.
+            private: whether a new repository is private; the namespace's default otherwise.
+            token: by default the one huggingface_hub is logged in with.
+            revision: a branch; it is made if it does not exist.
             card: the card; by default the edited README.md of the folder the adapter was loaded from, or else one
-                made from the facts kept there (see docs/publish.md). What the pair is found by is added to it.
+                made from the facts kept there (see docs/publish.md). Tags and metadata of the pair are added.
 
         Returns:
             The commit, with ``repo_url``, ``commit_url`` and ``oid``.
 
         Raises:
-            HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+            HubError: the Hub refused, or cannot be reached; its newest revision is complete in any case.
         """
         from puma_hub.adapter.publish import publish_adapter
 
@@ -226,12 +228,12 @@ class PumaAdapter(PreTrainedModel):
     ) -> PumaAdapter:
         """Find and load the published adapter of a pair; ``published`` and the log say which one it is.
 
-        One for exactly the given fingerprints, or revisions, goes first; among equals the one with the smallest
-        reported loss of quality.
+        An adapter for exactly the given fingerprints or revisions is preferred. Of several, the one with the smallest
+        reported loss of quality is loaded.
 
         Args:
             source: id or :class:`ModelSpec` of the source LLM; a list of them for aggregation.
-            namespace: adapters of this user or organisation alone.
+            namespace: only adapters of this user or organisation.
             revision: of the adapter's repository; the newest by default.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The three maps from source prompts to target prompts; all act on each soft token by itself."""
+"""The three maps from source prompts to target prompts; each acts on every soft token separately."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 class SeedNetwork(nn.Module):
     """``Linear - LayerNorm - GELU - Linear`` plus a linear residual projection.
 
-    The last layer of the non-linear branch starts at zero: the map is linear first and bends while it learns.
+    The last layer of the non-linear branch starts at zero, so the map is linear before training.
     """
 
     def __init__(self, source_size: int, target_size: int, hidden_size: int, dropout: float) -> None:

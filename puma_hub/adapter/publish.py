@@ -68,13 +68,13 @@ def publish_adapter(
 
 
 def local_facts(adapter: PumaAdapter) -> AdapterFacts | None:
-    """The facts in the folder an adapter was loaded from."""
+    """The facts kept in the folder an adapter was loaded from."""
     folder = adapter.name_or_path
     return AdapterFacts.read(folder) if folder and Path(folder).is_dir() else None
 
 
 def write_card(adapter: PumaAdapter, folder: str | Path, facts: AdapterFacts | None) -> None:
-    """Leave the card, and the facts it is made from, in an adapter's own folder."""
+    """Write the card, and the facts it is made from, into an adapter's own folder."""
     from puma_hub.storage import new_file
 
     if facts is not None:
@@ -88,7 +88,7 @@ def _local_name(adapter: PumaAdapter) -> str:
 
 
 def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard | str | None) -> None:
-    """The card of a repository: the one given, or the folder's if it was edited, or one made from the facts."""
+    """Write a repository's card: the given one, else the folder's edited one, else one made from the facts."""
     from huggingface_hub import ModelCard
 
     facts = local_facts(adapter)
@@ -105,20 +105,20 @@ def _write_card(adapter: PumaAdapter, place: str, repo_id: str, given: ModelCard
         except Exception as error:  # YAML's own errors, and what the client makes of a field of another kind
             reason = shown(" ".join(str(error).split()))
             raise ConfigurationError(f"the card's metadata cannot be read: {reason}; correct its YAML") from error
-        # Whatever its text says: without these nobody finds the pair.
+        # Added whatever its text says: without these nobody finds the pair.
         for key, value in card_data(config, AdapterFacts()).to_dict().items():
             made.data[key] = _tags(made.data.get(key), value) if key == "tags" else value
     (Path(place) / CARD_FILE).write_text(str(made), encoding="utf-8")
 
 
 def _tags(given: object, ours: list[str]) -> list[str]:
-    """Ours first, as on a card that we make, then those of the card that was given."""
+    """Our tags first, as on a card that we make, then those of the given card."""
     theirs = given if isinstance(given, list) else [given] if isinstance(given, str) else []
     return list(dict.fromkeys([*ours, *(tag for tag in theirs if isinstance(tag, str))]))
 
 
 def edited_card(adapter: PumaAdapter) -> str | None:
-    """The card in the folder an adapter was loaded from, if it is not just what we made there ourselves.
+    """The card in the folder an adapter was loaded from, if it was changed by hand.
 
     Raises:
         ConfigurationError: it is empty.

@@ -1,4 +1,4 @@
-"""The banks an adapter was trained on, in numbers: they tell how like these another bank's prompts are."""
+"""Statistics of the banks an adapter was trained on: they show how similar another bank's prompts are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puma_hub.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class SourceBank:
-    """One source bank: the id of its base, and spread and number of users of its statistics."""
+    """One source bank: the id of its base, its spread and its number of users."""
 
     base_id: str
     spread: float
@@ -21,10 +21,10 @@ class SourceBank:
 
 @dataclass(frozen=True)
 class TrainedOn:
-    """The source banks of an adapter, in its order, and the target bank that it makes of them.
+    """The source banks of an adapter, in its order, and the target bank it makes of them.
 
-    ``farthest``: of all users of these banks, the largest root mean square of a standardised prompt; 1 is usual.
-    ``target_spread``: root mean square of one coordinate of the migrated prompts minus their mean.
+    ``farthest``: the largest root mean square of a standardised prompt, over all users of these banks; 1 is usual.
+    ``target_spread``: the root mean square of one coordinate of the migrated prompts minus their mean.
 
     Raises:
         ConfigurationError: a value is out of range.

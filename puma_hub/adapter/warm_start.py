@@ -1,4 +1,4 @@
-"""A first guess of the map between two prompt spaces, from the tokens both vocabularies share."""
+"""A start for the map between two prompt spaces, from the tokens both vocabularies share."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def warm_start(
 ) -> PumaAdapter:
     """Return an adapter whose linear residual is a ridge regression between the input embeddings.
 
-    Needs no user data. The embeddings are ``(vocabulary, d)`` as the layers receive them (for Gemma: after its
-    own scaling). Only centred embeddings enter, so the map is one of offsets; the base stays at zero.
+    Needs no user data. The embeddings are ``(vocabulary, d)`` as the layers receive them (for Gemma: after its own
+    scaling). They are centred, so the map is one of offsets; the base stays at zero.
 
     Raises:
         ConfigurationError: the architecture has no linear residual, or there are several sources.

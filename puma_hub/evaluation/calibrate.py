@@ -1,4 +1,4 @@
-"""Level and slope of a bank's rating head, set by a few rows with labels, or with the source's predictions."""
+"""Calibrate level and slope of a bank's rating head, from rated rows or from the source's predictions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.teacher import PREDICTION
 
-# Standard deviations of the prior around the head as it is: of the level, in standard deviations of the labels, and of
-# the slope. With few rows little is changed, and with many the prior says nothing.
+# Standard deviations of the Gaussian prior around the present head: of the level, in standard deviations of the labels,
+# and of the slope. With few rows the head changes little; with many the prior has no effect.
 _LEVEL_SCALE, _SLOPE_SCALE = 0.5, 0.3
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """``rating = level + slope * prediction``, by ``rows`` rows, and the RMSE on them before and after."""
+    """``rating = level + slope * prediction``, fitted to ``rows`` rows, and the RMSE on them before and after."""
 
     level: float
     slope: float
@@ -32,10 +32,10 @@ class Calibration:
 
 
 def level_and_slope(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """The most likely level and slope for predictions and labels ``(N,)``, near 0 and 1 where there are few rows.
+    """The most probable level and slope for predictions and labels ``(N,)``, near 0 and 1 where there are few rows.
 
-    Bayesian linear regression with known noise, the variance of what the predictions lack (Bishop, Pattern Recognition
-    and Machine Learning, section 3.3).
+    Bayesian linear regression with known noise, the variance of the residuals (Bishop, Pattern Recognition and Machine
+    Learning, section 3.3).
     """
     center = float(predictions.mean())
     lacking = labels - predictions
@@ -49,19 +49,20 @@ def level_and_slope(predictions: np.ndarray, labels: np.ndarray) -> tuple[float,
 def calibrate(
     lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
 ) -> tuple[PromptBank, Calibration]:
-    """Set level and slope of a bank's rating head by rows of its users; prompts stay as they are.
+    """Set level and slope of a bank's rating head from rows of its users; prompts stay as they are.
 
-    A migrated bank carries the adapter's head, which was trained on other users and items: yours may be rated higher or
-    lower, or differ more. A few hundred rows over many users do. Either they have labels that the source prompts were
-    not trained on, since on rows they were trained on prompts predict better than they will. Or no labels are needed:
-    rows from :func:`puma_hub.training.with_source_predictions` (``noise=0``) give the head the level and slope that the
-    source's predictions have.
+    A migrated bank has the adapter's head, which was trained on other users and items. Yours may be rated higher or
+    lower, or differ more. A few hundred rows over many users are enough:
+
+    - rated rows that the source prompts were not trained on (prompts overfit the rows they were trained on);
+    - or, without labels, rows from :func:`puma_hub.training.with_source_predictions` (``noise=0``). They give the head
+      level and slope of the source's predictions.
 
     Args:
         lm: the scorer of the bank's LLM.
 
     Returns:
-        The bank with the new head, and what was set.
+        The bank with the new head, and the calibration.
 
     Raises:
         ConfigurationError: the bank has no head, as for clicks.

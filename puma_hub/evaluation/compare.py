@@ -1,4 +1,4 @@
-"""Two banks side by side, and the controls that tell whether anything personal was moved."""
+"""Two banks side by side, with the controls that show whether anything personal was moved."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def controls(
 
     Args:
         interactions: held-out rows.
-        users: whose rows count, for instance those an adapter never saw; all users of the bank by default. The
-            mean prompt is the whole bank's; prompts are shuffled among these users so that nobody keeps the own one.
-        allow_training_rows: also where the bank was trained on these rows.
+        users: whose rows count, for instance users an adapter never saw; all users of the bank by default. The mean
+            prompt is that of the whole bank. Prompts are shuffled among these users by a random derangement.
+        allow_training_rows: also if the bank was trained on these rows.
 
     Returns:
         The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
@@ -92,9 +92,9 @@ def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int
 
 
 def derangement(size: int, seed: int) -> np.ndarray:
-    """A random order of ``size`` >= 2 places in which none stays where it was, all such orders equally likely.
+    """A random derangement of ``size`` >= 2 places (no place keeps its own), all derangements being equally likely.
 
-    Orders are drawn until one is so: e = 2.7 of them on average.
+    Permutations are drawn until one is a derangement: e = 2.7 of them on average.
     """
     generator, places = np.random.default_rng(seed), np.arange(size)
     while True:
@@ -119,15 +119,20 @@ def compare_banks(
     Args:
         interactions: held-out rows.
         users: whose rows count, as far as they are in both banks; the users of both banks by default.
-        allow_training_rows: compare even though a bank was trained on these rows.
+        allow_training_rows: compare even if a bank was trained on these rows.
 
     Returns:
-        ``source`` and ``target``: the :func:`controls` of each. ``retention``: the target's personal gain over the
-        source's; None where the source has none. ``users`` have rows and a prompt in both banks;
-        ``users_in_one_bank`` were left out, as were ``users_without_rows``. ``worse_users``: how many users have a
-        higher error after, with the ids of the users under ``worse_user_ids``. ``clusters``: the same error by k-means
-        cluster of the source prompts. Errors are root mean squares of prediction minus label. ``own_source_bank``:
-        whether the target bank was migrated from the training its adapter was trained on, None where it is not known.
+        A report with these keys:
+
+        - ``source`` and ``target``: the :func:`controls` of each.
+        - ``retention``: the target's personal gain / the source's; None where the source has none.
+        - ``users``: how many users have rows and a prompt in both banks. ``users_in_one_bank`` and
+          ``users_without_rows`` were left out.
+        - ``worse_users``: how many users have a higher error on the target; ``worse_user_ids``: their ids.
+        - ``clusters``: the error by k-means cluster of the source prompts. Errors are root mean squares of prediction
+          minus label.
+        - ``own_source_bank``: whether the target bank was migrated from the training its adapter was trained on; None
+          where it is not known.
 
     Raises:
         MismatchError: the banks share no user, a bank does not fit its scorer, or the scorers have other tasks.

@@ -29,7 +29,7 @@ from puma_hub.tasks import RatingHead
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows of a bank's users, ready to be scored with any prompts of them."""
+    """Held-out rows of a bank's users, ready to be scored with any prompts of these users."""
 
     lm: PersonalizedLM
     bank: PromptBank
@@ -164,7 +164,7 @@ def evaluate_bank(
     Args:
         interactions: held-out rows, or the splits ``train`` and ``validation``; the baselines need ``train``.
         head: the rating head; the bank's own by default.
-        allow_training_rows: evaluate even though the bank was trained on these rows; their errors are then too small.
+        allow_training_rows: evaluate even if the bank was trained on these rows; the errors are then too small.
 
     Returns:
         A report with the task's metrics, the number of rows and users, rows of users without a prompt, rows the bank

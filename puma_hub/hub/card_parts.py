@@ -1,4 +1,4 @@
-"""What the cards of adapters and of banks have in common."""
+"""Parts that the cards of adapters and banks share."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def require_license(license: object) -> None:
 
 
 def spec_data(spec: ModelSpec) -> dict[str, Any]:
-    """What is known of an LLM, for a card's metadata."""
+    """An LLM in a card's metadata."""
     known = {key: visible(value) if isinstance(value, str) else value for key, value in spec.to_dict().items()}
     return {key: value for key, value in known.items() if value is not None} | {"model_id": public_id(spec.model_id)}
 
 
 def spec_row(spec: ModelSpec) -> dict[str, Any]:
-    """What is known of an LLM, for a card's text."""
+    """An LLM in a card's text."""
     return {
         "name": code(public_id(spec.model_id)),
         "literal": literal(public_id(spec.model_id)),

@@ -1,4 +1,4 @@
-"""What the Hub's clients raise, turned into our errors with a remedy. Tokens never enter a message."""
+"""Errors of the Hub's clients as our own errors with a remedy. Tokens never enter a message."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _LATER = "try again later"
 
 @contextmanager
 def hub_errors(doing: str) -> Iterator[None]:
-    """Raise a :class:`HubError` for what the Hub's clients raise inside; other errors pass.
+    """Turn errors of the Hub's clients into a :class:`HubError`; other errors pass.
 
     Args:
-        doing: what goes on, with the repository, such as ``"push to user/name"``.
+        doing: what is being done, with the repository, such as ``"push to user/name"``.
     """
     try:
         yield
@@ -49,7 +49,7 @@ def translated(error: BaseException, doing: str) -> PumaHubError | None:
     while cause is not None and cause not in chain:
         chain.append(cause)
         cause = cause.__cause__
-    # What a wrapped answer of the server says is worth more than the wrapper.
+    # A wrapped answer of the server says more than the wrapper.
     for translate in (_answer, _refusal, _connection):
         for link in chain:
             ours = translate(link, doing)
@@ -59,7 +59,7 @@ def translated(error: BaseException, doing: str) -> PumaHubError | None:
 
 
 def _answer(error: BaseException, doing: str) -> PumaHubError | None:
-    """For an answer of the server with a status."""
+    """Our error for an HTTP status."""
     from huggingface_hub import errors
 
     if not isinstance(error, errors.HfHubHTTPError):
@@ -75,7 +75,7 @@ def _answer(error: BaseException, doing: str) -> PumaHubError | None:
         )
     if isinstance(error, errors.EntryNotFoundError):
         return HubNotFoundError(
-            f"{start}the repository lacks the file {_file(error)}; check that it is what you took it for"
+            f"{start}the repository lacks the file {_file(error)}; check that it is the repository you mean"
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return HubNotFoundError(
@@ -98,7 +98,7 @@ def _answer(error: BaseException, doing: str) -> PumaHubError | None:
 
 
 def _refusal(error: BaseException, doing: str) -> PumaHubError | None:
-    """For what the client refuses by itself."""
+    """Our error for a refusal of the client itself."""
     from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, HFValidationError):
@@ -111,7 +111,7 @@ def _refusal(error: BaseException, doing: str) -> PumaHubError | None:
 
 
 def _connection(error: BaseException, doing: str) -> PumaHubError | None:
-    """For a connection that fails or breaks."""
+    """Our error for a connection that fails or breaks."""
     import httpx2
     from huggingface_hub.errors import LocalEntryNotFoundError
 

@@ -1,4 +1,4 @@
-"""Text from elsewhere in cards: shown as it is, never as Markdown, HTML or YAML."""
+"""Text from elsewhere in cards: shown as text, never as Markdown, HTML or YAML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def block(text: str) -> str:
 
 
 def literal(text: str) -> str:
-    """A Python string literal of exactly ``text``, in signs that no Markdown or HTML parser acts on."""
+    """A Python string literal of exactly ``text``, in characters that no Markdown or HTML parser acts on."""
     signs = (char if char.isascii() and (char.isalnum() or char in _LITERAL) else _escaped(char) for char in text)
     return '"' + "".join(signs) + '"'
 

@@ -1,4 +1,4 @@
-"""Names and tags of a pair: the repository an adapter is published in, and what it is found by."""
+"""Names and tags of a pair: the repository an adapter is published in, and the tags it is found by."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def model_list(models: Models) -> list[Model]:
 
 
 def is_folder(name: str) -> bool:
-    """Whether an id can only be a folder's path. The disk is not asked, so that names do not depend on it."""
+    """Whether an id can only be a folder's path. The disk is not read, so names do not depend on it."""
     return bool(_FOLDER.search(name))
 
 
@@ -70,12 +70,12 @@ def is_hub_id(name: str) -> bool:
 
 
 def public_id(name: str) -> str:
-    """The id as cards show it: a Hub id as it is; of anything else, such as a folder, a name that tells no path."""
+    """The id as cards show it: a Hub id as it is; for anything else, such as a folder, a name without the path."""
     return name if is_hub_id(name) else f"{slug(name)}@{_digest(name)}"
 
 
 def slug(name: str) -> str:
-    """The last part of an id in the letters that repository names may have."""
+    """The last part of an id, in the characters that repository names may have."""
     last = re.split(r"[/\\]", name.rstrip("/\\"))[-1]
     ascii_only = unicodedata.normalize("NFKD", last).encode("ascii", "ignore").decode()
     text = re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_only)
@@ -85,9 +85,8 @@ def slug(name: str) -> str:
 def pair_repo_id(source: Models, target: Model, namespace: str | None = None) -> str:
     """The repository name of a pair: ``puma-<source>-to-<target>-<hash>``, at most 96 characters.
 
-    The hash is of the exact ids, in order, so that two pairs never share a name, however alike they look. A
-    revision or fingerprint does not enter: adapters of one pair for other weights are revisions of one
-    repository.
+    The hash covers the exact ids, in order, so two pairs never share a name. Revisions and fingerprints are not part of
+    it: adapters of one pair for other weights are revisions of one repository.
 
     Args:
         source: id, folder or spec of the source LLM; a list of them for aggregation.
@@ -113,7 +112,7 @@ def pair_repo_id(source: Models, target: Model, namespace: str | None = None) ->
 
 
 def source_tag(source: Model) -> str:
-    """The tag of every adapter that takes prompts of ``source``, alone or among others."""
+    """The tag of every adapter with ``source`` among its sources."""
     return f"puma-source-{_digest(model_id(source))}"
 
 
@@ -136,7 +135,7 @@ def pair_tags(source: Models, target: Model) -> list[str]:
 
 
 def bank_tags(model: Model) -> list[str]:
-    """All tags of a bank's card; the last one is of every bank of exactly this LLM's id."""
+    """All tags of a bank's card; the last one marks banks of exactly this LLM's id."""
     name = model_id(model)
     return [*_BANK_TAGS, f"of-{slug(name).lower()}", f"puma-model-{_digest(name)}"]
 

@@ -15,7 +15,7 @@ from puma_hub.migration.plan import check_banks
 
 @runtime_checkable
 class Loadable(Protocol):
-    """An adapter that is not loaded yet, such as a step of a route."""
+    """An adapter that is loaded later, such as a step of a route."""
 
     def load(self) -> PumaAdapter: ...
 
@@ -32,7 +32,7 @@ def chain(
     All links are checked before the first prompt is moved. The result's history lists every bank on the way.
 
     Args:
-        mean: of ``bank``, see :func:`puma_hub.migrate`; what an adapter gives has a mean that the adapter knows.
+        mean: of ``bank``, see :func:`puma_hub.migrate`; each adapter records the mean of the prompts it makes.
 
     Raises:
         ConfigurationError: there is no adapter.

@@ -1,7 +1,7 @@
-"""The mean prompt, and the sensitivity there, that a bank's prompts are counted from when they are migrated.
+"""The mean prompt and the sensitivity by which a bank's prompts are standardised when they are migrated.
 
-Trainings apart end in different bases: their means lie much farther apart than the users of one training do. A user's
-own is the distance from the mean of the training, so each bank is standardised by its own.
+Two trainings end in different bases: their means lie much farther apart than the users of one training do. What is a
+user's own is the offset from the mean of the training, so each bank is standardised by its own mean.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ WAYS = (
 
 
 def given_reference(adapter: PumaAdapter, number: int, mean: Mean) -> Reference:
-    """What the caller names for source ``number``; an array alone tells of no sensitivity.
+    """The reference that the caller gives for source ``number``; an array has no sensitivity.
 
     Raises:
-        ConfigurationError: it is none of the ways to name one.
-        MismatchError: it is of another shape, or a bank of another LLM.
+        ConfigurationError: ``mean`` is neither a bank, nor an array, nor ``"adapter"``.
+        MismatchError: it has another shape, or is a bank of another LLM.
         BankError: it is not finite, or the bank's statistics are not known.
     """
     if isinstance(mean, str):
         if mean != "adapter":
-            raise ConfigurationError(f"mean={mean!r} names no mean; {WAYS}")
+            raise ConfigurationError(f"mean={mean!r} is not a mean; {WAYS}")
         return own_reference(adapter, number)
     spec = adapter.config.sources[number]
     if isinstance(mean, PromptBank):
@@ -62,10 +62,10 @@ def given_reference(adapter: PumaAdapter, number: int, mean: Mean) -> Reference:
 
 
 def reference_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> Reference:
-    """That of the training a bank comes from, by the bank's provenance.
+    """The reference of the training a bank comes from, by the bank's provenance.
 
     Raises:
-        BankError: it is not known, or of too few users.
+        BankError: it is not known, or was computed over too few users.
     """
     trained, known = adapter.config.trained_on, bank.statistics
     if trained is None:  # nothing was standardised
@@ -75,7 +75,7 @@ def reference_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> Re
         found = f"{known.users} user(s)" if known is not None else "none"
         raise BankError(
             f"the mean of this bank's training is needed, over {LEAST_USERS} users or more, and its provenance has "
-            f"that of {found}: trainings apart differ in their mean; {WAYS}"
+            f"that of {found}: every training has another mean; {WAYS}"
         )
     if known.base_id != source.base_id:
         ours = own_reference(adapter, number)
@@ -89,7 +89,7 @@ def reference_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> Re
         if known.sensitivity is None or ours.sensitivity is None:
             whose = f"bank {number + 1}" if known.sensitivity is None else "the adapter's source bank"
             logger.warning(
-                "%s records no sensitivity, so what is a user's own may come out weaker or stronger than it was; see "
+                "%s records no sensitivity, so users' offsets may become too small or too large; see "
                 "puma_hub.with_sensitivity",
                 whose,
             )
@@ -97,9 +97,9 @@ def reference_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> Re
 
 
 def given_references(adapter: PumaAdapter, mean: Any) -> list[Reference]:
-    """What the caller names, for each source of the adapter in its order.
+    """The references that the caller gives, one for each source of the adapter in its order.
 
-    An adapter that was not trained takes prompts as they are, whatever their mean.
+    An adapter that was not trained does not standardise, so the mean has no effect.
 
     Raises:
         ConfigurationError: there is not one for each source.
@@ -113,10 +113,10 @@ def given_references(adapter: PumaAdapter, mean: Any) -> list[Reference]:
 
 
 def references_of(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = None) -> list[Reference]:
-    """What each bank is counted from, in the adapter's source order.
+    """The reference by which each bank is standardised, in the adapter's source order.
 
     Args:
-        mean: of one bank, or a list of one for each bank; where it is None the bank's provenance tells.
+        mean: for one bank, or a list with one for each bank; None takes it from the bank's provenance.
 
     Raises:
         ConfigurationError: there is not one for each bank.

@@ -29,12 +29,12 @@ def migrate(
 ) -> PromptBank:
     """Migrate the prompts of a bank, or of one bank for each source, to the adapter's target LLM.
 
-    Prompts are counted from the mean of their own training, which the bank's provenance records: a bank that was
-    trained apart from the adapter's source bank has another base. What is a user's own is changed as little as makes
-    the mean prediction move as far as it moves there (``sensitivity`` of the bank's statistics). All
-    migrated prompts stand on the adapter's target base, for which its rating head was trained; the result carries that
-    head, whichever bank came in. For several sources the banks are joined on ``user_id`` in the adapter's source order;
-    users missing from one bank are left out, counted in the log and in the provenance.
+    Prompts are standardised by the mean of their own training, which the bank's provenance records: a bank of another
+    training than the adapter's source bank has another base. Offsets are corrected for the ``sensitivity`` of the
+    bank's statistics, so that they move the mean prediction as far as they did at their own base. All migrated prompts
+    stand on the adapter's target base. The rating head was trained for that base, so the result carries the adapter's
+    head. For several sources the banks are joined on ``user_id`` in the adapter's source order; users missing from one
+    bank are left out, and counted in the log and in the provenance.
 
     Args:
         batch_size: prompts at a time.

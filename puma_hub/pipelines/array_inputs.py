@@ -11,7 +11,7 @@ from puma_hub.errors import BankError
 
 
 def as_array(prompts: Any) -> np.ndarray:
-    """What holds numbers, as a float32 array; see :func:`as_float32`.
+    """Prompts as a finite float32 array; see :func:`as_float32`.
 
     Raises:
         BankError: it does not hold real numbers in rows of one length, or some are not finite.

@@ -1,4 +1,4 @@
-"""What our pipelines share: loading a model with our own errors, and inputs one at a time, in batches or streamed."""
+"""The base of our pipelines: loading with our own errors; inputs one at a time, in batches or streamed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from transformers.pipelines import Pipeline
 
 from puma_hub.errors import ConfigurationError, PumaHubError
 
-# Arguments of transformers.pipeline that are no model's.
+# Arguments of transformers.pipeline that no model takes.
 _NO_OPTIONS = ("trust_remote_code", "code_revision", "_from_pipeline", "_commit_hash")
 
-# Its annotations are of pipelines that take and give one dict of tensors.
+# It is annotated for pipelines that take and return one dict of tensors.
 _Pipeline: Any = Pipeline
 
 
 class Deferred:
-    """The name of a model that the pipeline's own class loads.
+    """The name of a model, which the pipeline's own class loads later.
 
-    ``transformers.pipeline`` would swallow the errors of loading, try other classes and dtypes, and take weights of
-    other formats than safetensors.
+    ``transformers.pipeline`` would hide errors of loading, try other classes and dtypes, and accept other formats than
+    safetensors.
     """
 
     config = SimpleNamespace(_commit_hash=None)  # read by transformers before 5.24
@@ -37,14 +37,14 @@ class Deferred:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Deferred:
-        """Keep what the model is to be loaded by."""
+        """Keep the arguments the model is to be loaded with."""
         return cls(os.fspath(name), options)
 
     def options(self) -> dict[str, Any]:
         """The arguments of ``from_pretrained`` that were given.
 
         Raises:
-            ConfigurationError: code from the repository was to be run.
+            ConfigurationError: ``trust_remote_code`` is set.
         """
         if self._options.get("trust_remote_code"):
             raise ConfigurationError("puma_hub runs no code of repositories; leave out trust_remote_code")
@@ -52,16 +52,16 @@ class Deferred:
 
 
 def place_of(model: Any, device: Any, options: Mapping[str, Any]) -> Any:
-    """The device for a pipeline: what was asked for, or the one device that ``device_map`` has put the model on."""
+    """The device for a pipeline: the one asked for, or the single device that ``device_map`` chose."""
     alone = options.get("device_map") is not None and getattr(model, "hf_device_map", None) is None
     return model.device if device is None and alone else device
 
 
 def require_dtype(model: Any, dtype: Any) -> None:
-    """Refuse a dtype that a model in memory has not.
+    """Refuse a dtype that differs from that of a model in memory.
 
     Raises:
-        ConfigurationError: it has another one.
+        ConfigurationError: they differ.
     """
     wanted = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if wanted not in (None, "auto", model.dtype):
@@ -72,7 +72,7 @@ def require_dtype(model: Any, dtype: Any) -> None:
 
 
 def refuse_unknown(task: str, options: Mapping[str, Any]) -> None:
-    """Refuse arguments that a pipeline does not know.
+    """Refuse unknown arguments of a pipeline.
 
     Raises:
         ConfigurationError: there are some.
@@ -84,8 +84,8 @@ def refuse_unknown(task: str, options: Mapping[str, Any]) -> None:
 class BatchPipeline(_Pipeline):
     """A pipeline whose ``_forward`` takes a list of prepared inputs and returns a list of as many results.
 
-    One input gives one result, a list, tuple or ``datasets.Dataset`` a list of results, and a generator or any other
-    iterable an iterator over results that reads a batch at a time.
+    One input gives one result. A list, tuple or ``datasets.Dataset`` gives a list of results. A generator or any other
+    iterable gives an iterator over results, which reads a batch at a time.
     """
 
     _load_processor = False
@@ -100,7 +100,7 @@ class BatchPipeline(_Pipeline):
         raise NotImplementedError  # each pipeline has its own kinds of input
 
     def admit(self, item: Any, **forward: Any) -> None:
-        """Refuse a prepared input of several that ``_forward`` would refuse, where that is found out at no cost."""
+        """Refuse a prepared input early, where a check is cheap, instead of in ``_forward`` with its batch."""
 
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any
@@ -124,7 +124,7 @@ class BatchPipeline(_Pipeline):
         return list(results) if isinstance(inputs, (list, tuple, Dataset)) else results
 
     def size_of(self, batch_size: int | None) -> int:
-        """The batch size of a call: its own, or the pipeline's, or the usual one.
+        """The batch size of a call: its own, else the pipeline's, else the default.
 
         Raises:
             ConfigurationError: it is no whole number of at least 1.
@@ -152,7 +152,7 @@ class BatchPipeline(_Pipeline):
             try:
                 outputs = self.forward(prepared, **forward)
             except PumaHubError:
-                for (position, _), one in zip(batch, prepared):  # whose fault it is
+                for (position, _), one in zip(batch, prepared):  # which input is wrong
                     with _named(position):
                         self.forward([one], **forward)
                 raise

@@ -12,23 +12,24 @@ from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_us
 from puma_hub.scorer.encoding import Segments, text_length
 from puma_hub.scorer.text import SLOT, TextGenerator
 
-_CHAT_SLOT = "\ue000soft-prompt\ue001"  # private characters: stands in no text, and no chat template cares for it
-_USUAL_NEW_TOKENS = 256  # as of transformers' text-generation
+_CHAT_SLOT = "\ue000soft-prompt\ue001"  # private characters: no text holds them, and chat templates leave them alone
+_USUAL_NEW_TOKENS = 256  # as in transformers' text-generation
 
 
 class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
     """Continues texts and chats in which a user's soft prompt takes the place of ``<user>``.
 
-    An input is a text, a chat (a list of messages with ``role`` and ``content``, rendered with the tokenizer's chat
-    template), or a dict with ``text`` or ``messages`` and its own ``user_id`` or ``prompt`` (``(l, d)``). Without a
-    slot the prompt goes in front: of the text, or of the first message's content. A result is a list of
-    ``{"generated_text": ...}``, one for each of ``num_return_sequences``, as of transformers' ``text-generation``.
+    An input is a text, a chat, or a dict with ``text`` or ``messages`` and its own ``user_id`` or ``prompt``
+    (``(l, d)``). A chat is a list of messages with ``role`` and ``content``, rendered with the tokenizer's chat
+    template. A final assistant message is continued. Without a slot the prompt goes in front of the text, or of the
+    first message's content. A result is a list of ``{"generated_text": ...}``, one for each of
+    ``num_return_sequences``, as in transformers' ``text-generation``.
 
     Args:
         model, bank, adapter: see :class:`PersonalizedPipeline`.
-        user_id, prompt: for inputs that name none of their own.
-        unknown_users: ``error``, or ``mean`` to write for users who are not in the bank with the bank's mean prompt;
-            results then say in ``cold_start`` whether it was used.
+        user_id, prompt: for inputs without one of their own.
+        unknown_users: ``error``, or ``mean`` to use the bank's mean prompt for users who are not in the bank; results
+            then say in ``cold_start`` whether it was used.
         return_full_text: whether ``generated_text`` begins with the text or the messages, as given (the default).
         generation_kwargs: as in ``model.generate``; 256 new tokens unless they or the model say otherwise.
 
@@ -126,7 +127,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         return [{**item, "ids": sequences} for item, sequences in zip(inputs, ids)]
 
     def _usual_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """What the caller and the model leave open; a whole ``generation_config`` leaves nothing open."""
+        """Defaults for what caller and model leave open; none beside a whole ``generation_config``."""
         if given.get("generation_config") is not None:
             return {}
         said = {*self.model.generation_config.to_diff_dict(), *given}
@@ -150,7 +151,7 @@ def _is_chat(inputs: Any) -> bool:
 
 
 def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last message is the assistant's own, to be gone on with."""
+    """Whether the last message is the assistant's, so that it is continued."""
     return messages[-1]["role"] == "assistant"
 
 

@@ -20,10 +20,10 @@ logger = logging.getLogger(__name__)
 class PromptMigrationPipeline(BatchPipeline):
     """Maps prompts of an adapter's source LLM to its target LLM, as :meth:`puma_hub.PumaAdapter.migrate` does.
 
-    A bank gives a bank, and so does a data set with a bank's columns. An array or tensor ``(l, d)`` or
-    ``(N, l, d)`` gives a float32 array of like shape, a list of them a list; an array says nothing of its training, so
-    ``mean`` has to. With one ``batch_size``, 4096 by default, the same prompts become the same bits whichever way they
-    are given.
+    A bank, or a data set with a bank's columns, gives a bank. An array or tensor ``(l, d)`` or ``(N, l, d)`` gives a
+    float32 array of the same number of dimensions, and a list of them a list. An array does not record its training, so
+    ``mean`` is needed. The same prompts give the same bits whichever way they are given (with the same ``batch_size``,
+    4096 by default).
 
     Args:
         model: repository or folder of an adapter, or a :class:`~puma_hub.PumaAdapter`.
@@ -56,10 +56,10 @@ class PromptMigrationPipeline(BatchPipeline):
 
         Args:
             inputs: a bank, a data set with a bank's columns, or for several sources a list with one of them for each
-                source, in the adapter's order; an array, a list, data set or generator of arrays. A data set records no
-                LLM: it is taken to be the adapter's source, with a warning and a word in the result's history.
+                source, in the adapter's order; an array; a list, data set or generator of arrays. A data set records no
+                LLM: the adapter's source is assumed, with a warning and a note in the result's history.
             batch_size: prompts at a time.
-            mean: see :func:`puma_hub.migrate`; arrays need it, for a bank its provenance tells.
+            mean: see :func:`puma_hub.migrate`; arrays need it, a bank has it in its provenance.
 
         Returns:
             A :class:`~puma_hub.PromptBank` for banks and data sets; arrays, float32, for arrays.
@@ -79,7 +79,7 @@ class PromptMigrationPipeline(BatchPipeline):
         config: Any = self.model.config
         banks = []
         for number, part in enumerate(given):
-            if isinstance(part, datasets.Dataset):  # says nothing of its LLM
+            if isinstance(part, datasets.Dataset):  # it records no LLM
                 spec = config.sources[min(number, len(config.sources) - 1)]
                 logger.warning("input %d records no LLM; its prompts are taken to be of %s", number, spec.model_id)
                 details = {"model": "unknown, the data set records none; taken to be the adapter's source"}
@@ -89,7 +89,7 @@ class PromptMigrationPipeline(BatchPipeline):
         return self.model.migrate(banks, batch_size=size, mean=mean)
 
     def _references(self, mean: Any) -> list[Reference] | None:
-        """What arrays are counted from; None where the adapter was not standardised.
+        """The mean and sensitivity by which arrays are standardised; None where the adapter was not standardised.
 
         Raises:
             ConfigurationError: none was given.
@@ -100,7 +100,7 @@ class PromptMigrationPipeline(BatchPipeline):
         if mean is None:
             if adapter.config.trained_on is None:
                 return None
-            raise ConfigurationError(f"an array does not tell of which training its prompts are; {WAYS}")
+            raise ConfigurationError(f"an array does not record the training of its prompts; {WAYS}")
         return given_references(adapter, mean)
 
     def is_single(self, inputs: Any) -> bool:

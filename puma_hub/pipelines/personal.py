@@ -1,4 +1,4 @@
-"""What the pipelines of an LLM share: the LLM, its tokenizer, and its users' prompts."""
+"""The base of pipelines with an LLM: the LLM, its tokenizer and its users' prompts."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ class PersonalizedPipeline(BatchPipeline):
     Args:
         model: id or folder of a causal LM, a model with ``tokenizer=``, or a :class:`~puma_hub.PersonalizedLM`.
         bank: the users' prompts: a :class:`~puma_hub.PromptBank`, its folder or its repository; for an adapter of
-            several sources a list of them. Without one, every input brings its prompt.
+            several sources a list of them. Without a bank, every input has its own prompt.
         adapter: migrates a bank of another LLM: a :class:`~puma_hub.PumaAdapter`, its folder or its repository. A
-            bank that is known to be this LLM's, by fingerprint or else by name, is used as it is.
+            bank of this LLM, by fingerprint or else by name, is used as it is.
 
     Raises:
         MismatchError: bank, adapter and LLM do not belong together.

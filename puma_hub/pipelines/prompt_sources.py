@@ -1,4 +1,4 @@
-"""The prompt of each input: a user's, one given by hand, or the mean of all users' for a user without one."""
+"""The prompt of each input: the user's, a given one, or the bank's mean prompt."""
 
 from __future__ import annotations
 
@@ -115,11 +115,11 @@ def load_adapter(adapter: Any, token: str | bool | None = None) -> PumaAdapter:
 
 
 def bank_for(lm: ModelSpec, banks: Sequence[PromptBank], adapter: PumaAdapter | None) -> PromptBank:
-    """The bank of this LLM, migrated unless it is known to be of this LLM already.
+    """The bank for this LLM; it is migrated unless it belongs to this LLM already.
 
     Raises:
-        MismatchError: without an adapter, the bank is of another LLM; with one, it does not lead from the bank to
-            this LLM.
+        MismatchError: the bank belongs to another LLM and there is no adapter, or the adapter does not map from the
+            bank to this LLM.
     """
     if adapter is None:
         if len(banks) != 1:

@@ -1,4 +1,4 @@
-"""``pipeline("personalized-scoring")``: what a user would answer, for rows of users and items."""
+"""``pipeline("personalized-scoring")``: predicted answers for rows of users and items."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         scored_task: such as :class:`~puma_hub.RatingTask`; the bank's by default, or else the
             adapter's. (``task`` is the pipeline's own name.)
         head: a rating head; the bank's by default, or else the adapter's.
-        unknown_users: ``error``, or ``mean`` to score users who are not in the bank with the bank's mean prompt.
+        unknown_users: ``error``, or ``mean`` to use the bank's mean prompt for users who are not in the bank.
 
     Raises:
         MismatchError: bank, adapter, LLM, task and head do not belong together.
@@ -107,7 +107,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         return {"row": {key: row[key] for key in _RENDERED if key in row}, "prompt": prompt, **allowed}
 
     def _forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Answer logits ``(answers,)`` and score of each row, beside what :meth:`preprocess` found.
+        """Add answer logits ``(answers,)`` and score to each row that :meth:`preprocess` gave.
 
         Raises:
             NotFiniteError: the LLM's answers to some rows are NaN or infinite.

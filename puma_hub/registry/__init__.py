@@ -1,1 +1,1 @@
-"""Published adapters: finding them, choosing one for a pair, and routes through several."""
+"""Published adapters: find them, choose one for a pair, find a route through several."""

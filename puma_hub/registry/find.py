@@ -1,4 +1,4 @@
-"""Adapters on the Hub, found by the tags and the metadata of their cards."""
+"""Find adapters on the Hub by the tags and metadata of their cards."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def find_adapters(
     """The adapters on the Hub that this token may see, the best evaluated first.
 
     Args:
-        source: a model the adapter takes prompts of, alone or among others; a list for exactly these, in order.
-        target: the model it maps to.
-        namespace: of this user or organisation alone.
+        source: a source LLM of the adapter, which may have others; a list for exactly these, in order.
+        target: its target LLM.
+        namespace: only of this user or organisation.
 
     Raises:
-        HubError: the Hub cannot be asked.
+        HubError: the Hub cannot be reached, or refuses.
     """
     tags = [LIBRARY]
     if target is not None:
@@ -54,11 +54,11 @@ def find_adapters(
     if len(found) < len(read):
         logger.warning(
             "%d of %d entries on the Hub are left out: their cards are not as puma-hub push writes them (log level "
-            "DEBUG tells why)",
+            "DEBUG gives the reasons)",
             len(read) - len(found),
             len(read),
         )
-    # Anyone can write a tag: the models must be the ones of the card's own block too.
+    # Anyone can write a tag, so the models must also be those of the card's own block.
     wanted = [public_id(model_id(model)) for model in model_list(source)] if source is not None else []
     goal = public_id(model_id(target)) if target is not None else None
     fitting = [
@@ -71,5 +71,5 @@ def find_adapters(
 
 
 def quality(adapter: PublishedAdapter) -> tuple[float, int, str]:
-    """Sorts adapters: by reported loss, those without a report last, then by downloads and name."""
+    """The sort key of adapters: reported loss (without a report last), then downloads and name."""
     return float("inf") if adapter.loss is None else adapter.loss, -adapter.downloads, adapter.repo_id

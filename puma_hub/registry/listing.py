@@ -1,6 +1,6 @@
-"""The Hub's entries of models, as the JSON that it sends.
+"""The Hub's entries of models, as JSON.
 
-The client's own classes parse all cards of a list at once, and raise for one that is malformed.
+The client's own classes parse all cards of a list at once, and one malformed card fails the whole list.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 logger = logging.getLogger(__name__)
 
-# What JSON that cannot be parsed raises: wrong bytes, numbers of thousands of digits, thousands of levels.
+# Raised for JSON that cannot be parsed: wrong bytes, numbers of thousands of digits, thousands of levels.
 _UNREADABLE = (ValueError, RecursionError)
 
 
@@ -44,12 +44,12 @@ def _pages(query: dict[str, Any], token: str | bool | None) -> list[Any]:
     while address is not None:
         page, address = _asked(address, known, token)
         found += page if isinstance(page, list) else []
-        known = {}  # the address of the next page says it all
+        known = {}  # the address of the next page has the query in it
     return found
 
 
 def _asked(address: str, query: dict[str, Any] | None, token: str | bool | None) -> tuple[Any, str | None]:
-    """The JSON at an address of the API, which the client asks for again after a fault, and the next page's address."""
+    """The JSON at an address of the API, with the client's retries, and the next page's address."""
     from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
@@ -57,5 +57,5 @@ def _asked(address: str, query: dict[str, Any] | None, token: str | bool | None)
     response = http_backoff("GET", start + address, params=query or None, headers=build_hf_headers(token=token))
     hf_raise_for_status(response)
     after = response.links.get("next", {}).get("url", "")
-    # The token goes to this Hub alone, whatever host the link names.
+    # The token goes to this Hub only, whatever host the link names.
     return response.json(), after.partition("/api/")[2] or None

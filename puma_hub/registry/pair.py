@@ -22,29 +22,29 @@ logger = logging.getLogger(__name__)
 def load_pair(
     source: Models, target: Model, *, namespace: str | None, revision: str | None, token: str | bool | None
 ) -> PumaAdapter:
-    """What :meth:`puma_hub.PumaAdapter.from_pair` does."""
+    """The work of :meth:`puma_hub.PumaAdapter.from_pair`."""
     found = find_adapters(model_list(source), target, namespace=namespace, token=token)
     taken = choose(found, source, target)
     if revision is not None:
         taken = replace(taken, revision=revision)
     adapter = taken.load(token)
-    # The card is only a description; the config is what the weights were saved with.
+    # The card is only a description; the config was saved with the weights.
     _require_pair(adapter, source, target, taken.repo_id)
     adapter.published = taken
     among = f", the best of {len(found)}" if len(found) > 1 else ""
-    # Which one it is matters most when there was a choice; a warning is seen without any logging set up.
+    # With a choice it matters which one was taken; a warning is visible without any logging set up.
     say = logger.warning if len(found) > 1 and namespace is None else logger.info
     say("adapter for %s: %s at revision %s%s", taken.pair, taken.repo_id, taken.revision, among)
     return adapter
 
 
 def choose(found: Sequence[PublishedAdapter], source: Models, target: Model) -> PublishedAdapter:
-    """The adapter for exactly these weights if they are known, and among equals the best evaluated.
+    """The adapter for exactly these weights, where they are known; of several, the best evaluated.
 
     Raises:
         HubNotFoundError: there is none.
         MismatchError: all are for other weights.
-        ConfigurationError: several are left and nothing was reported to choose by.
+        ConfigurationError: several fit and none reports an evaluation.
     """
     models = [*model_list(source), target]
     name = f"{' + '.join(model_id(model) for model in models[:-1])} -> {model_id(target)}"
@@ -77,7 +77,7 @@ def _specs(adapter: PublishedAdapter) -> list[ModelSpec]:
 
 
 def _fit(adapter: PublishedAdapter, models: Sequence[Model]) -> int | None:
-    """2 for each model with the same fingerprint, 1 for the same revision; None if one has other weights."""
+    """Add 2 for each model with the same fingerprint, 1 for the same revision; None if one has other weights."""
     score = 0
     for model, theirs in zip(models, _specs(adapter)):
         if not isinstance(model, (ModelSpec, Mapping)):

@@ -1,4 +1,4 @@
-"""What the Hub says of one published adapter: the entry of its list, written by strangers, read strictly."""
+"""One published adapter, from its entry on the Hub, which strangers write and which is therefore read strictly."""
 
 from __future__ import annotations
 
@@ -89,10 +89,10 @@ class PublishedAdapter:
 
 
 def read_listing(entry: Mapping[str, Any]) -> PublishedAdapter | None:
-    """The adapter behind a model's entry in the Hub's list; None if its card is not one of ours, or malformed.
+    """The adapter of a model's entry in the Hub's list; None if its card is not one of ours, or malformed.
 
     Args:
-        entry: the JSON of the Hub's API, unchecked. Why it is left out is logged at level DEBUG.
+        entry: the JSON of the Hub's API, unchecked. The reason for leaving it out is logged at level DEBUG.
     """
     try:
         return _published(entry)

@@ -1,4 +1,4 @@
-"""The cheapest way between two LLMs through published adapters."""
+"""The route between two LLMs, through published adapters, with the smallest estimated loss."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 UNREPORTED_LOSS = 0.10
-"""What an adapter without a comparable evaluation is taken to lose."""
+"""The loss that is assumed for an adapter without a comparable evaluation."""
 _MOST = 500.0  # the logarithm of a loss that a float still holds
 
 
 @dataclass(frozen=True)
 class Route:
-    """Adapters to apply one after the other; iterating gives them, :func:`puma_hub.chain` runs them."""
+    """Adapters to apply one after the other; iterating gives them, :func:`puma_hub.chain` applies them."""
 
     adapters: tuple[PublishedAdapter, ...]
 
@@ -40,12 +40,12 @@ class Route:
 
     @property
     def is_chain(self) -> bool:
-        """Whether it goes over other LLMs, rather than being one direct adapter."""
+        """Whether it has several steps, over other LLMs."""
         return len(self.adapters) > 1
 
     @property
     def loss(self) -> float:
-        """Estimated relative loss of quality of the whole: the losses of the steps, compounded."""
+        """Estimated relative loss of quality: the losses of the steps, compounded."""
         steps = sum(math.log1p(step_loss(adapter)) for adapter in self.adapters)
         return math.expm1(min(steps, _MOST))
 
@@ -75,15 +75,16 @@ def step_loss(adapter: PublishedAdapter) -> float:
 def find_route(source: Model, target: Model, *, namespace: str | None = None, token: str | bool | None = None) -> Route:
     """The route from ``source`` to ``target`` with the smallest estimated loss; of equal ones the shortest.
 
-    An adapter's loss is how much worse the RMSE of its migrated prompts is than that of retrained prompts, or of
-    the source's where retraining was not reported, on the same rows; of several evaluations the worst counts, and
-    without any 10 %. It is relative, so that datasets can be compared, and compounds along a chain. Steps fit if
-    the LLM between them has the same id, no two different fingerprints, the same prompt length and task. Adapters
-    of several sources are no steps.
+    An adapter's loss is relative: how much worse the RMSE of its migrated prompts is than that of retrained prompts, on
+    the same rows. Where retraining was not reported, the source's prompts take its place. Of several evaluations the
+    worst counts; without any, 10 % is assumed. Losses compound along a chain.
+
+    Two steps fit if the LLM between them has the same id, if its fingerprints do not differ, and if prompt length and
+    task are the same. Adapters of several sources are not used.
 
     Args:
         source: id or spec; a spec's fingerprint must fit.
-        namespace: adapters of this user or organisation alone.
+        namespace: only adapters of this user or organisation.
 
     Raises:
         ConfigurationError: source and target are the same.
@@ -106,7 +107,7 @@ def find_route(source: Model, target: Model, *, namespace: str | None = None, to
 
 
 def cheapest(adapters: list[PublishedAdapter], start: ModelSpec, goal: ModelSpec) -> Route | None:
-    """Dijkstra's search over steps: what may follow depends on the whole adapter before, not on its target alone."""
+    """Dijkstra's algorithm over adapters: which may follow depends on the whole adapter before, not only its target."""
     number = count()
     heap: list[tuple[float, int, int, tuple[PublishedAdapter, ...]]] = []
 
@@ -148,7 +149,7 @@ def _no_route(adapters: list[PublishedAdapter], start: ModelSpec, goal: ModelSpe
 
 def _spec(model: Model) -> ModelSpec:
     given = ModelSpec.of(model) if isinstance(model, (ModelSpec, Mapping)) else None
-    # Sizes are not compared here; the id and, where known, the fingerprint decide.
+    # Hidden sizes are not compared here; the id decides and, where known, the fingerprint.
     return ModelSpec(public_id(model_id(model)), 1, fingerprint=given.fingerprint if given else None)
 
 
