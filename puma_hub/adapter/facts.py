@@ -14,6 +14,7 @@ from typing import Any
 from puma_hub.errors import CheckpointError, ConfigurationError, shown
 from puma_hub.hub.card_parts import require_licence
 from puma_hub.storage import read_json, write_json
+from puma_hub.tasks.metrics import retention
 
 FACTS_FILE = "adapter_facts.json"
 
@@ -147,9 +148,9 @@ class Evaluation:
             values = [self.metrics.get(name, {}).get(metric) for name in names]
             own, mean, moved, moved_mean = (math.nan if value is None else value for value in values)
             sign = 1 if lower else -1
-            before, after = sign * (mean - own), sign * (moved_mean - moved)
-            if before > _LEAST and math.isfinite(after):
-                return after / before
+            kept = retention(sign * (mean - own), sign * (moved_mean - moved))
+            if kept is not None:
+                return kept
         return None
 
 

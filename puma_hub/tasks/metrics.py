@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -9,6 +10,8 @@ from sklearn.metrics import roc_auc_score
 
 from puma_hub.errors import ConfigurationError
 from puma_hub.tasks import ClickTask, Task
+
+_LEAST_GAIN = 1e-9
 
 
 def rmse(predictions: np.ndarray, labels: np.ndarray) -> float:
@@ -75,6 +78,13 @@ def missing(metrics: Mapping[str, float | None]) -> list[str]:
         "user_auc": "user_auc is not defined: no user has rows of both classes",
     }
     return [reason for name, reason in reasons.items() if name in metrics and metrics[name] is None]
+
+
+def retention(before: float | None, after: float | None) -> float | None:
+    """How much of a personal gain ``before`` a migration is there ``after`` it; None without a gain to keep."""
+    if before is None or after is None or not before > _LEAST_GAIN or not math.isfinite(after):
+        return None
+    return after / before
 
 
 def main_metric(metrics: Mapping[str, float | None]) -> str:
