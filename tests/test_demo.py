@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,8 +15,11 @@ import datasets
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from transformers.utils import logging as transformers_logging
 
+from puma_hub import PersonalizedLM
+from puma_hub.adapter.facts import AdapterFacts
 from puma_hub.cli import demo_command
 from puma_hub.cli.main import main
 from puma_hub.data import load_interactions
@@ -23,11 +28,13 @@ from puma_hub.demo import settings as demo_settings
 from puma_hub.demo.picture import PICTURE, draw, gain_by_user, require_own_picture
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.rows import DemoRows, of_popular_items
-from puma_hub.demo.settings import DemoSettings
+from puma_hub.demo.run import run_demo
+from puma_hub.demo.settings import SOURCE_MODEL, TARGET_MODEL, DemoSettings
 from puma_hub.demo.stages import STAGES, Stages, planned_work
-from puma_hub.demo.table import COMPARED
+from puma_hub.demo.table import COMPARED, demo_table
 from puma_hub.errors import ConfigurationError, StorageError
 from puma_hub.evaluation.compare import Controls
+from puma_hub.scorer.tokens import Tokens
 from puma_hub.tasks import RatingTask
 
 USERS, ITEMS = 60, 30
@@ -79,6 +86,47 @@ def test_a_short_run_keeps_the_items_with_the_most_rows(movielens: Path, monkeyp
 
 def test_nobody_is_left_for_a_bank_apart(movielens: Path) -> None:
     assert DemoRows.load(movielens, DemoSettings(users=USERS - 5)).others is None
+
+
+def test_the_whole_demo_on_tiny_models(
+    movielens: Path, make_lm: Callable[..., PersonalizedLM], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    families = {SOURCE_MODEL: "llama", TARGET_MODEL: "gemma3"}
+    filled: dict[str, list[int]] = {family: [] for family in families.values()}
+
+    def load(name: str, settings: DemoSettings, say: Callable[[str], None]) -> PersonalizedLM:
+        lm = make_lm(families[name])
+        states = lm._cache._forward
+
+        def counted(prefixes: Sequence[Tokens], width: int) -> torch.Tensor:
+            filled[families[name]] += map(hash, dict.fromkeys(prefixes))
+            return states(prefixes, width)
+
+        monkeypatch.setattr(lm._cache, "_forward", counted)
+        return lm
+
+    monkeypatch.setattr("puma_hub.demo.run.fetch", lambda name, say: movielens)
+    monkeypatch.setattr("puma_hub.demo.run.load_model", load)
+    lines: list[str] = []
+    report = run_demo(DemoSettings(users=12, rows_per_user=10, out=str(tmp_path / "out")), lines.append)
+
+    assert [line[:5] for line in lines if line.startswith("[")] == [f"[{n}/8]" for n in range(1, 9)]
+    for family, prefixes in filled.items():  # no text is read twice, whatever the step
+        assert prefixes and len(prefixes) == len(set(prefixes)), family
+    left = {path.name for path in (tmp_path / "out").iterdir()}
+    assert left == {"adapter", "source-bank", "migrated-bank", "work", "report.json", PICTURE}
+    assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert report["users"] == {"total": 12, "selected": 2} and report["flops"]["adapter"] > 0
+    assert f"{report['rmse']['retrained']:.4f}" in demo_table(report)
+
+    facts = AdapterFacts.read(tmp_path / "out" / "adapter")
+    assert facts is not None
+    everybody, unseen, apart = facts.evaluations
+    assert {name: figures["rmse"] for name, figures in everybody.metrics.items()} == report["rmse"]
+    assert (everybody.own_source_bank, unseen.own_source_bank, apart.own_source_bank) == (True, True, False)
+    for evaluation, told in ((unseen, report["unseen"]), (apart, report["other_bank"])):
+        assert evaluation.retention == told["retention"]
+        assert evaluation.metrics["source_mean"]["rmse"] == told["source_mean"]
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ STAGES = (
     "retraining",
 )
 _TEXT = 30  # tokens of an item's text, about
-_ROW = 6  # a row forward or backward costs as much as so many tokens of a text, about: two tokens, and its cache
+_ROW = 4  # a row forward, or backward, takes about as long as so many tokens of a text: two tokens, and its cache
 
 
 def planned_work(rows: DemoRows, settings: DemoSettings) -> dict[str, float]:
