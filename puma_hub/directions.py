@@ -1,7 +1,8 @@
-"""The metrics that figures are reported by, and which way each is better. Known without torch: cards are read by it."""
+"""Metrics, which way each is better, and what is kept of a gain. Known without torch: cards are read by it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from puma_hub.errors import ConfigurationError
@@ -27,6 +28,7 @@ QUADRATIC_KAPPA = Metric(
     "quadratic_kappa", lower_is_better=False, undefined="all labels and predictions are of one value"
 )
 
+_LEAST_GAIN = 1e-9
 _LOWER_IS_BETTER = {metric.name: metric.lower_is_better for metric in (RMSE, MAE, USER_AUC, AUC, QUADRATIC_KAPPA)}
 
 
@@ -47,6 +49,13 @@ def require_direction(metric: Metric) -> None:
             f"the metric {metric.name!r} is known already, and better when it is {'lower' if known else 'higher'}; "
             "choose another name"
         )
+
+
+def retention(before: float | None, after: float | None) -> float | None:
+    """How much of a personal gain ``before`` a migration is there ``after`` it; None without a gain to keep."""
+    if before is None or after is None or not before > _LEAST_GAIN or not math.isfinite(after):
+        return None
+    return after / before
 
 
 def make_known(metric: Metric) -> None:

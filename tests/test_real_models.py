@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, pipeline
 
 from puma_hub import PersonalizedLM, PromptBank, PumaAdapter, pair_repo_id
+from puma_hub.adapter.facts import AdapterFacts
 from puma_hub.cli.main import main
 from puma_hub.demo.fetch import fetch
 from puma_hub.errors import HubNotFoundError
@@ -59,11 +61,12 @@ def test_logits_and_gradients_of_the_real_models(name: str) -> None:
 
 @dataclass(frozen=True)
 class ShortDemo:
-    """What a demo of 12 users left and printed."""
+    """What a demo of 12 users left, printed and said on the way."""
 
     folder: Path
     report: dict[str, Any]
     printed: str
+    said: str
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +80,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> ShortDemo:
         env=dict(os.environ),
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    return ShortDemo(folder / "out", json.loads((folder / "report.json").read_text()), done.stdout)
+    return ShortDemo(folder / "out", json.loads((folder / "report.json").read_text()), done.stdout, done.stderr)
 
 
 def test_a_short_demo(demo: ShortDemo) -> None:
@@ -86,11 +89,32 @@ def test_a_short_demo(demo: ShortDemo) -> None:
     assert set(report["rmse"]) == set(report["mae"]) == names
     assert set(report["seconds"]) >= {"source", "selection", "adapter", "migration", "retraining"}
     assert set(report["unseen"]) >= {"source", "source_mean", "migrated", "migrated_mean", "shuffled", "retention"}
+    assert set(report["other_bank"]) == set(report["unseen"])
+    assert set(report) >= {"speedup", "models", "seed", "versions"}
     assert report["users"] == {"total": 12, "selected": 2}
     assert report["flops"]["retraining"] > report["flops"]["adapter"] > 0
     assert f"{report['rmse']['migrated']:.4f}" in demo.printed
     left = {path.name for path in demo.folder.iterdir()}
-    assert left >= {"adapter", "source-bank", "migrated-bank", "report.json"}
+    assert left >= {"adapter", "source-bank", "migrated-bank", "report.json", "demo.png"}
+
+
+def test_what_the_demo_says_on_the_way(demo: ShortDemo) -> None:
+    """One line a stage in their order, and no progress bar of a library."""
+    stages = re.findall(r"^\[(\d)/8\] .+$", demo.said, re.MULTILINE)
+    assert stages == list("12345678")
+    assert re.search(r"^\[8/8\] .+ \(about \d+ (s|min) left\)$", demo.said, re.MULTILINE)
+    assert not re.search(r"Saving the dataset|Writing model shards|Loading weights|de-quantizing|it/s|\d%\|", demo.said)
+
+
+def test_the_demos_card_has_the_figures_of_its_report(demo: ShortDemo) -> None:
+    facts = AdapterFacts.read(demo.folder / "adapter")
+    assert facts is not None
+    everybody, unseen, apart = facts.evaluations
+    assert {name: figures["rmse"] for name, figures in everybody.metrics.items()} == demo.report["rmse"]
+    assert (everybody.own_source_bank, unseen.own_source_bank, apart.own_source_bank) == (True, True, False)
+    for evaluation, told in ((unseen, demo.report["unseen"]), (apart, demo.report["other_bank"])):
+        assert evaluation.retention == told["retention"]
+        assert evaluation.metrics["source_mean"]["rmse"] == told["source_mean"]
 
 
 def test_the_demos_adapter_and_bank_serve_somebody_else(

@@ -20,7 +20,7 @@ from puma_hub.data import chronological_split, most_recent, of_users, rows_by_us
 from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
-from puma_hub.demo.run import compute_dtype
+from puma_hub.demo.settings import compute_dtype
 from puma_hub.training import with_source_predictions
 from puma_hub.training.teacher import NOISE, OFFSET_SHARE, PREDICTION, SPREAD
 

@@ -27,7 +27,7 @@ from puma_hub.data import chronological_split, most_recent, of_users, rows_by_us
 from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
-from puma_hub.demo.run import compute_dtype
+from puma_hub.demo.settings import compute_dtype
 from puma_hub.errors import MismatchError
 from puma_hub.evaluation import baseline_predictions, calibrate
 from puma_hub.evaluation.compare import controls_of, derangement

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from puma_hub.directions import lower_is_better
+from puma_hub.directions import lower_is_better, retention
 from puma_hub.errors import CheckpointError, ConfigurationError, shown
 from puma_hub.extensions import BASELINES
 from puma_hub.hub.card_parts import require_license
@@ -151,9 +151,9 @@ class Evaluation:
             values = [self.metrics.get(name, {}).get(metric) for name in names]
             own, mean, moved, moved_mean = (math.nan if value is None else value for value in values)
             sign = 1 if lower else -1
-            before, after = sign * (mean - own), sign * (moved_mean - moved)
-            if before > _LEAST and math.isfinite(after):
-                return after / before
+            kept = retention(sign * (mean - own), sign * (moved_mean - moved))
+            if kept is not None:
+                return kept
         return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import subprocess
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -89,7 +91,8 @@ def dequantize(gguf: Path, folder: Path) -> None:
         raise MissingDependencyError('the demo reads GGUF files; run: pip install "puma_hub[demo]"') from error
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+    with redirect_stderr(io.StringIO()):  # its progress bar has no switch
+        model: Any = AutoModelForCausalLM.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
     # transformers marks a model read from GGUF as quantised and would refuse to save its plain weights.
     del model.config.quantization_config
     model.hf_quantizer = None

@@ -6,7 +6,7 @@ from typing import Any
 
 from puma_hub.adapter.facts import prediction_labels
 
-_ROWS = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
+COMPARED = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
 
 
 def demo_table(report: dict[str, Any]) -> str:
@@ -18,7 +18,7 @@ def demo_table(report: dict[str, Any]) -> str:
         "retrained": (seconds["retraining"], samples["retraining"]),
     }
     lines = ["| all users, held-out rows | RMSE | MAE | seconds | samples |", "|---|---|---|---|---|"]
-    for key in _ROWS:
+    for key in COMPARED:
         time, rows = costs.get(key, (None, None))
         cells = [
             f"{report['rmse'][key]:.4f}",

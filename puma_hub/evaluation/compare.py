@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import datasets
@@ -13,9 +14,11 @@ from sklearn.exceptions import ConvergenceWarning
 
 from puma_hub.bank import PromptBank
 from puma_hub.bank.users import user_list
+from puma_hub.directions import retention
 from puma_hub.errors import InteractionsError, MismatchError, UnknownUserError
 from puma_hub.evaluation.evaluate import HeldOut, users_of
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks import Task
 
 _CLUSTERS = 5
 
@@ -50,6 +53,76 @@ def controls(
     return controls_of(held_out, users, seed)
 
 
+@dataclass(frozen=True)
+class Controls:
+    """Predictions of the same held-out rows with own, mean and shuffled prompts.
+
+    ``row_users`` and ``labels (N,)`` are the rows'; ``predictions[name]`` are ``(N,)``, named ``own``, ``mean`` and,
+    where there is more than one user, ``shuffled``. ``own_source_bank``: what the bank says of its migration.
+    """
+
+    task: Task
+    row_users: list[str]
+    labels: np.ndarray
+    predictions: dict[str, np.ndarray]
+    own_source_bank: bool | None = None
+
+    @classmethod
+    def of(cls, held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> Controls:
+        """Predict the rows of ``users``, by default of the whole bank.
+
+        Raises:
+            UnknownUserError: some of ``users`` are not in the bank.
+            InteractionsError: none of ``users`` has a row.
+        """
+        bank = held_out.bank
+        chosen = users_of(bank, users) if users is not None else bank.user_ids
+        numbers = held_out.rows_of(chosen)
+        if not len(numbers):
+            raise InteractionsError(f"none of the {len(chosen)} users has held-out rows; check the user ids")
+        row_users = [held_out.users[number] for number in numbers]
+        everybody = bank.prompts.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+        predictions = {
+            "own": held_out.own[numbers],
+            "mean": held_out.predict(everybody, np.zeros(len(numbers)), numbers),
+        }
+        if len(chosen) > 1:
+            rows = np.array(bank.rows(chosen))
+            other = dict(zip(chosen, rows[derangement(len(rows), seed)].tolist()))
+            predictions["shuffled"] = held_out.predict(bank.prompts, [other[user] for user in row_users], numbers)
+        own_source_bank = bank.provenance.details.get("own_source_bank")
+        return cls(held_out.lm.task, row_users, held_out.labels[numbers], predictions, own_source_bank)
+
+    def report(self) -> dict[str, Any]:
+        """What :func:`controls` returns."""
+        metrics = {
+            name: self.task.scores(array, self.labels, self.row_users) for name, array in self.predictions.items()
+        }
+        metric = self.task.main_metric(metrics["own"])
+        values = {name: figures[metric.name] for name, figures in metrics.items()}
+        own, mean = values["own"], values["mean"]
+        gain = None
+        if own is not None and mean is not None:
+            gain = mean - own if metric.lower_is_better else own - mean
+        alone = [] if "shuffled" in values else ["shuffled is not defined: one user has nobody to change prompts with"]
+        return {
+            "metric": metric.name,
+            "shuffled": None,
+            **values,
+            "gain": gain,
+            "users": len(set(self.row_users)),
+            "rows": len(self.labels),
+            "notes": [*self.task.undefined(metrics["own"]), *alone],
+        }
+
+    def errors_by_user(self, name: str = "own") -> dict[str, tuple[float, int]]:
+        """Mean squared error and number of rows of each user, with their ``name`` prompts."""
+        values: dict[str, list[float]] = {}
+        for user, value in zip(self.row_users, np.square(self.predictions[name] - self.labels)):
+            values.setdefault(user, []).append(float(value))
+        return {user: (float(np.mean(squared)), len(squared)) for user, squared in values.items()}
+
+
 def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> dict[str, Any]:
     """The :func:`controls` of rows that may have been scored before.
 
@@ -57,38 +130,7 @@ def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int
         UnknownUserError: some of ``users`` are not in the bank.
         InteractionsError: none of ``users`` has a row.
     """
-    bank, task = held_out.bank, held_out.lm.task
-    chosen = users_of(bank, users) if users is not None else bank.user_ids
-    numbers = held_out.rows_of(chosen)
-    if not len(numbers):
-        raise InteractionsError(f"none of the {len(chosen)} users has held-out rows; check the user ids")
-    row_users, labels = [held_out.users[number] for number in numbers], held_out.labels[numbers]
-    everybody = bank.prompts.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
-    predictions = {
-        "own": held_out.own[numbers],
-        "mean": held_out.predict(everybody, np.zeros(len(numbers)), numbers),
-    }
-    if len(chosen) > 1:
-        rows = np.array(bank.rows(chosen))
-        other = dict(zip(chosen, rows[derangement(len(rows), seed)].tolist()))
-        predictions["shuffled"] = held_out.predict(bank.prompts, [other[user] for user in row_users], numbers)
-    metrics = {name: task.scores(array, labels, row_users) for name, array in predictions.items()}
-    metric = task.main_metric(metrics["own"])
-    values = {name: figures[metric.name] for name, figures in metrics.items()}
-    own, mean = values["own"], values["mean"]
-    gain = None
-    if own is not None and mean is not None:
-        gain = mean - own if metric.lower_is_better else own - mean
-    alone = [] if len(chosen) > 1 else ["shuffled is not defined: one user has nobody to change prompts with"]
-    return {
-        "metric": metric.name,
-        "shuffled": None,
-        **values,
-        "gain": gain,
-        "users": len(set(row_users)),
-        "rows": len(numbers),
-        "notes": [*task.undefined(metrics["own"]), *alone],
-    }
+    return Controls.of(held_out, users, seed).report()
 
 
 def derangement(size: int, seed: int) -> np.ndarray:
@@ -153,30 +195,38 @@ def compare_banks(
         HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows)
         for lm, bank in ((source_lm, source), (target_lm, target))
     ]
-    before, after = (controls_of(side, common, seed) for side in sides)
-    errors = [_errors_by_user(side) for side in sides]
-    rated = [user for user in common if user in errors[0]]
+    before, after = (Controls.of(side, common, seed) for side in sides)
+    compared = compare_controls(source, before, after, seed)
+    return compared | {
+        "users_in_one_bank": len(either) - len(common),
+        "users_without_rows": len(common) - compared["users"],
+    }
+
+
+def compare_controls(source: PromptBank, before: Controls, after: Controls, seed: int = 42) -> dict[str, Any]:
+    """Compare the predictions of the same rows on source and target LLM.
+
+    Args:
+        source: the source bank, whose prompts are clustered.
+        seed: of the clusters.
+
+    Returns:
+        What :func:`compare_banks` returns, but for the users it leaves out.
+    """
+    reports = before.report(), after.report()
+    errors = [before.errors_by_user(), after.errors_by_user()]
+    rated = [user for user in dict.fromkeys(before.row_users) if user in errors[1]]
     worse = [user for user in rated if errors[1][user][0] > errors[0][user][0]]
     return {
-        "source": before,
-        "target": after,
-        "retention": after["gain"] / before["gain"] if (before["gain"] or 0.0) > 0 else None,
-        "own_source_bank": target.provenance.details.get("own_source_bank"),
+        "source": reports[0],
+        "target": reports[1],
+        "retention": retention(reports[0]["gain"], reports[1]["gain"]),
+        "own_source_bank": after.own_source_bank,
         "users": len(rated),
-        "users_in_one_bank": len(either) - len(common),
-        "users_without_rows": len(common) - len(rated),
         "worse_users": len(worse),
         "worse_user_ids": worse,
         "clusters": _by_cluster(source, rated, errors, seed),
     }
-
-
-def _errors_by_user(held_out: HeldOut) -> dict[str, tuple[float, int]]:
-    """Mean squared error and number of rows of each user."""
-    values: dict[str, list[float]] = {}
-    for user, value in zip(held_out.users, np.square(held_out.own - held_out.labels)):
-        values.setdefault(user, []).append(float(value))
-    return {user: (float(np.mean(squared)), len(squared)) for user, squared in values.items()}
 
 
 def _by_cluster(

@@ -1,0 +1,98 @@
+"""The demo's results as one picture: the errors of every way, and each user's personal gain."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from puma_hub.adapter.facts import prediction_labels
+from puma_hub.demo.report import DemoResults
+from puma_hub.demo.table import COMPARED
+from puma_hub.errors import MissingDependencyError, StorageError
+from puma_hub.evaluation.compare import Controls
+from puma_hub.storage import new_file
+
+PICTURE = "demo.png"
+_SOFTWARE = "puma_hub"  # among the file's metadata, which come before the pixels
+_METADATA = 512  # bytes
+_COLOURS = {"migrated": "#1b7837", "source": "#5e81ac", "teacher": "#5e81ac", "retrained": "#5e81ac"}
+_BASELINE = "#b0b7bf"
+_MARGIN = 0.05  # of an axis
+
+
+def require_matplotlib() -> None:
+    """Refuse before the work is done, not after it.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise MissingDependencyError('the demo draws demo.png; run: pip install "puma_hub[demo]"') from error
+
+
+def require_own_picture(path: Path) -> None:
+    """Refuse to draw over a file of somebody else's.
+
+    Raises:
+        StorageError: there is a file at ``path`` which :func:`draw` did not make.
+    """
+    if path.exists() and not (path.is_file() and _SOFTWARE.encode() in path.read_bytes()[:_METADATA]):
+        raise StorageError(
+            f"{path} is no picture of puma_hub, and would be replaced; move it, or choose another folder"
+        )
+
+
+def draw(results: DemoResults, report: dict[str, Any], path: Path) -> None:
+    """Write the picture as a PNG of 1,320 x 510 pixels.
+
+    Left: RMSE on all held-out rows. Right: for each user the adapter never saw, the RMSE with one mean prompt for all
+    minus the RMSE with the own prompt, on the source LLM (across) and on the target LLM (up).
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.25), layout="constrained")
+    FigureCanvasAgg(figure)
+    errors, gains = figure.subplots(1, 2, width_ratios=(1.3, 1))
+    _draw_errors(errors, report)
+    _draw_gains(gains, results.source.unseen, results.target.unseen, report["unseen"]["retention"])
+    with new_file(path) as staged:
+        figure.savefig(staged, format="png", dpi=120, metadata={"Software": _SOFTWARE})
+
+
+def _draw_errors(axes: Any, report: dict[str, Any]) -> None:
+    values = [report["rmse"][name] for name in COMPARED]
+    bars = axes.barh(range(len(values)), values, color=[_COLOURS.get(name, _BASELINE) for name in COMPARED])
+    axes.bar_label(bars, fmt="%.3f", padding=3)
+    axes.set_yticks(range(len(values)), [prediction_labels()[name] for name in COMPARED])
+    axes.invert_yaxis()
+    spread = max(values) - min(values)
+    axes.set_xlim(min(values) - spread, max(values) + 0.3 * spread)
+    axes.set_xlabel(f"RMSE, {report['users']['total']} users, held-out rows (axis not from 0)")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _draw_gains(axes: Any, before: Controls, after: Controls, retention: float | None) -> None:
+    across, up = gain_by_user(before), gain_by_user(after)
+    users = [user for user in across if user in up]
+    points = np.array([[across[user], up[user]] for user in users])
+    low, high = points.min(), points.max()
+    limits = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
+    axes.plot(limits, limits, color=_BASELINE, linewidth=1)
+    axes.axhline(0, color=_BASELINE, linewidth=0.5)
+    axes.axvline(0, color=_BASELINE, linewidth=0.5)
+    axes.scatter(points[:, 0], points[:, 1], s=18, alpha=0.7, color=_COLOURS["migrated"], linewidths=0)
+    axes.set(xlim=limits, ylim=limits, xlabel="personal gain on the source LLM", ylabel="... on the target LLM")
+    kept = "" if retention is None else f", {retention:.0%} of the gain kept"
+    axes.set_title(f"{len(users)} users the adapter never saw{kept}", fontsize="medium")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def gain_by_user(controls: Controls) -> dict[str, float]:
+    """RMSE with the mean prompt minus RMSE with the own one, of each user."""
+    own, mean = controls.errors_by_user("own"), controls.errors_by_user("mean")
+    return {user: float(np.sqrt(mean[user][0]) - np.sqrt(own[user][0])) for user in own}
