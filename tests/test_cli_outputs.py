@@ -14,8 +14,8 @@ from puma_hub.adapter.facts import AdapterFacts
 from puma_hub.bank.description import DESCRIPTION_FILE
 from puma_hub.cli.main import main
 from puma_hub.errors import StorageError
+from tests.bad_input import Place
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
-from tests.test_bad_input import Place
 from tests.test_storage import fill, killed
 
 TRAIN = ["--epochs", "1", "--batch-size", "16"]

@@ -98,7 +98,7 @@ def test_info_of_what_is_on_the_hub(
 
 
 def _arguments() -> argparse.Namespace:
-    facts = {"task": "rating", "values": None, "dtype": "float32", "device": "cpu", "prefix_cache": "off"}
+    facts = {"task": None, "values": None, "dtype": "float32", "device": "cpu", "prefix_cache": "off"}
     return argparse.Namespace(**facts, truncate_items=False)
 
 

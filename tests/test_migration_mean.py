@@ -47,7 +47,7 @@ def test_prompts_of_the_adapters_own_training() -> None:
 @pytest.mark.parametrize(
     ("mean", "error", "words"),
     [
-        ("bank", ConfigurationError, "names no mean"),
+        ("bank", ConfigurationError, "is not a mean"),
         (object(), ConfigurationError, "cannot be object"),
         (np.zeros((1, 31)), MismatchError, r"must be \(1, 32\)"),
         (np.full((1, 32), np.nan), BankError, "NaN"),
@@ -87,7 +87,7 @@ def test_arrays_in_the_pipeline_need_a_mean() -> None:
     adapter = make_trained(own)
     pipe = pipeline("prompt-migration", model=adapter)
     expected = migrate(adapter, apart)
-    with pytest.raises(ConfigurationError, match="does not tell of which training"):
+    with pytest.raises(ConfigurationError, match="does not record the training of its prompts"):
         pipe(apart["user-0"])
     for mean in (apart, apart.statistics.mean):
         assert np.array_equal(pipe(apart["user-0"], mean=mean), expected["user-0"])

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from puma_hub import errors as e
-from tests.test_bad_input import Place
+from tests.bad_input import Place
 
 # What writes, by name; run in a process of its own whose files cannot grow beyond a limit, as on a full disk.
 WRITERS = {
