@@ -9,7 +9,7 @@ import evaluate
 import numpy as np
 
 from puma_hub.errors import ConfigurationError
-from puma_hub.tasks.metrics import mae, rmse, user_auc
+from puma_hub.tasks.scores import mae, rmse, user_auc
 
 
 class _Offline(evaluate.Metric):

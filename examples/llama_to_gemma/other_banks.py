@@ -32,7 +32,7 @@ from puma_hub.errors import MismatchError
 from puma_hub.evaluation import baseline_predictions, calibrate
 from puma_hub.evaluation.compare import controls_of, derangement
 from puma_hub.evaluation.evaluate import HeldOut
-from puma_hub.tasks.metrics import rmse
+from puma_hub.tasks.scores import rmse
 from puma_hub.training import with_source_predictions
 from puma_hub.training.teacher import NOISE
 

@@ -130,7 +130,7 @@ class PromptBank:
             ConfigurationError: ``max_shard_size`` is not a size, or too small.
             StorageError: the folder holds anything but a bank, or cannot be written.
         """
-        from puma_hub.bank.batches import write_batches
+        from puma_hub.bank.batch_writer import write_batches
 
         write_batches(Path(save_directory), batches, provenance, head, max_shard_size)
         return cls.from_pretrained(save_directory)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv as arrow_csv
 
-from puma_hub.data.files import encoding_of, open_bytes, open_text
+from puma_hub.data.file_kinds import encoding_of, open_bytes, open_text
 from puma_hub.data.schema import REQUIRED_COLUMNS, plain_column_name, require_columns
 from puma_hub.errors import ConfigurationError, InteractionsError
 

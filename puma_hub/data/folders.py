@@ -6,7 +6,7 @@ import logging
 import re
 from pathlib import Path
 
-from puma_hub.data.files import kind_of, plain_name
+from puma_hub.data.file_kinds import kind_of, plain_name
 from puma_hub.errors import InteractionsError
 
 logger = logging.getLogger(__name__)

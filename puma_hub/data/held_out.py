@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from puma_hub.data.cell_values import as_text
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.data.times import as_microseconds, as_times, order_key
-from puma_hub.data.values import as_text
 from puma_hub.errors import BankError, InteractionsError
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from puma_hub.data.files import encoding_of, open_text
+from puma_hub.data.file_kinds import encoding_of, open_text
 from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from puma_hub.errors import InteractionsError
 

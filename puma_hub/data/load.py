@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 
 from puma_hub.data.cache import data_folder
-from puma_hub.data.files import require_kind
+from puma_hub.data.file_kinds import require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
 from puma_hub.data.item_statistics import with_item_statistics

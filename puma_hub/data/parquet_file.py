@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from puma_hub.data.files import open_bytes
+from puma_hub.data.file_kinds import open_bytes
 from puma_hub.errors import InteractionsError, StorageError
 
 _MAGIC = b"PAR1"

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from puma_hub.data.cell_values import as_numbers, as_text, blank, decoded, is_text
 from puma_hub.data.rows import codes, column, flat, from_table, require_dataset, take_rows
 from puma_hub.data.times import as_times
-from puma_hub.data.values import as_numbers, as_text, blank, decoded, is_text
 from puma_hub.errors import InteractionsError
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import datasets
 import numpy as np
 
+from puma_hub.data.cell_values import as_text
 from puma_hub.data.held_out import with_description
 from puma_hub.data.rows import codes, column, take_rows
 from puma_hub.data.schema import of_users
 from puma_hub.data.times import as_times, order_key
-from puma_hub.data.values import as_text
 from puma_hub.errors import ConfigurationError
 
 

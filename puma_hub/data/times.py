@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from puma_hub.data.values import blank, decoded, first_row, is_text
+from puma_hub.data.cell_values import blank, decoded, first_row, is_text
 from puma_hub.errors import InteractionsError
 
 _WHOLE = r"^\s*[+-]?\d+\s*$"

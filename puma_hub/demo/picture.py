@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from puma_hub.adapter.facts import prediction_labels
-from puma_hub.demo.report import DemoResults
+from puma_hub.demo.demo_report import DemoResults
 from puma_hub.demo.table import COMPARED
 from puma_hub.errors import MissingDependencyError, StorageError
 from puma_hub.evaluation.compare import Controls

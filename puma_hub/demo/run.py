@@ -12,12 +12,12 @@ from puma_hub.adapter.facts import AdapterFacts
 from puma_hub.adapter.made_anew import Earlier, save_anew
 from puma_hub.bank.folder import LAYOUT
 from puma_hub.data import rows_by_user
+from puma_hub.demo.demo_report import DemoResults, demo_facts, demo_report
+from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.fetch import fetch
-from puma_hub.demo.models import load_model
+from puma_hub.demo.load_model import load_model
 from puma_hub.demo.picture import PICTURE, draw, require_matplotlib, require_own_picture
 from puma_hub.demo.quiet import quiet
-from puma_hub.demo.report import DemoResults, demo_facts, demo_report
-from puma_hub.demo.rows import DemoRows
 from puma_hub.demo.settings import DATA, SOURCE_MODEL, TARGET_MODEL, DemoSettings
 from puma_hub.demo.source_side import on_source
 from puma_hub.demo.stages import Stages, planned_work

@@ -13,7 +13,7 @@ import datasets
 from puma_hub.bank import PromptBank
 from puma_hub.data import most_recent, of_users
 from puma_hub.data.rows import numbers, texts
-from puma_hub.demo.rows import DemoRows
+from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DemoSettings
 from puma_hub.demo.stages import Stages
 from puma_hub.evaluation.compare import Controls

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from puma_hub.demo.rows import DemoRows
+from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DemoSettings
 from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
 

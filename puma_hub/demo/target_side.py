@@ -12,7 +12,7 @@ import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import PromptBank
-from puma_hub.demo.rows import DemoRows
+from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DemoSettings
 from puma_hub.demo.source_side import SourceSide, read_texts, trained_arguments
 from puma_hub.demo.stages import Stages

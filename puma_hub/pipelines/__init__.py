@@ -4,7 +4,7 @@ from typing import Any
 
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from puma_hub.pipelines.base import Deferred
+from puma_hub.pipelines.batch_pipeline import Deferred
 from puma_hub.pipelines.generation import PersonalizedTextGenerationPipeline
 from puma_hub.pipelines.migration import PromptMigrationPipeline
 from puma_hub.pipelines.scoring import PersonalizedScoringPipeline

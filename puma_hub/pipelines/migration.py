@@ -12,7 +12,7 @@ from puma_hub.adapter import PumaAdapter
 from puma_hub.bank.reference import Reference
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.pipelines.array_inputs import as_array
-from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, refuse_unknown, require_dtype
+from puma_hub.pipelines.batch_pipeline import BatchPipeline, Deferred, place_of, refuse_unknown, require_dtype
 
 logger = logging.getLogger(__name__)
 

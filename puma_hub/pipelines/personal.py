@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from puma_hub.adapter import PumaAdapter
 from puma_hub.errors import ConfigurationError
 from puma_hub.identity import ModelSpec
-from puma_hub.pipelines.base import BatchPipeline, Deferred, place_of, require_dtype
+from puma_hub.pipelines.batch_pipeline import BatchPipeline, Deferred, place_of, require_dtype
 from puma_hub.pipelines.prompt_sources import UNKNOWN_USERS, UserPrompts, bank_for, load_adapter, load_banks
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.inputs import ModelInputs

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
-from puma_hub.pipelines.base import refuse_unknown
+from puma_hub.pipelines.batch_pipeline import refuse_unknown
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.finite import require_finite

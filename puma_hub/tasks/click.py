@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from puma_hub.directions import AUC, USER_AUC, Metric
 from puma_hub.tasks.base import Task, reject_labels
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import auc, user_aucs
 from puma_hub.tasks.registry import register_task
+from puma_hub.tasks.scores import auc, user_aucs
 
 _CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
 

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from puma_hub.directions import MAE, QUADRATIC_KAPPA, RMSE, Metric
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import mae, quadratic_kappa, rmse
+from puma_hub.tasks.rating_values import ValuesTask
 from puma_hub.tasks.registry import register_task
-from puma_hub.tasks.values import ValuesTask
+from puma_hub.tasks.scores import mae, quadratic_kappa, rmse
 
 
 @register_task

@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from puma_hub.directions import MAE, RMSE, Metric
 from puma_hub.errors import ConfigurationError, shown
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.metrics import mae, rmse
+from puma_hub.tasks.rating_values import ValuesTask
 from puma_hub.tasks.registry import register_task
-from puma_hub.tasks.values import ValuesTask
+from puma_hub.tasks.scores import mae, rmse
 
 _PAPER_RANGE = 4.0  # of ratings from 1 to 5
 

@@ -6,7 +6,7 @@ import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -118,7 +118,7 @@ def extended(
     parts = [old.data.table.drop_columns("prompt").replace_schema_metadata(None), added]
     table = pa.concat_tables(parts, promote_options="default").append_column("prompt", column)
     dataset = to_dataset(table.select(names), old.features)
-    when = datetime.now(UTC).isoformat(timespec="seconds")
+    when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     step = {"users": len(new), "renewed": len(renewed), "when": when, **facts}
     details = {**bank.provenance.details, "added": [*bank.provenance.details.get("added", ()), step]}
     rows = TrainedRows.of_all([bank.provenance.trained_rows, trained])

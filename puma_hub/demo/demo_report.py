@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from puma_hub.adapter.facts import AdapterFacts, Evaluation, Training
-from puma_hub.demo.rows import DemoRows
+from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DATA, SOURCE_MODEL, TARGET_MODEL, DemoSettings, compute_dtype
 from puma_hub.demo.source_side import SourceSide
 from puma_hub.demo.sources import SOURCES
