@@ -80,19 +80,7 @@ def main() -> None:
     for start_rows in args.start_rows or [None]:
         values = []
         for seed in args.seeds:
-            chosen = select_users(source, splits["train"], budget=int(len(source) * args.share), seed=40 + seed)
-            settings = PumaTrainingArguments(
-                num_train_epochs=args.adapter_epochs,
-                validation_share=0.0,
-                start_rows=start_rows,
-                learning_rate=args.adapter_rate,
-                offset_penalty=args.adapter_penalty,
-                seed=seed,
-            )
-            rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
-            if not args.labels:
-                rows = with_source_predictions(old, source, rows, noise=args.noise, seed=seed, **how)
-            trainer = AdapterTrainer(new, source, rows, settings)
+            trainer = adapter_trainer(args, old, new, source, splits, start_rows, seed)
             migrated = trainer.train().migrate(source)
             values.append(evaluate_bank(new, migrated, splits["validation"])["metrics"]["rmse"])
             seconds = trainer.report["seconds"]
@@ -105,6 +93,31 @@ def main() -> None:
             f"start rows {trainer.report['start_rows']}: migrated RMSE {np.mean(values):.4f} on average, "
             f"from {min(values):.4f} to {max(values):.4f}"
         )
+
+
+def adapter_trainer(
+    args: argparse.Namespace,
+    old: PersonalizedLM,
+    new: PersonalizedLM,
+    source: PromptBank,
+    splits: datasets.DatasetDict,
+    start_rows: int | None,
+    seed: int,
+) -> AdapterTrainer:
+    chosen = select_users(source, splits["train"], budget=int(len(source) * args.share), seed=40 + seed)
+    settings = PumaTrainingArguments(
+        num_train_epochs=args.adapter_epochs,
+        validation_share=0.0,
+        start_rows=start_rows,
+        learning_rate=args.adapter_rate,
+        offset_penalty=args.adapter_penalty,
+        seed=seed,
+    )
+    rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
+    if not args.labels:
+        how = {"offset_share": args.offset_share, "spread": args.spread, "noise": args.noise, "seed": seed}
+        rows = with_source_predictions(old, source, rows, **how)
+    return AdapterTrainer(new, source, rows, settings, users=chosen)
 
 
 if __name__ == "__main__":

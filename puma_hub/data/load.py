@@ -70,22 +70,7 @@ def load_interactions(
         StorageError: a file is missing or cannot be read.
         ConfigurationError: an option is unknown or out of range.
     """
-    if not isinstance(name_or_path, (str, os.PathLike)):
-        raise ConfigurationError(
-            f"interactions are loaded by the path of a file or folder, got {type(name_or_path).__name__}; write it to "
-            "a parquet file, or split a dataset with chronological_split(check_interactions(rows))"
-        )
-    name = os.fsdecode(name_or_path)
-    if "://" in name:
-        raise StorageError(f"{name} is an address; download the file and give its path")
-    if name in DATASETS:
-        if format is not None:
-            raise ConfigurationError(f"{name} is a data set with files of its own; leave format={format!r} out")
-        loaded: datasets.Dataset | dict[str, datasets.Dataset] = DATASETS.bound(name, options)(
-            folder or data_folder(name)
-        )
-    else:
-        loaded = _Files(format, options).load(Path(name))
+    loaded = _loaded(name_or_path, folder, format, options)
     if isinstance(loaded, datasets.Dataset):
         rows = check_interactions(loaded, task)
         del loaded
@@ -100,6 +85,27 @@ def load_interactions(
         splits = datasets.DatasetDict({name: check_interactions(rows, task) for name, rows in loaded.items()})
     _tell(splits)
     return with_item_statistics(splits) if item_statistics else splits
+
+
+def _loaded(
+    name_or_path: str | Path, folder: str | Path | None, format: str | None, options: Mapping[str, Any]
+) -> datasets.Dataset | dict[str, datasets.Dataset]:
+    """The rows of a data set by name, of a file or of a folder, unchecked."""
+    if not isinstance(name_or_path, (str, os.PathLike)):
+        raise ConfigurationError(
+            f"interactions are loaded by the path of a file or folder, got {type(name_or_path).__name__}; write it to "
+            "a parquet file, or split a dataset with chronological_split(check_interactions(rows))"
+        )
+    name = os.fsdecode(name_or_path)
+    if "://" in name:
+        raise StorageError(f"{name} is an address; download the file and give its path")
+    if name not in DATASETS:
+        return _Files(format, options).load(Path(name))
+    if format is not None:
+        raise ConfigurationError(f"{name} is a data set with files of its own; leave format={format!r} out")
+    read: Any = DATASETS.bound(name, options)
+    loaded: datasets.Dataset | dict[str, datasets.Dataset] = read(folder or data_folder(name))
+    return loaded
 
 
 def _tell(splits: datasets.DatasetDict) -> None:

@@ -60,7 +60,11 @@ def on_target(
     with stages.stage("target_texts", f"reading the items' texts with {lm.spec.model_id}"):
         read_texts(lm, [train, validation, *others])
     learner = AdapterTrainer(
-        lm, source.bank, source.taught, trained_arguments(settings, "adapter", validation_share=0.0)
+        lm,
+        source.bank,
+        source.taught,
+        trained_arguments(settings, "adapter", validation_share=0.0),
+        users=source.chosen,
     )
     with stages.stage("adapter", f"training the adapter on {len(source.chosen)} of {len(source.bank)} users"):
         adapter = learner.train()

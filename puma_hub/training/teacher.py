@@ -50,13 +50,11 @@ def with_source_predictions(
 
     Args:
         lm: the scorer of the bank's LLM.
-        offset_share: how much of a prompt's distance from the bank's mean prompt is kept when the LLM is asked; 1 asks
-            with the prompt as it is.
-        spread: factor on the answer logits' distance from their mean over the rows the bank was trained on, which the
-            bank records; 1 takes them as they are. 1.15 by default, or 1 where a bank records no mean.
-        noise: standard deviation, in spreads of the bank, of Gaussian noise that is added to a row's prompt before the
-            LLM is asked. The adapter then learns what prompts near the bank's mean say, and not only those of the users
-            it trains on, so it does better on banks that were trained apart. 0 asks with users' own prompts.
+        offset_share: shrinkage of the prompts towards the bank's mean prompt; 1 does not shrink them.
+        spread: sharpening of the answer logits: a factor on their distance from the mean logits that the bank records;
+            1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
+        noise: standard deviation of Gaussian noise on each row's prompt, in spreads of the bank. The adapter then also
+            learns prompts unlike those of its training users, as other banks have. 0 adds none.
         seed: of the noise, which is the same for a row whichever rows come with it.
 
     Returns:
@@ -71,11 +69,7 @@ def with_source_predictions(
         InteractionsError: rows are malformed, or none belongs to a user of the bank.
         NotFiniteError: the LLM's answers to some rows are not finite.
     """
-    for name, value in (("offset_share", offset_share), ("spread", spread)):
-        if value is not None and not 0 < value < math.inf:
-            raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 leaves the source as it is")
-    if not 0 <= noise < math.inf:
-        raise ConfigurationError(f"noise must not be negative, got {noise!r}; 0 asks with the users' own prompts")
+    _require_in_range(offset_share, spread, noise)
     require_scorer(bank, lm, "the teacher")
     spread, mean_answers = _spread(bank, lm, spread)
     rows = of_users(check_interactions(interactions, lm.task), bank.user_ids)
@@ -99,6 +93,14 @@ def with_source_predictions(
     rows = rows.remove_columns([name for name in (*TEACHER_COLUMNS, PROMPT) if name in rows.column_names])
     rows = rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
     return rows.add_column(PROMPT, list(prompts.flatten(1).numpy())) if noise else rows
+
+
+def _require_in_range(offset_share: float, spread: float | None, noise: float) -> None:
+    for name, value in (("offset_share", offset_share), ("spread", spread)):
+        if value is not None and not 0 < value < math.inf:
+            raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 leaves the source as it is")
+    if not 0 <= noise < math.inf:
+        raise ConfigurationError(f"noise must not be negative, got {noise!r}; 0 asks with the users' own prompts")
 
 
 def _normal(rows: datasets.Dataset, shape: tuple[int, int], seed: int) -> torch.Tensor:
