@@ -36,6 +36,11 @@ _MOST, _LEAST = 1e9, 1e-9  # of figures, and of those that others are divided by
 
 def prediction_labels() -> dict[str, str]:
     """Whose predictions figures can be of, in words and in the order of cards and tables: prompts, then baselines."""
+    taken = sorted(_PREDICTIONS.keys() & BASELINES.keys())
+    if taken:
+        raise ConfigurationError(
+            f"a baseline cannot be named {', '.join(taken)}: prompts go by that; choose another name"
+        )
     return _PREDICTIONS | {name: f"{baseline.about} (no LLM)" for name, baseline in BASELINES.items()}
 
 
