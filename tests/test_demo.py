@@ -251,7 +251,7 @@ def test_the_help_says_how_long_it_takes_and_on_what(capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit):
         main(["demo", "--help"])
     told = " ".join(capsys.readouterr().out.split())
-    assert re.search(r"about \d+ minutes on 2 ordinary cores", told) and "no GPU" in told
+    assert re.search(r"On 2 ordinary cores the default takes \d+ to \d+ minutes", told) and "no GPU" in told
     parser = argparse.ArgumentParser()
     demo_command.add_arguments(parser)
     assert parser.parse_args([]).users == DemoSettings().users
