@@ -72,6 +72,7 @@ def test_a_model_that_accelerate_placed_stays(
         PersonalizedLM(model, tokenizer).to(torch.bfloat16)
 
 
+# Moving by dtype and being refused are tested above without one; only the device itself needs hardware.
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_to_a_gpu_and_back(make_lm: Callable[..., PersonalizedLM], family: str) -> None:

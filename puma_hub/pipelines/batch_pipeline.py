@@ -97,7 +97,7 @@ class BatchPipeline(_Pipeline):
 
     def is_single(self, inputs: Any) -> bool:
         """Whether ``inputs`` is one input."""
-        raise NotImplementedError  # each pipeline has its own kinds of input
+        raise NotImplementedError  # abstract: each pipeline has its own kinds of input; transformers' base is no ABC
 
     def admit(self, item: Any, **forward: Any) -> None:
         """Refuse a prepared input early, where a check is cheap, instead of in ``_forward`` with its batch."""

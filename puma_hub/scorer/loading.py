@@ -142,6 +142,7 @@ def move(model: PreTrainedModel, *args: Any, **kwargs: Any) -> bool:
         model.to(*args, **kwargs)
     except torch.OutOfMemoryError:
         raise
+    # torch raises NotImplementedError for tensors on "meta", and AssertionError where it was built without the device.
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
         raise ConfigurationError(f"the model cannot be moved so: {reason}; load it as you need it") from error
