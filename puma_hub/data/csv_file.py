@@ -32,13 +32,19 @@ _FIELD_LIMIT = threading.Lock()  # the csv module's limit is one for the whole p
 
 
 def read_csv(
-    path: Path, *, separator: str | None = None, encoding: str | None = None, columns: Sequence[str] | None = None
+    path: Path,
+    *,
+    separator: str | None = None,
+    encoding: str | None = None,
+    columns: Sequence[str] | None = None,
+    needed: Sequence[str] = REQUIRED_COLUMNS,
 ) -> pa.Table:
     """Read a file whose first row names the columns, or one without such a row whose ``columns`` are named.
 
     Args:
         separator: found out by the first row if not given.
         encoding: by the byte order mark if not given, else UTF-8.
+        needed: columns that must be there.
 
     Returns:
         A table of text; empty cells are null. A first column without a name, the index of pandas, is left out.
@@ -50,9 +56,9 @@ def read_csv(
     if separator == "":
         raise ConfigurationError("the separator must be a character, got ''; leave it out to have it found")
     encoding = encoding_of(path, encoding)
-    separator, first = _first_row(path, separator, encoding, columns)
+    separator, first = _first_row(path, separator, encoding, columns, needed)
     header = list(columns) if columns is not None else first
-    _check_header(path, header, first, separator, columns is not None)
+    _check_header(path, header, first, separator, columns is not None, needed)
     table = None
     if encoding == "utf-8-sig" and len(separator) == 1 and _has_regular_quotes(path, separator):
         table = _by_arrow(path, separator, header, columns is None)
@@ -65,7 +71,7 @@ def read_csv(
 
 
 def _first_row(
-    path: Path, separator: str | None, encoding: str, columns: Sequence[str] | None
+    path: Path, separator: str | None, encoding: str, columns: Sequence[str] | None, needed: Sequence[str]
 ) -> tuple[str, list[str]]:
     found: dict[str, list[str]] = {}
     quotes = False
@@ -89,13 +95,15 @@ def _first_row(
         row = found[candidate]
         if columns is not None:
             return len(row) == len(columns), len(row)
-        return {plain_column_name(name) for name in REQUIRED_COLUMNS} <= set(map(plain_column_name, row)), len(row)
+        return {plain_column_name(name) for name in needed} <= set(map(plain_column_name, row)), len(row)
 
     best = max(found, key=fits)
     return best, found[best]
 
 
-def _check_header(path: Path, header: list[str], first: list[str], separator: str, named: bool) -> None:
+def _check_header(
+    path: Path, header: list[str], first: list[str], separator: str, named: bool, needed: Sequence[str]
+) -> None:
     if named:
         if len(first) != len(header):
             raise InteractionsError(
@@ -109,7 +117,7 @@ def _check_header(path: Path, header: list[str], first: list[str], separator: st
         )
     elif first[0].startswith("sep="):
         raise InteractionsError(f"{path} begins with a line for Excel, {first[0]!r}; take that line out")
-    elif len(first) == 1:
+    elif len(first) == 1 and first != list(needed):
         names = ", ".join(repr(known) for known in (SEPARATORS if separator in SEPARATORS else (separator,)))
         raise InteractionsError(
             f"{path} has the single column {first[0][:40]!r}: the separator is none of {names}; name it with "
@@ -123,7 +131,7 @@ def _check_header(path: Path, header: list[str], first: list[str], separator: st
     repeated = sorted({name for name in header if name and header.count(name) > 1})
     if repeated:
         raise InteractionsError(f"{path} names the columns {', '.join(repeated)} more than once; rename them")
-    require_columns(header)
+    require_columns(header, needed)
 
 
 def _has_regular_quotes(path: Path, separator: str) -> bool:

@@ -46,13 +46,17 @@ def description(rows: datasets.Dataset) -> str | None:
 
 
 def row_hashes(rows: datasets.Dataset) -> np.ndarray:
-    """uint64 ``(N,)`` of user, item, label and timestamp of checked rows; an item's text may differ between splits."""
+    """uint64 ``(N,)`` of user, item, label and timestamp of checked rows; an item's text may differ between splits.
+
+    Rows may lack labels and timestamps.
+    """
     mixed = np.zeros(len(rows), dtype=np.uint64)
     for name in ("user_id", "item_id"):
         which, values = codes(as_text(column(rows, name), name))
         distinct = np.array([_hash(value) for value in values], dtype=np.uint64)
         mixed = _mix(mixed ^ distinct[which]) if values else mixed
-    mixed = _mix(mixed ^ _bits(numbers(rows, "label")))
+    if "label" in rows.column_names:
+        mixed = _mix(mixed ^ _bits(numbers(rows, "label")))
     if "timestamp" in rows.column_names:
         mixed = _mix(mixed ^ _bits(_moments(as_times(column(rows, "timestamp")))))
     return mixed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import datasets
@@ -23,17 +23,20 @@ REQUIRED_COLUMNS = ("user_id", "item_id", "item_text", "label")
 OPTIONAL_COLUMNS = ("timestamp", "history")
 
 
-def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> datasets.Dataset:
+def check_interactions(rows: datasets.Dataset, task: Task | None = None, *, labels: bool = True) -> datasets.Dataset:
     """Return ``rows`` with ids and texts as strings, labels as float64, timestamps as numbers or times.
 
     The Arrow columns are read, whatever format the dataset has; the result has none.
+
+    Args:
+        labels: false lets rows come without the column ``label``.
 
     Raises:
         InteractionsError: a column is missing or empty somewhere, labels are outside the task's values, timestamps have
             no order or histories are not lists.
     """
     dataset = require_dataset(rows)
-    require_columns(dataset.column_names)
+    require_columns(dataset.column_names, [name for name in REQUIRED_COLUMNS if labels or name != "label"])
     if not len(dataset):
         raise InteractionsError("interactions are empty; give at least one row")
     dataset = flat(dataset)
@@ -53,17 +56,17 @@ def check_interactions(rows: datasets.Dataset, task: Task | None = None) -> data
     return from_table(table.replace_schema_metadata(None), info)
 
 
-def require_columns(found: Iterable[str]) -> None:
-    """Raise InteractionsError unless all columns are among ``found``; the message tells names that are nearly right."""
+def require_columns(found: Iterable[str], wanted: Sequence[str] = REQUIRED_COLUMNS) -> None:
+    """Raise InteractionsError unless all ``wanted`` columns are among ``found``; the message tells near misses."""
     names = list(found)
-    missing = [name for name in REQUIRED_COLUMNS if name not in names]
+    missing = [name for name in wanted if name not in names]
     if not missing:
         return
     plain = {plain_column_name(name): name for name in names}
     near = [f"{plain[plain_column_name(name)]!r} is {name}" for name in missing if plain_column_name(name) in plain]
     advice = f"rename: {', '.join(near)}" if near else "rename your columns"
     raise InteractionsError(
-        f"interactions need the columns {', '.join(REQUIRED_COLUMNS)}; {', '.join(missing)} missing, "
+        f"rows need the columns {', '.join(wanted)}; {', '.join(missing)} missing, "
         f"found {', '.join(names) or 'none'}: {advice}"
     )
 

@@ -24,6 +24,11 @@ def has_teacher(rows: datasets.Dataset) -> bool:
     return any(name in rows.column_names for name in TEACHER_COLUMNS)
 
 
+def has_labels(rows: datasets.Dataset) -> bool:
+    """Whether rows carry labels; those of :func:`puma_hub.training.draw_rows` do not."""
+    return "label" in rows.column_names
+
+
 @dataclass(frozen=True)
 class AdapterRows:
     """Encoded rows of the users to train on, and of those to validate on.
@@ -76,14 +81,16 @@ def adapter_rows(
     # One call for all rows, so that the prefix groups are the same however users are split.
     encoded = EncodedInteractions.build(lm, datasets.concatenate_datasets(parts), row_of, shape[0])
     learnt = encoded.take(torch.arange(len(parts[0])))
+    held_out = encoded.take(torch.arange(len(parts[0]), len(encoded)))
     teacher_prompts = None
     if has_teacher(rows):
-        predictions, probabilities = source_predictions(parts[0], len(lm.task.answers))
-        learnt = replace(learnt, predictions=predictions, probabilities=probabilities)
+        answers = len(lm.task.answers)
+        learnt = learnt.with_teacher(*source_predictions(parts[0], answers))
+        if not has_labels(rows) and len(held_out):
+            held_out = held_out.with_teacher(*source_predictions(parts[1], answers))
         teacher_prompts = asked_prompts(parts[0], shape)
         if teacher_prompts is not None:  # each row has a prompt of its own
             learnt = replace(learnt, users=torch.arange(len(parts[0])))
-    held_out = encoded.take(torch.arange(len(parts[0]), len(encoded)))
     return AdapterRows(train, len(chosen) - len(present), encoded, learnt, held_out, teacher_prompts)
 
 

@@ -17,10 +17,10 @@ from puma_hub.adapter.trained_on import SourceBank, TrainedOn
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.adapter_module import AdapterModule
-from puma_hub.training.adapter_rows import adapter_rows, has_teacher
+from puma_hub.training.adapter_rows import adapter_rows, has_labels, has_teacher
 from puma_hub.training.adapter_start import fresh_adapter, is_trained
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.defaults import ADAPTER_DEFAULTS, VALIDATION_SHARE
@@ -71,8 +71,9 @@ class AdapterTrainer(BaseTrainer):
         init: PumaAdapter | None = None,
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
-        checked = check_interactions(interactions, target_lm.task)
+        checked = check_interactions(interactions, target_lm.task, labels=False)
         taught = has_teacher(checked)
+        _require_something_to_learn(checked, taught, (args or PumaTrainingArguments()).teacher_weight)
         self.learns_from = "source predictions" if taught else "labels"
         super().__init__(target_lm, _filled(args or PumaTrainingArguments(), taught, config, init), callbacks)
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
@@ -204,6 +205,20 @@ class AdapterTrainer(BaseTrainer):
             "sensitivity": sensitivity,
             "prefix_cache": prefixes,
         }
+
+
+def _require_something_to_learn(rows: datasets.Dataset, taught: bool, teacher_weight: float) -> None:
+    """Refuse rows without labels where labels are to be learnt.
+
+    Raises:
+        InteractionsError: there are none.
+    """
+    if not has_labels(rows) and not (taught and teacher_weight == 1.0):
+        why = f"teacher_weight={teacher_weight} learns from them too" if taught else "nothing else is there to learn"
+        raise InteractionsError(
+            f"the rows have no column 'label', and {why}; add labels, or what with_source_predictions adds and "
+            "teacher_weight=1"
+        )
 
 
 def _filled(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import datasets
 import numpy as np
@@ -37,10 +37,15 @@ class EncodedInteractions:
     def build(
         cls, lm: PersonalizedLM, interactions: datasets.Dataset, row_of: Mapping[str, int], prompt_length: int
     ) -> EncodedInteractions:
-        """Check and tokenise ``interactions``, whose users all have a row in ``row_of``."""
-        interactions = check_interactions(interactions, lm.task)
+        """Check and tokenise ``interactions``, whose users all have a row in ``row_of``.
+
+        Labels are NaN where there is no column of them.
+        """
+        interactions = check_interactions(interactions, lm.task, labels=False)
         rows = lm.encode(interactions.select_columns(lm.template.columns(interactions.column_names)), prompt_length)
-        labels = torch.from_numpy(numbers(interactions, "label").astype(np.float32))
+        labels = torch.full((len(interactions),), math.nan)
+        if "label" in interactions.column_names:
+            labels = torch.from_numpy(numbers(interactions, "label").astype(np.float32))
         user_of, names = codes(column(interactions, "user_id"))
         users = torch.from_numpy(np.array([row_of[name] for name in names], dtype=np.int64)[user_of])
         return cls(rows, labels, users)
@@ -50,6 +55,11 @@ class EncodedInteractions:
         if self.predictions is None:
             return self.labels
         return teacher_weight * self.predictions + (1.0 - teacher_weight) * self.labels
+
+    def with_teacher(self, predictions: torch.Tensor, probabilities: torch.Tensor) -> EncodedInteractions:
+        """The same rows with a teacher's predictions, which also stand for labels that are missing."""
+        labels = torch.where(self.labels.isnan(), predictions, self.labels)
+        return replace(self, labels=labels, predictions=predictions, probabilities=probabilities)
 
     def take(self, numbers: torch.Tensor) -> EncodedInteractions:
         teacher = [part if part is None else part[numbers] for part in (self.predictions, self.probabilities)]

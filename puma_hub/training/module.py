@@ -62,13 +62,22 @@ class TrainedModule(nn.Module):
     def validate(self) -> float:
         """The task's loss on the validation rows, without penalties."""
         rows, logits = self.validation_logits()
-        return float(self.lm.task.loss(logits, rows.labels.to(logits.device), self.head))
+        return float(self._loss(rows, logits))
+
+    def _loss(self, rows: EncodedInteractions, logits: torch.Tensor) -> torch.Tensor:
+        labels = rows.labels if rows.predictions is None else rows.predictions
+        return self.lm.task.loss(logits, labels.to(logits.device), self.head, rows.probabilities)
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The validation loss and the task's metrics, named as transformers' ``Trainer.evaluate`` does."""
+        """The validation loss and the task's metrics, named as transformers' ``Trainer.evaluate`` does.
+
+        Rows without labels have a loss alone: that against the teacher's predictions.
+        """
         rows, logits = self.validation_logits()
-        loss = self.lm.task.loss(logits, rows.labels.to(logits.device), self.head)
+        loss = self._loss(rows, logits)
+        if rows.predictions is not None:
+            return {"eval_loss": float(loss)}
         predictions = self.lm.task.predict(logits, self.head).double().cpu().numpy()
         metrics = self.lm.task.scores(predictions, rows.labels.numpy(), [str(user) for user in rows.users.tolist()])
         known = {name: value for name, value in metrics.items() if value is not None}

@@ -72,7 +72,7 @@ def with_source_predictions(
     _require_in_range(offset_share, spread, noise)
     require_scorer(bank, lm, "the teacher")
     spread, mean_answers = _spread(bank, lm, spread)
-    rows = of_users(check_interactions(interactions, lm.task), bank.user_ids)
+    rows = of_users(check_interactions(interactions, lm.task, labels=False), bank.user_ids)
     if not len(rows):
         raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
