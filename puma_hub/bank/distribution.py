@@ -97,7 +97,7 @@ class PromptDistribution:
         noise = max(float(found.noise_variance_), 0.0)
         scales = np.sqrt(np.maximum(found.explained_variance_ - noise, 0.0))
         provenance = replace(bank.provenance, trained_rows=None)
-        return cls(provenance, np.float32(scales[:, None] * found.components_), noise, len(rows), bank.head)
+        return cls(provenance, (scales[:, None] * found.components_).astype(np.float32), noise, len(rows), bank.head)
 
     def sample(self, users: int, *, seed: int = 42) -> PromptBank:
         """A bank of ``users`` prompts drawn from the Gaussian; the same seed gives the same prompts.

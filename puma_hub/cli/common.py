@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from puma_hub.tasks import Task
     from puma_hub.training import PumaTrainingArguments
 
+SAMPLED = "sampled"  # users who are drawn from the distribution of a bank's prompts
 _MOST_VALUES = 1000  # in a range: more is a slip
 
 
@@ -31,6 +32,10 @@ def whole_number(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text!r}")
     return value
+
+
+def _whole_number_or_sampled(text: str) -> int | str:
+    return text if text == SAMPLED else whole_number(text)
 
 
 def rating_values(text: str) -> tuple[float, ...]:
@@ -112,15 +117,21 @@ def add_model(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
     )
 
 
-def add_interactions(parser: argparse.ArgumentParser) -> None:
+def add_interactions(parser: argparse.ArgumentParser, *, required: bool = True, sampled: bool = False) -> None:
+    """The interactions and how they are read; ``sampled`` lets ``--users`` be the word ``sampled``."""
     parser.add_argument(
         "--interactions",
-        required=True,
+        required=required,
         metavar="PATH",
         help=f"a file of {', '.join(FORMATS)}, a folder of splits, or a data set: {', '.join(DATASETS)}",
     )
     parser.add_argument("--format", choices=[*FORMATS], help="of the files (default: by their ending)")
-    parser.add_argument("--users", type=whole_number, help="draw this many users")
+    drawn = "draw this many users"
+    parser.add_argument(
+        "--users",
+        type=_whole_number_or_sampled if sampled else whole_number,
+        help=f"{drawn}, or the word sampled: prompts from the bank's distribution" if sampled else drawn,
+    )
     parser.add_argument("--rows-per-user", type=whole_number, help="keep the most recent rows of each user")
     parser.add_argument(
         "--held-out", type=float, default=0.2, metavar="SHARE", help="of each user's rows, the last (default: 0.2)"

@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_interactions(parser)
     common.add_training(parser)
     parser.add_argument(
-        "--method", choices=("shared", "independent"), help="base plus offsets, the default, or as in the paper"
+        "--method",
+        choices=("posterior", "shared", "independent"),
+        help="base and offsets that are solved for, the default, or trained; or prompts as in the paper",
     )
     parser.add_argument("--prompt-length", type=common.whole_number, help="soft tokens a user (default: 1)")
     parser.add_argument(

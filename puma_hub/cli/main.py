@@ -14,6 +14,11 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("fetch", "fetch", "fetch the demo's models and data into the cache"),
     ("fit", "fit", "train one soft prompt a user on a language model"),
     ("select", "select", "choose the users an adapter trains on"),
+    (
+        "distribution",
+        "distribution",
+        "save the mean and covariance of a bank's prompts, by which adapters can be trained",
+    ),
     ("train", "train", "train an adapter to another language model"),
     ("migrate", "migrate", "migrate a bank with an adapter"),
     ("calibrate", "calibrate", "set level and slope of a bank's rating head by a few labelled rows"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from typing import TYPE_CHECKING
 
 from puma_hub.cli import common
@@ -10,6 +11,8 @@ from puma_hub.cli.output import Result, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import datasets
 
     from puma_hub.adapter import PumaAdapter
     from puma_hub.adapter.facts import Training
@@ -30,9 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="ID",
-        help="folder or Hub id of the source bank; repeat for aggregation",
+        help="folder or Hub id of the source bank, or the file of its distribution; repeat for aggregation",
     )
-    common.add_interactions(parser)
+    common.add_interactions(parser, required=False, sampled=True)
+    parser.add_argument(
+        "--catalogue",
+        metavar="FILE",
+        help="items with the column item_text; with --teacher, rows are drawn of users and items, without labels",
+    )
+    parser.add_argument(
+        "--draw", type=common.whole_number, default=1024, metavar="ROWS", help="of a catalogue (default: 1024)"
+    )
     common.add_training(parser)
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
     parser.add_argument(
@@ -49,29 +60,28 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
     from puma_hub.adapter.facts import AdapterFacts
     from puma_hub.adapter.made_anew import Earlier, save_anew
-    from puma_hub.bank import PromptBank
     from puma_hub.bank.user_lists import read_users
     from puma_hub.cli.outputs import check_outputs
-    from puma_hub.data import most_recent, of_users
     from puma_hub.errors import ConfigurationError
     from puma_hub.training import AdapterTrainer, with_source_predictions
 
     folder = f"{args.out}/adapter"
     check_outputs(args, working=[folder, *common.training_folders(args)])
     earlier = Earlier.read(folder)
+    if bool(args.interactions) == bool(args.catalogue):
+        raise ConfigurationError("give --interactions, to learn from their rows, or --catalogue, to learn without them")
+    if args.catalogue and not args.teacher:
+        raise ConfigurationError("--catalogue has no labels; give the source LLM as --teacher")
+    if len(args.bank) > 1 and args.teacher:
+        raise ConfigurationError(f"--teacher goes with one source bank, got {len(args.bank)}; leave it out")
     users = read_users(args.select) if args.select else None
-    banks = [PromptBank.from_pretrained(name) for name in args.bank]
-    rows = common.load_rows(args)["train"]
+    banks = [_load_bank(name, args) for name in args.bank]
     if users is not None:
         _require_known(users, banks, args.select)
-        rows = of_users(rows, users)
-    if args.recent_rows:
-        rows = most_recent(rows, args.recent_rows)
+    rows = _drawn(args, banks[0], users) if args.catalogue else _given(args, users)
     if args.teacher:
-        if len(banks) > 1:
-            raise ConfigurationError(f"--teacher goes with one source bank, got {len(banks)}; leave it out")
         source = common.load_lm(args.teacher, args, banks[0].provenance.template or args.template)
-        rows = with_source_predictions(source, banks[0], rows)
+        rows = with_source_predictions(source, banks[0], rows, seed=args.seed)
         del source
     lm = common.load_lm(args.target, args, args.template or banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture)
@@ -89,6 +99,42 @@ def run(args: argparse.Namespace) -> Result:
     if common.is_main_process():
         save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
     return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)
+
+
+def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
+    """A bank, or prompts that are drawn from the distribution of one."""
+    from puma_hub.bank import PromptBank
+    from puma_hub.bank.distribution import PromptDistribution
+
+    if os.path.isfile(name):
+        return PromptDistribution.load(name).sample(args.draw, seed=args.seed)
+    bank = PromptBank.from_pretrained(name)
+    return PromptDistribution.of(bank).sample(args.draw, seed=args.seed) if args.users == common.SAMPLED else bank
+
+
+def _drawn(args: argparse.Namespace, bank: PromptBank, users: list[str] | None) -> datasets.Dataset:
+    """Rows of users of the bank and items of the catalogue, as many as ``--draw`` says."""
+    from puma_hub.data.catalogue import load_catalogue
+    from puma_hub.tasks import PromptTemplate
+    from puma_hub.training import draw_rows
+
+    template = PromptTemplate.of(args.template or bank.provenance.template or common.task_of(args).template)
+    items = load_catalogue(args.catalogue, format=args.format)
+    return draw_rows(bank, items, args.draw, users=users, history="<history>" in template.text, seed=args.seed)
+
+
+def _given(args: argparse.Namespace, users: list[str] | None) -> datasets.Dataset:
+    """The training rows of the interactions, of the chosen users."""
+    from puma_hub.data import most_recent, of_users
+    from puma_hub.errors import ConfigurationError
+
+    if args.users == common.SAMPLED:
+        raise ConfigurationError(
+            "--users sampled has no rows among the interactions; give a --catalogue in their place"
+        )
+    rows = common.load_rows(args)["train"]
+    rows = rows if users is None else of_users(rows, users)
+    return most_recent(rows, args.recent_rows) if args.recent_rows else rows
 
 
 def _require_known(users: Sequence[str], banks: Sequence[PromptBank], file: str) -> None:

@@ -79,6 +79,13 @@ class Task(ABC):
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Predictions ``(B,)``."""
 
+    def variance(self, predictions: torch.Tensor) -> torch.Tensor:
+        """How much labels scatter around ``predictions (B,)``, up to a factor: the variance function of a GLM.
+
+        The same everywhere by default.
+        """
+        return torch.ones_like(predictions)
+
     @abstractmethod
     def scores(self, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
         """The value of each of ``metrics`` for predictions and labels ``(N,)``; None where it is not defined."""

@@ -64,6 +64,11 @@ class ClickTask(Task):
         """Click probabilities ``(B,)``."""
         return self.linear_predictor(logits, head).sigmoid()
 
+    def variance(self, predictions: torch.Tensor) -> torch.Tensor:
+        """Of clicks with these probabilities ``(B,)``: ``p (1 - p)``."""
+        inside = predictions.clamp(_CERTAIN, 1.0 - _CERTAIN)
+        return inside * (1.0 - inside)
+
     def scores(self, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
         """User AUC and AUC; None where rows of one class are missing for it."""
         by_user = user_aucs(predictions, labels, users)

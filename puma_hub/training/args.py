@@ -10,7 +10,7 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from puma_hub.errors import ConfigurationError
 
-PROMPT_METHODS = ("shared", "independent")
+PROMPT_METHODS = ("posterior", "shared", "independent")
 _EVAL_STRATEGIES = ("epoch", "steps", "no")
 _LARGEST = 1e37  # a tenth of what float32 holds
 _AT_LEAST = {
@@ -74,11 +74,12 @@ class PumaTrainingArguments:
         run_name: the name of the run in a tracker; the trainer's kind by default.
         project: the name of the project in a tracker.
         validation_share: share kept for validation: of each user's training rows, the last in time (prompts), or of the
-            training users with all their rows (adapter). 0.1 by default; 0 for users who are added to a bank, whose few
-            rows choose no epoch.
+            training users with all their rows (adapter). 0.1 by default; 0 for the posterior method, whose
+            offsets are solved for in the end, and for users who are added to a bank.
         seed: of everything random.
-        prompt_method: ``shared`` (one base plus a penalised offset a user; the default) or ``independent`` (as in the
-            paper); for users who are added to a bank, the bank's.
+        prompt_method: ``shared`` (one base plus a penalised offset a user), ``posterior`` (as ``shared``, then each
+            user's offset is solved for around the base; the default) or ``independent`` (as in the paper); for users
+            who are added to a bank, the bank's.
         prompt_length: soft tokens a user, 1 by default; for users who are added to a bank, the bank's.
         offset_penalty: weight of the squared norm of a user's offset, in embedding RMS, summed over a prompt's
             coordinates. Source prompts overfit their training labels, and the adapter trains on the same labels: the

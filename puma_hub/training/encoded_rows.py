@@ -61,6 +61,10 @@ class EncodedInteractions:
         labels = torch.where(self.labels.isnan(), predictions, self.labels)
         return replace(self, labels=labels, predictions=predictions, probabilities=probabilities)
 
+    def with_users(self, place: torch.Tensor) -> EncodedInteractions:
+        """The same rows whose users are numbered by ``place``, in which their numbers until now are looked up."""
+        return replace(self, users=place[self.users])
+
     def take(self, numbers: torch.Tensor) -> EncodedInteractions:
         teacher = [part if part is None else part[numbers] for part in (self.predictions, self.probabilities)]
         return EncodedInteractions(

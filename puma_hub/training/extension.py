@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -26,18 +27,22 @@ from puma_hub.training.state import identity_hash, tensor_hash
 
 logger = logging.getLogger(__name__)
 
+VARIANCES = "variances"  # among the details of a bank's provenance
+
 
 @dataclass(frozen=True)
 class Frozen:
     """What the prompts of users who join a bank are trained against.
 
     ``base (l, d)`` is what the bank's users share, in the LLM's units, or None for the independent method; ``head`` the
-    bank's; ``others`` how many rows the bank's other users were trained on beside those of the new ones.
+    bank's; ``others`` how many rows the bank's other users were trained on beside those of the new ones; ``variances``
+    those of offsets and noise, where the bank records them.
     """
 
     base: torch.Tensor | None
     head: RatingHead | None
     others: int
+    variances: tuple[float, float] | None = None
 
 
 def base_of(bank: PromptBank) -> torch.Tensor:
@@ -69,13 +74,13 @@ def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments
             f"the bank's prompts were trained by the method {method!r}, prompt_method={args.prompt_method!r} was asked "
             "for; leave it out"
         )
-    defaults = {"prompt_method": method or "shared", "prompt_length": bank.shape[0], "validation_share": 0.0}
+    defaults = {"prompt_method": method or "posterior", "prompt_length": bank.shape[0], "validation_share": 0.0}
     return args.filled(defaults)
 
 
 def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None) -> Frozen:
     """What ``users`` with ``rows`` training rows are trained against."""
-    base = base_of(bank) if method == "shared" else None
+    base = base_of(bank) if method != "independent" else None
     if base is None:
         logger.warning(
             "the bank's prompts are independent, so there is no base to train against: the prompts of %d users start "
@@ -89,7 +94,18 @@ def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None
     known = bool(details.get("rows")) and bool(details.get("users"))
     each = float(details["rows"]) / float(details["users"]) if known else rows / len(users)
     coming = set(users)
-    return Frozen(base, head, round(each * sum(user not in coming for user in bank.user_ids)))
+    others = round(each * sum(user not in coming for user in bank.user_ids)) if method != "posterior" else 0
+    return Frozen(base, head, others, _variances(details.get(VARIANCES)))
+
+
+def _variances(recorded: Any) -> tuple[float, float] | None:
+    """The variances that a bank's details record, if they are numbers above 0."""
+    if not isinstance(recorded, Mapping):
+        return None
+    found = [recorded.get(name) for name in ("offset", "noise")]
+    if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in found):
+        return None
+    return float(found[0]), float(found[1])  # type: ignore[arg-type]
 
 
 def bank_hash(bank: PromptBank) -> str:

@@ -124,18 +124,41 @@ class Loop:
             state.begun = True
             self._judge()
             self._save()
-        # The module stays where its LLM is.
-        model, optimizer = self.accelerator.prepare(self.module, self.optimizer, device_placement=[False, False])
-        while state.epoch < self.epochs and not (state.stopped and not state.epoch_step):
-            self._epoch(model, optimizer)
-        if not self.best:  # a callback ended training before the first validation
+        if self._goes_on and not state.solving:
+            # The module stays where its LLM is.
+            model, optimizer = self.accelerator.prepare(self.module, self.optimizer, device_placement=[False, False])
+            while self._goes_on:
+                self._epoch(model, optimizer)
+        if not self.best:  # there is no epoch, or a callback ended training before the first validation
             self._judge()
+        self._solve()
         running = state.seconds["training"] + state.seconds["validation"]
         per_second = state.rows["training"] / max(state.seconds["training"], 1e-9)
         events.log(state, {"train_runtime": running, "train_samples_per_second": per_second})
         state.finished = True
         self._save()
         events.call("on_train_end", state)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is another epoch."""
+        return self.state.epoch < self.epochs and not (self.state.stopped and not self.state.epoch_step)
+
+    def _solve(self) -> None:
+        """Take the best weights, and solve for what is not trained."""
+        state = self.state
+        if not state.solving:
+            self.module.load_state_dict(self.best)
+            state.solving = True
+        with self.timed("solving"), self.events.part("posterior", "user") as progress:
+            for done in self.module.solve(state.solved, progress):
+                state.solved = done
+                if time.monotonic() - self._saved_at >= self.args.checkpoint_seconds:
+                    self._save()
+        self.best = self._weights()
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
 
     def _epoch(self, model: Any, optimizer: Any) -> None:
         state, events = self.state, self.events
@@ -238,7 +261,7 @@ class Loop:
         if better:
             state.best_epoch, state.best_metric, state.best_step = epoch, metric, state.step
             state.best_evaluation = state.evaluations
-            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.module.state_dict().items()}
+            self.best = self._weights()
 
     def _diverged(self, loss: float) -> Exception:
         """Why the loss is not finite; all processes call it, and all get the same."""
@@ -305,7 +328,9 @@ class Loop:
                 "least as many, or train with resume_from_checkpoint=False or in another folder"
             )
         if self.epochs > before:
-            self.state.finished = self.state.stopped = False
+            self.state.finished = self.state.stopped = self.state.solving = False
+            self.state.solved = 0
+            self.module.unsolve()
 
     def _save(self) -> None:
         self._saved_at = time.monotonic()

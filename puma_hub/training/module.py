@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.encoded_rows import EncodedInteractions
+from puma_hub.training.progress import Progress
 
 
 class TrainedModule(nn.Module):
@@ -53,6 +55,16 @@ class TrainedModule(nn.Module):
 
     def begin_step(self) -> None:
         """Called before the forward passes of each optimizer step."""
+
+    def unsolve(self) -> None:
+        """Undo what :meth:`solve` did, before training goes on."""
+
+    def solve(self, done: int, progress: Progress) -> Iterator[int]:
+        """Solve for what is not trained, after the last epoch, in parts of which each can be saved.
+
+        ``done`` says how much of it was solved for before; each part yields how much is.
+        """
+        return iter(())
 
     def validation_logits(self) -> tuple[EncodedInteractions, torch.Tensor]:
         """The validation rows and their answer logits ``(N, answers)``."""

@@ -50,7 +50,7 @@ class PromptModule(TrainedModule):
         shape = (args.prompt_length, lm.hidden_size)
         generator = torch.Generator().manual_seed(args.seed)
         self.base: nn.Parameter | None
-        self.shared = args.prompt_method == "shared"
+        self.shared = args.prompt_method != "independent"
         self._frozen = frozen is not None
         self.scale = lm.embedding_rms if self.shared else 1.0
         if self.shared:
@@ -70,6 +70,11 @@ class PromptModule(TrainedModule):
         # Running sum of the answer logits, and the number of rows in it.
         self.register_buffer("answers", torch.zeros(len(lm.task.answers) + 1))
         self.to(lm.device)
+
+    @property
+    def offsets(self) -> torch.Tensor:
+        """The users' own parameters ``(users, l, d)``, which their prompts are made of."""
+        return self.prompts
 
     def user_prompts(self, own: torch.Tensor) -> torch.Tensor:
         """Prompts ``(n, l, d)`` in the LLM's units, from the users' own parameters ``(n, l, d)``."""
@@ -124,5 +129,5 @@ class PromptModule(TrainedModule):
 
     @torch.no_grad()
     def validation_logits(self) -> tuple[EncodedInteractions, torch.Tensor]:
-        rows, prompts = self.validation_rows, self.user_prompts(self.prompts)
+        rows, prompts = self.validation_rows, self.user_prompts(self.offsets)
         return rows, predict_rows(self.lm, rows.rows, prompts, rows.users, self.args.per_device_eval_batch_size)

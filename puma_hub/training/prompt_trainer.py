@@ -20,8 +20,10 @@ from puma_hub.tasks import RatingHead
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
 from puma_hub.training.encoded_rows import EncodedInteractions, last_of_each_user
-from puma_hub.training.extension import bank_hash, extended, filled_for, frozen
+from puma_hub.training.extension import VARIANCES, bank_hash, extended, filled_for, frozen
 from puma_hub.training.loop import RowCounts
+from puma_hub.training.posterior import SAMPLE_ROWS, STEPS
+from puma_hub.training.posterior_module import PosteriorModule
 from puma_hub.training.prompt_module import PromptModule
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops, training_facts
 from puma_hub.training.sensitivity import sensitivity_at, sensitivity_flops
@@ -65,10 +67,15 @@ class PromptTrainer(BaseTrainer):
         args = args or PumaTrainingArguments()
         if bank is not None:
             args = filled_for(bank, lm, args)
-        args = args.filled({"prompt_method": "shared", "prompt_length": 1, "validation_share": VALIDATION_SHARE})
-        assert args.prompt_method is not None and args.prompt_length is not None and args.validation_share is not None
-        super().__init__(lm, args.filled(PROMPT_DEFAULTS[args.prompt_method]), callbacks)
-        self.args.require_training()
+        args = args.filled({"prompt_method": "posterior", "prompt_length": 1})
+        assert args.prompt_method is not None and args.prompt_length is not None
+        only_solves = args.prompt_method == "posterior" and bank is not None
+        defaults = {"validation_share": VALIDATION_SHARE, **PROMPT_DEFAULTS[args.prompt_method]}
+        args = args.filled(defaults | {"num_train_epochs": 0} if only_solves else defaults)
+        assert args.validation_share is not None and args.prompt_length is not None
+        super().__init__(lm, args, callbacks)
+        if not only_solves:
+            self.args.require_training()
         self.bank = bank
         rows = check_interactions(interactions, lm.task)
         self.users = sorted(codes(column(rows, "user_id"))[1])
@@ -82,7 +89,8 @@ class PromptTrainer(BaseTrainer):
         self._frozen = frozen(bank, self.users, len(train), args.prompt_method) if bank is not None else None
 
     def _module(self) -> PromptModule:
-        return PromptModule(self.lm, len(self.users), self._train, self._validation, self.args, self._frozen)
+        kind = PosteriorModule if self.args.prompt_method == "posterior" else PromptModule
+        return kind(self.lm, len(self.users), self._train, self._validation, self.args, self._frozen)
 
     def train(self, resume_from_checkpoint: Resume = None) -> PromptBank:
         """Train; return the bank of the best epoch. Another call gives the same bank.
@@ -101,7 +109,7 @@ class PromptTrainer(BaseTrainer):
         state = loop.run()
         self._trained = module
         with torch.no_grad():
-            prompts = module.user_prompts(module.prompts).cpu().numpy()
+            prompts = module.user_prompts(module.offsets).cpu().numpy()
             base = None if module.base is None else (module.scale * module.base).cpu().numpy()
         statistics = BankStatistics.of_training(prompts, base)
         # Independent prompts share no base: what holds at their mean holds nowhere near them.
@@ -119,6 +127,8 @@ class PromptTrainer(BaseTrainer):
         told = ("method", "prompt_method", "best_epoch", "users", "rows", "seed", "answer_texts")
         details = {key: self.report[key] for key in told}
         details[MEAN_ANSWERS] = module.mean_answers()
+        if isinstance(module, PosteriorModule):
+            details[VARIANCES] = dict(zip(("offset", "noise"), module.variances.tolist()))
         return PromptBank.from_arrays(
             self.users,
             prompts,
@@ -155,18 +165,21 @@ class PromptTrainer(BaseTrainer):
         assert length is not None  # filled
         train, prefixes = forward_flops(self.lm, self._train.rows, length)
         validation = forward_flops(self.lm, self._validation.rows, length)[0]
-        takes = self.bank is None and self.args.prompt_method == "shared"
+        takes = self.bank is None and self.args.prompt_method != "independent"
         sensitivity = sensitivity_flops(self.lm, self._train.rows, length) if takes else 0.0
-        once = prefixes + sensitivity
+        solving = self._solving_passes * 2 * train
+        once = prefixes + sensitivity + solving
         return common_facts(
             method="prompt training",
             prompt_method=self.args.prompt_method,
             **training_facts(state, len(self._train), self.args.seed),
             users=len(self.users),
+            samples_until_best_epoch=round(len(self._train) * (state.best_epoch + self._solving_passes)),
             **self._joined(),
             flops={
                 "total": state.passes * 2 * train + state.evaluations * validation + once,
                 "until_best_epoch": state.best_epoch * 2 * train + state.best_evaluation * validation + once,
+                "solving": solving,
                 "sensitivity": sensitivity,
                 "prefix_cache": prefixes,
             },
@@ -175,6 +188,14 @@ class PromptTrainer(BaseTrainer):
             truncated_rows=self._encoded.rows.truncated,
             prefix_cache=self.lm.cache_report.to_dict(),
         )
+
+    @property
+    def _solving_passes(self) -> float:
+        """How often the training rows are gone over to solve for offsets, with the sample for their variances."""
+        if self.args.prompt_method != "posterior":
+            return 0.0
+        known = self._frozen is not None and self._frozen.variances is not None
+        return STEPS + (0.0 if known else min(1.0, SAMPLE_ROWS / len(self._train)))
 
     def _joined(self) -> dict[str, Any]:
         """What the report tells of the bank that users were added to."""

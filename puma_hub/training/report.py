@@ -129,7 +129,7 @@ def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
             **state.seconds,
             "total": sum(state.seconds.values()),
             "until_best_epoch": running * share
-            + sum(state.seconds[part] for part in ("prefix_cache", "start", "sensitivity")),
+            + sum(state.seconds[part] for part in ("prefix_cache", "start", "solving", "sensitivity")),
         },
         "samples_per_second": state.rows["training"] / max(state.seconds["training"], 1e-9),
         "seed": seed,

@@ -30,6 +30,7 @@ class RunState:
     ``best_evaluation`` counts the validation passes until then, without that of the start. ``passes`` counts how often
     the training rows were gone over, which is not whole where a callback ended an epoch.
     ``epoch_ends`` and ``stopped`` say that a callback ends the epoch here, or training after it.
+    ``solving`` says that all epochs are done and the best weights taken, ``solved`` how much was solved for since.
     ``num_train_epochs`` is what the run was last asked for. ``callbacks`` holds the states of those that have one.
     """
 
@@ -51,11 +52,15 @@ class RunState:
     log_history: list[dict[str, float]] = field(default_factory=list)
     callbacks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(
-        default_factory=lambda: dict.fromkeys(("prefix_cache", "start", "training", "validation", "sensitivity"), 0.0)
+        default_factory=lambda: dict.fromkeys(
+            ("prefix_cache", "start", "training", "validation", "solving", "sensitivity"), 0.0
+        )
     )
     rows: dict[str, int] = field(default_factory=lambda: {"training": 0, "validation": 0})
     epoch_ends: bool = False
     stopped: bool = False
+    solving: bool = False
+    solved: int = 0
     finished: bool = False
 
     @property

@@ -1,0 +1,30 @@
+"""``puma-hub distribution``."""
+
+from __future__ import annotations
+
+import argparse
+
+from puma_hub.cli import common
+from puma_hub.cli.output import Result
+
+EXAMPLE = "puma-hub distribution --bank source/bank --out prompts.safetensors"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank")
+    parser.add_argument(
+        "--rank", type=common.whole_number, default=64, help="directions of the covariance, at most (default: 64)"
+    )
+    parser.add_argument("--out", required=True, metavar="FILE", help="a safetensors file that holds no user's prompt")
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.bank import PromptBank
+    from puma_hub.bank.distribution import PromptDistribution
+    from puma_hub.cli.outputs import check_outputs
+
+    check_outputs(args, files=[args.out])
+    found = PromptDistribution.of(PromptBank.from_pretrained(args.bank), args.rank)
+    found.save(args.out)
+    report = {"users": found.users, "rank": len(found.factors), "noise_variance": found.noise_variance}
+    return Result(f"the distribution of {found.users} users' prompts is in {args.out}", report)

@@ -1,0 +1,231 @@
+"""Users' offsets as the means of their Gaussian posteriors, given what all users share.
+
+A prediction is nearly linear in a user's offset, the offsets are Gaussian around 0, and labels scatter around the
+predictions. Then the most likely offset of a user follows from the user's rows in closed form: a ridge regression on
+the gradients of the predictions, with one unknown a row (Rasmussen and Williams, Gaussian Processes for Machine
+Learning, sections 2.1 and 2.2). Both variances are those under which the labels of many users are most likely
+(section 5.4.1). Where a prediction is not linear, the second step takes the gradients at the offset reached: a
+Gauss-Newton step, or Fisher scoring for tasks whose labels' variance depends on the prediction (McCullagh and Nelder,
+Generalized Linear Models, section 2.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from scipy.optimize import minimize_scalar
+
+from puma_hub.errors import ConfigurationError
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.scorer.finite import require_finite
+from puma_hub.tasks import RatingHead
+from puma_hub.training.encoded_rows import EncodedInteractions
+
+STEPS = 1
+ROWS_AT_ONCE = 8192
+"""Users are solved for in parts of about so many rows, whose gradients are in memory together."""
+SAMPLE_ROWS = 8192
+"""Rows of whole users, at most, by which the variances are estimated."""
+_HALVINGS = 4
+_LEAST, _MOST = 1e-8, 1.0  # of an offset's variance, about; with 1, offsets are as long as embeddings
+
+
+class Prior(Protocol):
+    """A Gaussian around 0, of offsets ``(l * d,)`` in embedding RMS."""
+
+    def times(self, gradients: np.ndarray) -> np.ndarray:
+        """``gradients (n, l * d)`` times the covariance."""
+
+
+@dataclass(frozen=True)
+class Variances:
+    """An isotropic prior, and the noise of labels.
+
+    ``offset`` is the variance of a coordinate of a user's offset, in embedding RMS squared; ``noise`` a factor on the
+    task's variance of a label.
+    """
+
+    offset: float
+    noise: float
+
+    def times(self, gradients: np.ndarray) -> np.ndarray:
+        return self.offset * gradients
+
+
+@dataclass(frozen=True)
+class LinearRows:
+    """Rows' predictions to first order in their users' offsets, in units of the label's standard deviation.
+
+    ``gradients (n, l * d)`` and ``lacking (n,)``, label minus prediction, both float64; ``users (n,)``.
+    """
+
+    gradients: np.ndarray
+    lacking: np.ndarray
+    users: np.ndarray
+
+    def by_user(self) -> Iterator[tuple[int, LinearRows]]:
+        """Each user with the user's rows; users rise."""
+        order = np.argsort(self.users, kind="stable")
+        numbers, starts = np.unique(self.users[order], return_index=True)
+        for number, rows in zip(numbers.tolist(), np.split(order, starts[1:])):
+            yield number, LinearRows(self.gradients[rows], self.lacking[rows], self.users[rows])
+
+
+def solve_user(rows: LinearRows, at: np.ndarray, prior: Prior, noise: float) -> np.ndarray:
+    """The posterior's mean ``(l * d,)`` of a user whose rows were linearised at the offset ``at``."""
+    weighted = prior.times(rows.gradients)
+    targets = rows.lacking + rows.gradients @ at
+    system = weighted @ rows.gradients.T
+    system[np.diag_indices_from(system)] += noise
+    mean: np.ndarray = weighted.T @ np.linalg.solve(system, targets)
+    return mean
+
+
+def likeliest_variances(rows: LinearRows) -> Variances:
+    """The variances under which the rows' labels are most likely, offsets being 0 where they were linearised.
+
+    Raises:
+        ConfigurationError: the labels are the predictions.
+    """
+    values, squares = [], []
+    for _, own in rows.by_user():
+        # The eigenvalues of the smaller Gram matrix; directions without a gradient are noise alone.
+        found, vectors = np.linalg.eigh(own.gradients @ own.gradients.T)
+        values.append(np.maximum(found, 0.0))
+        squares.append(np.square(vectors.T @ own.lacking))
+    scale, squared = np.concatenate(values), np.concatenate(squares)
+    if not squared.any():
+        raise ConfigurationError("all labels are what the base predicts, so there is nothing personal to learn")
+
+    def noise_at(log_ratio: float) -> float:
+        return float(np.mean(squared / (np.exp(log_ratio) * scale + 1.0)))
+
+    def loss(log_ratio: float) -> float:
+        """Minus the log-likelihood at a ratio of offset to noise variance, and the likeliest noise; constants apart."""
+        return float(np.log(noise_at(log_ratio)) + np.mean(np.log1p(np.exp(log_ratio) * scale)))
+
+    grid = np.log(np.geomspace(_LEAST, _MOST, 65) / float(squared.mean()))
+    best = int(np.argmin([loss(ratio) for ratio in grid]))
+    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
+    ratio = float(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6}).x)
+    noise = noise_at(ratio)
+    return Variances(float(np.exp(ratio)) * noise, noise)
+
+
+class PosteriorSolver:
+    """Solves for users' offsets around ``base (l, d)``, in the LLM's units, with the rating head ``head``.
+
+    Args:
+        scale: of an offset of 1, in the LLM's units: its embedding RMS.
+        batch_size: rows at once through the LLM.
+
+    Raises:
+        NotFiniteError: predictions or gradients are NaN or infinite.
+    """
+
+    def __init__(
+        self, lm: PersonalizedLM, base: torch.Tensor, head: RatingHead | None, scale: float, batch_size: int
+    ) -> None:
+        self.lm, self.base, self.head, self.scale, self.batch_size = lm, base.to(lm.device), head, scale, batch_size
+
+    def linearized(self, rows: EncodedInteractions, offsets: np.ndarray) -> LinearRows:
+        """Linearise rows at their own ``offsets (n, l * d)``."""
+        gradients, lacking = np.empty(offsets.shape), np.empty(len(rows))
+        for part in torch.arange(len(rows)).split(self.batch_size):
+            prompts = self._prompts(offsets[part.numpy()]).requires_grad_(True)
+            chosen = rows.take(part)
+            predictions = self._predicted(prompts, chosen)
+            (found,) = torch.autograd.grad(predictions.sum(), prompts)
+            require_finite(found, "gradients", self.lm.dtype)
+            missing, deviation = self._lacking(predictions.detach(), chosen)
+            by_offset = self.scale * found.flatten(1) / deviation[:, None]
+            gradients[part.numpy()] = by_offset.double().cpu().numpy()
+            lacking[part.numpy()] = missing
+        return LinearRows(gradients, lacking, rows.users.numpy())
+
+    @torch.no_grad()
+    def lacking(self, rows: EncodedInteractions, offsets: np.ndarray) -> np.ndarray:
+        """What rows lack ``(n,)`` at their own ``offsets (n, l * d)``, as :class:`LinearRows` has it."""
+        parts = []
+        for part in torch.arange(len(rows)).split(self.batch_size):
+            chosen = rows.take(part)
+            parts.append(self._lacking(self._predicted(self._prompts(offsets[part.numpy()]), chosen), chosen)[0])
+        return np.concatenate(parts)
+
+    def _prompts(self, offsets: np.ndarray) -> torch.Tensor:
+        own = torch.from_numpy(offsets).to(self.base)
+        return self.base + self.scale * own.view(len(own), *self.base.shape)
+
+    def _predicted(self, prompts: torch.Tensor, rows: EncodedInteractions) -> torch.Tensor:
+        predictions = self.lm.task.predict(self.lm.logits(prompts, rows.rows), self.head)
+        require_finite(predictions, "predictions", self.lm.dtype)
+        return predictions
+
+    def _lacking(self, predictions: torch.Tensor, rows: EncodedInteractions) -> tuple[np.ndarray, torch.Tensor]:
+        """Label minus prediction in standard deviations of the label, and these."""
+        deviation = self.lm.task.variance(predictions).sqrt()
+        missing: np.ndarray = ((rows.labels.to(predictions) - predictions) / deviation).double().cpu().numpy()
+        return missing, deviation
+
+    def variances(self, rows: EncodedInteractions, seed: int) -> Variances:
+        """The likeliest variances by the rows of some users, drawn with ``seed``."""
+        counts = np.bincount(rows.users.numpy())
+        order = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
+        enough = np.cumsum(counts[order]) <= SAMPLE_ROWS
+        enough[0] = True
+        chosen = np.sort(np.flatnonzero(np.isin(rows.users.numpy(), order[enough])))
+        sample = rows.take(torch.from_numpy(chosen))
+        return likeliest_variances(self.linearized(sample, np.zeros((len(sample), self.base.numel()))))
+
+    def solve(
+        self, rows: EncodedInteractions, prior: Prior, noise: float, users: int, steps: int = STEPS
+    ) -> np.ndarray:
+        """Offsets float32 ``(users, l * d)`` of the users that ``rows.users`` number; 0 for those without rows.
+
+        A step after which a user's labels are predicted worse is halved, a few times, or not taken.
+        """
+        numbers = rows.users.numpy()
+        at = np.zeros((users, self.base.numel()))
+        for _ in range(steps):
+            linear = self.linearized(rows, at[numbers])
+            before = _squares(linear.lacking, numbers, users)
+            step = np.zeros_like(at)
+            for user, own in linear.by_user():
+                step[user] = solve_user(own, at[user], prior, noise) - at[user]
+            trying = np.ones(users, dtype=bool)
+            for _ in range(_HALVINGS):
+                mine = torch.from_numpy(np.flatnonzero(trying[numbers]))
+                if not len(mine):
+                    break
+                chosen = numbers[mine.numpy()]
+                after = _squares(self.lacking(rows.take(mine), (at + step)[chosen]), chosen, users)
+                trying &= after > before
+                step[trying] /= 2
+            step[trying] = 0.0
+            at += step
+        return at.astype(np.float32)
+
+
+def _squares(values: np.ndarray, users: np.ndarray, count: int) -> np.ndarray:
+    """Sums of squares ``(count,)`` of each user's values."""
+    return np.bincount(users, np.square(values), count)
+
+
+def in_parts(users: torch.Tensor) -> Iterator[tuple[range, torch.Tensor]]:
+    """Runs of user numbers with about :data:`ROWS_AT_ONCE` rows each, and the numbers of their rows.
+
+    ``users (N,)`` are the rows' users, numbered from 0.
+    """
+    numbers = users.numpy()
+    order = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers))
+    first = 0
+    while first < len(ends):
+        begun = int(ends[first - 1]) if first else 0
+        last = max(first + 1, int(np.searchsorted(ends, begun + ROWS_AT_ONCE, side="right")))
+        yield range(first, last), torch.from_numpy(order[begun : int(ends[last - 1])])
+        first = last
