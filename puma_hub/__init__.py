@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from puma_hub.hub.naming import pair_repo_id
     from puma_hub.identity import ModelSpec
     from puma_hub.migration import chain, migrate
+    from puma_hub.newcomers import cold_start
     from puma_hub.registry.find import find_adapters
     from puma_hub.registry.route import find_route
     from puma_hub.scorer import PersonalizedLM
@@ -39,6 +40,7 @@ _FOLDERS = {
     "hub.naming": ("pair_repo_id",),
     "identity": ("ModelSpec",),
     "migration": ("chain", "migrate"),
+    "newcomers": ("cold_start",),
     "registry.find": ("find_adapters",),
     "registry.route": ("find_route",),
     "scorer": ("PersonalizedLM",),
@@ -70,6 +72,7 @@ __all__ = [
     "PumaTrainingArguments",
     "RatingTask",
     "chain",
+    "cold_start",
     "compare_banks",
     "evaluate_bank",
     "find_adapters",

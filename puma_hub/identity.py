@@ -131,3 +131,11 @@ class ModelSpec:
                 f"{what}: expected prompts of {ours}, found {theirs}, whose weights cannot be compared; if they are "
                 "the same, give the fingerprint of both: ModelSpec.from_model(...); if not, migrate the prompts first"
             )
+
+    def is_same(self, other: ModelSpec) -> bool:
+        """Whether :meth:`require_same` would let ``other`` pass."""
+        try:
+            self.require_same(other, "")
+        except MismatchError:
+            return False
+        return True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
@@ -23,11 +22,10 @@ from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
 from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.posterior import Variances, variances_of
 from puma_hub.training.state import identity_hash, tensor_hash
 
 logger = logging.getLogger(__name__)
-
-VARIANCES = "variances"  # among the details of a bank's provenance
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Frozen:
     base: torch.Tensor | None
     head: RatingHead | None
     others: int
-    variances: tuple[float, float] | None = None
+    variances: Variances | None = None
 
 
 def base_of(bank: PromptBank) -> torch.Tensor:
@@ -95,17 +93,7 @@ def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None
     each = float(details["rows"]) / float(details["users"]) if known else rows / len(users)
     coming = set(users)
     others = round(each * sum(user not in coming for user in bank.user_ids)) if method != "posterior" else 0
-    return Frozen(base, head, others, _variances(details.get(VARIANCES)))
-
-
-def _variances(recorded: Any) -> tuple[float, float] | None:
-    """The variances that a bank's details record, if they are numbers above 0."""
-    if not isinstance(recorded, Mapping):
-        return None
-    found = [recorded.get(name) for name in ("offset", "noise")]
-    if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in found):
-        return None
-    return float(found[0]), float(found[1])  # type: ignore[arg-type]
+    return Frozen(base, head, others, variances_of(details))
 
 
 def bank_hash(bank: PromptBank) -> str:

@@ -11,20 +11,23 @@ Generalized Linear Models, section 2.5).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from scipy.optimize import minimize_scalar
 
+from puma_hub.bank import PromptBank
 from puma_hub.errors import ConfigurationError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.finite import require_finite
 from puma_hub.tasks import RatingHead
 from puma_hub.training.encoded_rows import EncodedInteractions
 
+VARIANCES = "variances"  # among the details of a bank's provenance
 STEPS = 1
 ROWS_AT_ONCE = 8192
 """Users are solved for in parts of about so many rows, whose gradients are in memory together."""
@@ -171,6 +174,10 @@ class PosteriorSolver:
         missing: np.ndarray = ((rows.labels.to(predictions) - predictions) / deviation).double().cpu().numpy()
         return missing, deviation
 
+    def noise(self, rows: EncodedInteractions, offsets: np.ndarray) -> float:
+        """The variance of labels around predictions at the users' ``offsets (users, l * d)``."""
+        return max(float(np.square(self.lacking(rows, offsets[rows.users.numpy()])).mean()), _LEAST)
+
     def variances(self, rows: EncodedInteractions, seed: int) -> Variances:
         """The likeliest variances by the rows of some users, drawn with ``seed``."""
         counts = np.bincount(rows.users.numpy())
@@ -181,21 +188,41 @@ class PosteriorSolver:
         sample = rows.take(torch.from_numpy(chosen))
         return likeliest_variances(self.linearized(sample, np.zeros((len(sample), self.base.numel()))))
 
+    def squares(self, rows: EncodedInteractions, offsets: np.ndarray) -> np.ndarray:
+        """Of each user the squares ``(users,)`` of what rows lack at the users' ``offsets (users, l * d)``, summed."""
+        numbers = rows.users.numpy()
+        return _squares(self.lacking(rows, offsets[numbers]), numbers, len(offsets))
+
     def solve(
-        self, rows: EncodedInteractions, prior: Prior, noise: float, users: int, steps: int = STEPS
+        self,
+        rows: EncodedInteractions,
+        prior: Prior,
+        noise: float,
+        users: int,
+        steps: int = STEPS,
+        *,
+        means: np.ndarray | None = None,
+        begin: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Offsets float32 ``(users, l * d)`` of the users that ``rows.users`` number; 0 for those without rows.
+        """Offsets float32 ``(users, l * d)`` of the users that ``rows.users`` number; the mean for those without rows.
 
         A step after which a user's labels are predicted worse is halved, a few times, or not taken.
+
+        Args:
+            means: of the users' priors ``(users, l * d)``; 0 by default.
+            begin: offsets ``(users, l * d)`` at which rows are linearised first; ``means`` by default.
         """
         numbers = rows.users.numpy()
-        at = np.zeros((users, self.base.numel()))
+        center = np.zeros((users, self.base.numel())) if means is None else means
+        at = center.copy()
+        present = np.unique(numbers)
+        at[present] = (center if begin is None else begin)[present]
         for _ in range(steps):
             linear = self.linearized(rows, at[numbers])
             before = _squares(linear.lacking, numbers, users)
             step = np.zeros_like(at)
             for user, own in linear.by_user():
-                step[user] = solve_user(own, at[user], prior, noise) - at[user]
+                step[user] = center[user] + solve_user(own, at[user] - center[user], prior, noise) - at[user]
             trying = np.ones(users, dtype=bool)
             for _ in range(_HALVINGS):
                 mine = torch.from_numpy(np.flatnonzero(trying[numbers]))
@@ -213,6 +240,26 @@ class PosteriorSolver:
 def _squares(values: np.ndarray, users: np.ndarray, count: int) -> np.ndarray:
     """Sums of squares ``(count,)`` of each user's values."""
     return np.bincount(users, np.square(values), count)
+
+
+def recorded_noise(bank: PromptBank) -> float | None:
+    """The noise variance that a bank, or one it was migrated from, recorded; None where none did."""
+    for details in (bank.provenance.details, *(step.get("details", {}) for step in bank.provenance.history[::-1])):
+        found = variances_of(details)
+        if found is not None:
+            return found.noise
+    return None
+
+
+def variances_of(details: Mapping[str, Any]) -> Variances | None:
+    """The variances in the details of a bank's provenance, if they are numbers above 0."""
+    recorded = details.get(VARIANCES)
+    if not isinstance(recorded, Mapping):
+        return None
+    found = [recorded.get(name) for name in ("offset", "noise")]
+    if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in found):
+        return None
+    return Variances(*(float(value) for value in found if value is not None))
 
 
 def in_parts(users: torch.Tensor) -> Iterator[tuple[range, torch.Tensor]]:

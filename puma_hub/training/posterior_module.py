@@ -44,8 +44,7 @@ class PosteriorModule(PromptModule):
         frozen: Frozen | None = None,
     ) -> None:
         super().__init__(lm, users, train, validation, args, frozen)
-        known = frozen.variances if frozen is not None and frozen.variances is not None else (0.0, 0.0)
-        self._known = torch.tensor(known, dtype=torch.float64)
+        self._known = frozen.variances if frozen is not None else None
         self.register_buffer("variances", torch.zeros(2, dtype=torch.float64, device=lm.device))
         self.register_buffer("solved", torch.zeros_like(self.prompts))
 
@@ -64,9 +63,7 @@ class PosteriorModule(PromptModule):
         base = (self.scale * self.base).detach()
         solver = PosteriorSolver(self.lm, base, self.head, self.scale, self.args.gradient_batch_size)
         if not self.variances.any():
-            self.variances.copy_(self._known)
-        if not self.variances.any():
-            found = solver.variances(self.train_rows, self.args.seed)
+            found = self._known or solver.variances(self.train_rows, self.args.seed)
             self.variances.copy_(torch.tensor([found.offset, found.noise]))
         prior = Variances(*self.variances.tolist())
         state = PartialState()
