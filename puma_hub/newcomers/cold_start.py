@@ -22,9 +22,10 @@ from puma_hub.migration import migrate
 from puma_hub.newcomers.attributes import prompts_of_alike
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.encoded_rows import EncodedInteractions
-from puma_hub.training.posterior import PosteriorSolver, recorded_noise
+from puma_hub.training.posterior import PosteriorSolver, Prior, recorded_noise
 
 MADE_BY = "cold start"
+_LEAST_REST = 1e-6  # of the mean variance, in directions that no factor spans: the covariance has to be invertible
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class GaussianPrior:
         """See :class:`puma_hub.training.posterior.Prior`."""
         product: np.ndarray = (gradients @ self.factors.T) @ self.factors + self.rest * gradients
         return product
+
+    def squares(self, offsets: np.ndarray) -> np.ndarray:
+        """See :class:`puma_hub.training.posterior.Prior`; by the Woodbury identity."""
+        along = offsets @ self.factors.T
+        inner = np.eye(len(self.factors)) + self.factors @ self.factors.T / self.rest
+        shared = (along * np.linalg.solve(inner, along.T).T).sum(1) / self.rest
+        squares: np.ndarray = (np.square(offsets).sum(1) - shared) / self.rest
+        return squares
 
 
 def cold_start(
@@ -58,8 +67,8 @@ def cold_start(
 
     Users without rows get the mean prompt of the bank's users or, with ``attributes``, that of the users who are most
     like them. Users with rows get the mean of a Gaussian posterior: the prior is the distribution of the bank's prompts
-    around that first prompt, and the rows' predictions are taken to be linear in the prompt. They are linearised where
-    the rows' labels are predicted best among centroids of the bank's prompts, and then where the posterior's mean is.
+    around that first prompt, and the rows' predictions are taken to be linear in the prompt. They are linearised at
+    the likeliest of the centroids of the bank's prompts, and then where the posterior's mean is.
 
     Args:
         bank: a bank of the adapter's source LLM, which is migrated first, or of its target LLM. Of several sources,
@@ -148,24 +157,28 @@ class _Posterior:
         scale = self.lm.embedding_rms
         solver = PosteriorSolver(self.lm, torch.from_numpy(self.mean.copy()), head, scale, self.batch_size)
         means = ((first - self.mean) / scale).reshape(len(users), -1).astype(np.float64)
-        begin = self._nearest_centroid(solver, encoded, means)
         found = PromptDistribution.of(self.bank)
-        prior = GaussianPrior(found.factors.astype(np.float64) / scale, found.noise_variance / scale**2)
-        noise = recorded_noise(self.bank) or solver.noise(encoded, begin)
+        factors = found.factors.astype(np.float64) / scale
+        rest = max(found.noise_variance / scale**2, _LEAST_REST * float(np.square(factors).sum()) / factors.shape[1])
+        prior = GaussianPrior(factors, rest)
+        noise = recorded_noise(self.bank) or solver.noise(encoded, means)
+        begin = self._likeliest_start(solver, encoded, prior, noise, means)
         offsets = solver.solve(encoded, prior, noise, len(users), self.steps, means=means, begin=begin)
         present = np.unique(encoded.users.numpy())
         prompts = first.copy()
         prompts[present] = self.mean + scale * offsets[present].reshape(len(present), *self.mean.shape)
         return prompts, len(present)
 
-    def _nearest_centroid(self, solver: PosteriorSolver, rows: EncodedInteractions, means: np.ndarray) -> np.ndarray:
-        """Of each user the first prompt, or the centroid that predicts the user's labels better, as offsets."""
+    def _likeliest_start(
+        self, solver: PosteriorSolver, rows: EncodedInteractions, prior: Prior, noise: float, means: np.ndarray
+    ) -> np.ndarray:
+        """Of each user the first prompt, or the centroid that is likelier by the rows, as offsets ``(n, l * d)``."""
         flat = (self.bank.prompts - self.mean).reshape(len(self.bank), -1) / solver.scale
         clusters = KMeans(min(self.centroids, len(flat)), n_init=4, random_state=self.seed).fit(flat)
-        best, least = means.copy(), solver.squares(rows, means)
+        best, least = means.copy(), solver.squares(rows, means) / noise
         for center in clusters.cluster_centers_.astype(np.float64):
-            everyone = np.repeat(center[None], len(means), 0)
-            squares = solver.squares(rows, everyone)
-            better = squares < least
-            best[better], least[better] = center, squares[better]
+            all_there = np.repeat(center[None], len(means), 0)
+            loss = solver.squares(rows, all_there) / noise + prior.squares(all_there - means)
+            better = loss < least
+            best[better], least[better] = center, loss[better]
         return best

@@ -34,6 +34,7 @@ ROWS_AT_ONCE = 8192
 SAMPLE_ROWS = 8192
 """Rows of whole users, at most, by which the variances are estimated."""
 _HALVINGS = 4
+_ROUNDING = 1e-5  # of predictions in float32, in a sum of squares
 _LEAST, _MOST = 1e-8, 1.0  # of an offset's variance, about; with 1, offsets are as long as embeddings
 
 
@@ -42,6 +43,9 @@ class Prior(Protocol):
 
     def times(self, gradients: np.ndarray) -> np.ndarray:
         """``gradients (n, l * d)`` times the covariance."""
+
+    def squares(self, offsets: np.ndarray) -> np.ndarray:
+        """Squared Mahalanobis norms ``(n,)`` of ``offsets (n, l * d)``."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,9 @@ class Variances:
 
     def times(self, gradients: np.ndarray) -> np.ndarray:
         return self.offset * gradients
+
+    def squares(self, offsets: np.ndarray) -> np.ndarray:
+        return np.square(offsets).sum(1) / self.offset
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ class PosteriorSolver:
     ) -> np.ndarray:
         """Offsets float32 ``(users, l * d)`` of the users that ``rows.users`` number; the mean for those without rows.
 
-        A step after which a user's labels are predicted worse is halved, a few times, or not taken.
+        A step that makes a user's offset less likely is halved, a few times, or not taken.
 
         Args:
             means: of the users' priors ``(users, l * d)``; 0 by default.
@@ -219,7 +226,7 @@ class PosteriorSolver:
         at[present] = (center if begin is None else begin)[present]
         for _ in range(steps):
             linear = self.linearized(rows, at[numbers])
-            before = _squares(linear.lacking, numbers, users)
+            before = _squares(linear.lacking, numbers, users) / noise + prior.squares(at - center)
             step = np.zeros_like(at)
             for user, own in linear.by_user():
                 step[user] = center[user] + solve_user(own, at[user] - center[user], prior, noise) - at[user]
@@ -229,8 +236,9 @@ class PosteriorSolver:
                 if not len(mine):
                     break
                 chosen = numbers[mine.numpy()]
-                after = _squares(self.lacking(rows.take(mine), (at + step)[chosen]), chosen, users)
-                trying &= after > before
+                after = _squares(self.lacking(rows.take(mine), (at + step)[chosen]), chosen, users) / noise
+                after += prior.squares(at + step - center)
+                trying &= after > before * (1.0 + _ROUNDING)
                 step[trying] /= 2
             step[trying] = 0.0
             at += step
