@@ -23,8 +23,8 @@ from puma_hub.training.posterior import (
     LinearRows,
     PosteriorSolver,
     Variances,
+    best_variances,
     in_parts,
-    likeliest_variances,
     solve_user,
 )
 from tests.conftest import make_interactions
@@ -56,19 +56,45 @@ def test_the_variances_are_those_of_a_gaussian_process() -> None:
     kernel = ConstantKernel(0.2) * DotProduct(0.0, "fixed") + WhiteKernel(0.6)
     process = GaussianProcessRegressor(kernel, n_restarts_optimizer=2, random_state=0)
     process.fit(linear.gradients, linear.lacking)
-    found = likeliest_variances(linear)
+    found = best_variances(linear, np.zeros(len(linear.users), bool))
     assert found.offset == pytest.approx(process.kernel_.k1.k1.constant_value, rel=1e-2)
     assert found.noise == pytest.approx(process.kernel_.k2.noise_level, rel=1e-2)
 
 
 def test_the_variances_of_many_users_are_those_they_were_drawn_with() -> None:
-    found = likeliest_variances(linear_rows(20_000, 6, users=1500))
+    found = best_variances(linear_rows(20_000, 6, users=1500), np.zeros(20_000, bool))
     assert found.offset == pytest.approx(0.25, rel=0.05) and found.noise == pytest.approx(0.49, rel=0.05)
+
+
+def test_the_ratio_is_the_one_that_predicts_users_last_rows_best() -> None:
+    """Users whose last rows are of another offset than the others: by ridge regression of sklearn on a grid."""
+    linear = linear_rows(6000, 4, users=300)
+    generator = np.random.default_rng(5)
+    latest = generator.random(6000) < 0.2
+    other = 0.5 * generator.normal(size=(300, 4))
+    changed = linear.lacking.copy()
+    changed[latest] = 0.3 * changed[latest] + (linear.gradients * other[linear.users])[latest].sum(1)
+    linear = LinearRows(linear.gradients, changed, linear.users)
+    found = best_variances(linear, latest)
+    ratios = np.geomspace(1e-3, 10, 60)
+
+    def error(ratio: float) -> float:
+        squares = []
+        for user in range(300):
+            early, late = (np.flatnonzero((linear.users == user) & part) for part in (~latest, latest))
+            if len(early) and len(late):
+                ridge = Ridge(alpha=1 / ratio, fit_intercept=False).fit(linear.gradients[early], changed[early])
+                squares.append(np.square(changed[late] - ridge.predict(linear.gradients[late])))
+        return float(np.concatenate(squares).mean())
+
+    best = ratios[np.argmin([error(ratio) for ratio in ratios])]
+    assert found.offset / found.noise == pytest.approx(best, rel=0.2)
+    assert best < 0.5 * best_variances(linear, np.zeros(6000, bool)).offset / found.noise
 
 
 def test_labels_that_the_base_predicts_exactly_leave_nothing_to_learn() -> None:
     with pytest.raises(ConfigurationError, match="nothing personal to learn"):
-        likeliest_variances(LinearRows(np.ones((4, 2)), np.zeros(4), np.zeros(4, dtype=np.int64)))
+        best_variances(LinearRows(np.ones((4, 2)), np.zeros(4), np.zeros(4, dtype=np.int64)), np.zeros(4, bool))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

@@ -3,17 +3,17 @@
 A prediction is nearly linear in a user's offset, the offsets are Gaussian around 0, and labels scatter around the
 predictions. Then the most likely offset of a user follows from the user's rows in closed form: a ridge regression on
 the gradients of the predictions, with one unknown a row (Rasmussen and Williams, Gaussian Processes for Machine
-Learning, sections 2.1 and 2.2). Both variances are those under which the labels of many users are most likely
-(section 5.4.1). Where a prediction is not linear, the second step takes the gradients at the offset reached: a
-Gauss-Newton step, or Fisher scoring for tasks whose labels' variance depends on the prediction (McCullagh and Nelder,
-Generalized Linear Models, section 2.5).
+Learning, sections 2.1 and 2.2). Where a prediction is not linear, a further step takes the gradients at the offset
+reached: a Gauss-Newton step, or Fisher scoring for tasks whose labels' variance depends on the prediction (McCullagh
+and Nelder, Generalized Linear Models, section 2.5).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -33,6 +33,9 @@ ROWS_AT_ONCE = 8192
 """Users are solved for in parts of about so many rows, whose gradients are in memory together."""
 SAMPLE_ROWS = 8192
 """Rows of whole users, at most, by which the variances are estimated."""
+LATEST = 0.2
+"""Share of each user's rows, the last in time, that tells how closely offsets are to follow the others."""
+_ENOUGH = 100
 _HALVINGS = 4
 _ROUNDING = 1e-5  # of predictions in float32, in a sum of squares
 _LEAST, _MOST = 1e-8, 1.0  # of an offset's variance, about; with 1, offsets are as long as embeddings
@@ -77,12 +80,15 @@ class LinearRows:
     lacking: np.ndarray
     users: np.ndarray
 
+    def take(self, numbers: np.ndarray) -> LinearRows:
+        return LinearRows(self.gradients[numbers], self.lacking[numbers], self.users[numbers])
+
     def by_user(self) -> Iterator[tuple[int, LinearRows]]:
         """Each user with the user's rows; users rise."""
         order = np.argsort(self.users, kind="stable")
         numbers, starts = np.unique(self.users[order], return_index=True)
         for number, rows in zip(numbers.tolist(), np.split(order, starts[1:])):
-            yield number, LinearRows(self.gradients[rows], self.lacking[rows], self.users[rows])
+            yield number, self.take(rows)
 
 
 def solve_user(rows: LinearRows, at: np.ndarray, prior: Prior, noise: float) -> np.ndarray:
@@ -95,35 +101,82 @@ def solve_user(rows: LinearRows, at: np.ndarray, prior: Prior, noise: float) -> 
     return mean
 
 
-def likeliest_variances(rows: LinearRows) -> Variances:
-    """The variances under which the rows' labels are most likely, offsets being 0 where they were linearised.
+def best_variances(rows: LinearRows, latest: np.ndarray) -> Variances:
+    """The variances that serve rows best, which were linearised at offsets of 0.
+
+    Their ratio is the one whose offsets, from a user's other rows, predict the user's ``latest (n,)`` rows with the
+    least squared error: users change, so the likeliest ratio would follow old rows too closely. Where there are fewer
+    than 100 of these it is the likeliest. The noise is the likeliest at that ratio (section 5.4.1).
 
     Raises:
         ConfigurationError: the labels are the predictions.
     """
-    values, squares = [], []
-    for _, own in rows.by_user():
-        # The eigenvalues of the smaller Gram matrix; directions without a gradient are noise alone.
-        found, vectors = np.linalg.eigh(own.gradients @ own.gradients.T)
-        values.append(np.maximum(found, 0.0))
-        squares.append(np.square(vectors.T @ own.lacking))
-    scale, squared = np.concatenate(values), np.concatenate(squares)
-    if not squared.any():
+    if not rows.lacking.any():
         raise ConfigurationError("all labels are what the base predicts, so there is nothing personal to learn")
-
-    def noise_at(log_ratio: float) -> float:
-        return float(np.mean(squared / (np.exp(log_ratio) * scale + 1.0)))
-
-    def loss(log_ratio: float) -> float:
-        """Minus the log-likelihood at a ratio of offset to noise variance, and the likeliest noise; constants apart."""
-        return float(np.log(noise_at(log_ratio)) + np.mean(np.log1p(np.exp(log_ratio) * scale)))
-
-    grid = np.log(np.geomspace(_LEAST, _MOST, 65) / float(squared.mean()))
+    spectra = [_Spectrum.of(own) for _, own in rows.by_user()]
+    loss = partial(_minus_log_likelihood, spectra)
+    if latest.sum() >= _ENOUGH:
+        numbers = np.arange(len(latest))
+        split = [
+            _Forecast.of(rows.take(own[~latest[own]]), rows.take(own[latest[own]]))
+            for own in (numbers[rows.users == user] for user in np.unique(rows.users))
+            if latest[own].any() and not latest[own].all()
+        ]
+        loss = partial(_forecast_error, split)
+    grid = np.log(np.geomspace(_LEAST, _MOST, 65) / float(np.square(rows.lacking).mean()))
     best = int(np.argmin([loss(ratio) for ratio in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     ratio = float(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6}).x)
-    noise = noise_at(ratio)
+    noise = _likeliest_noise(spectra, ratio)
     return Variances(float(np.exp(ratio)) * noise, noise)
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """Eigenvalues ``(n,)`` of the Gram matrix of a user's gradients, its eigenvectors, and the labels along these."""
+
+    values: np.ndarray
+    vectors: np.ndarray
+    along: np.ndarray
+
+    @classmethod
+    def of(cls, rows: LinearRows) -> _Spectrum:
+        found, vectors = np.linalg.eigh(rows.gradients @ rows.gradients.T)
+        return cls(np.maximum(found, 0.0), vectors, vectors.T @ rows.lacking)
+
+
+@dataclass(frozen=True)
+class _Forecast:
+    """A user's earlier rows, and what is needed to predict the ``later`` ones from them."""
+
+    earlier: _Spectrum
+    across: np.ndarray
+    later: np.ndarray
+
+    @classmethod
+    def of(cls, earlier: LinearRows, later: LinearRows) -> _Forecast:
+        spectrum = _Spectrum.of(earlier)
+        return cls(spectrum, later.gradients @ earlier.gradients.T @ spectrum.vectors, later.lacking)
+
+    def errors(self, ratio: float) -> np.ndarray:
+        errors: np.ndarray = self.later - ratio * self.across @ (self.earlier.along / (ratio * self.earlier.values + 1))
+        return errors
+
+
+def _forecast_error(parts: Sequence[_Forecast], log_ratio: float) -> float:
+    """Mean squared error of the later rows at a ratio of offset to noise variance."""
+    return float(np.square(np.concatenate([part.errors(np.exp(log_ratio)) for part in parts])).mean())
+
+
+def _likeliest_noise(spectra: Sequence[_Spectrum], log_ratio: float) -> float:
+    ratio = np.exp(log_ratio)
+    return float(np.mean(np.concatenate([np.square(one.along) / (ratio * one.values + 1.0) for one in spectra])))
+
+
+def _minus_log_likelihood(spectra: Sequence[_Spectrum], log_ratio: float) -> float:
+    """At a ratio of offset to noise variance and the likeliest noise, constants and a factor apart."""
+    scales = np.concatenate([one.values for one in spectra])
+    return float(np.log(_likeliest_noise(spectra, log_ratio)) + np.mean(np.log1p(np.exp(log_ratio) * scales)))
 
 
 class PosteriorSolver:
@@ -185,15 +238,16 @@ class PosteriorSolver:
         """The variance of labels around predictions at the users' ``offsets (users, l * d)``."""
         return max(float(np.square(self.lacking(rows, offsets[rows.users.numpy()])).mean()), _LEAST)
 
-    def variances(self, rows: EncodedInteractions, seed: int) -> Variances:
-        """The likeliest variances by the rows of some users, drawn with ``seed``."""
-        counts = np.bincount(rows.users.numpy())
+    def variances(self, rows: EncodedInteractions, latest: torch.Tensor, seed: int) -> Variances:
+        """The best variances by the rows of some users, drawn with ``seed``; ``latest (N,)`` marks their last rows."""
+        users = rows.users.numpy()
+        counts = np.bincount(users)
         order = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
         enough = np.cumsum(counts[order]) <= SAMPLE_ROWS
         enough[0] = True
-        chosen = np.sort(np.flatnonzero(np.isin(rows.users.numpy(), order[enough])))
-        sample = rows.take(torch.from_numpy(chosen))
-        return likeliest_variances(self.linearized(sample, np.zeros((len(sample), self.base.numel()))))
+        chosen = torch.from_numpy(np.flatnonzero(np.isin(users, order[enough])))
+        linear = self.linearized(rows.take(chosen), np.zeros((len(chosen), self.base.numel())))
+        return best_variances(linear, latest[chosen].numpy())
 
     def squares(self, rows: EncodedInteractions, offsets: np.ndarray) -> np.ndarray:
         """Of each user the squares ``(users,)`` of what rows lack at the users' ``offsets (users, l * d)``, summed."""

@@ -26,6 +26,9 @@ class PosteriorModule(PromptModule):
     With ``frozen`` there is nothing to train: offsets are solved for around a bank's base, with its head and, where it
     records them, its variances.
 
+    Args:
+        latest: bool ``(N,)``, which training rows are their users' last, for the variances.
+
     Attributes:
         solved: float32 ``(users, l, d)``, the offsets that were solved for.
         variances: float64 ``(2,)``, see :class:`Variances`; 0 before they are known.
@@ -42,8 +45,10 @@ class PosteriorModule(PromptModule):
         validation: EncodedInteractions,
         args: PumaTrainingArguments,
         frozen: Frozen | None = None,
+        latest: torch.Tensor | None = None,
     ) -> None:
         super().__init__(lm, users, train, validation, args, frozen)
+        self._latest = torch.zeros(len(train), dtype=torch.bool) if latest is None else latest
         self._known = frozen.variances if frozen is not None else None
         self.register_buffer("variances", torch.zeros(2, dtype=torch.float64, device=lm.device))
         self.register_buffer("solved", torch.zeros_like(self.prompts))
@@ -63,7 +68,7 @@ class PosteriorModule(PromptModule):
         base = (self.scale * self.base).detach()
         solver = PosteriorSolver(self.lm, base, self.head, self.scale, self.args.gradient_batch_size)
         if not self.variances.any():
-            found = self._known or solver.variances(self.train_rows, self.args.seed)
+            found = self._known or solver.variances(self.train_rows, self._latest, self.args.seed)
             self.variances.copy_(torch.tensor([found.offset, found.noise]))
         prior = Variances(*self.variances.tolist())
         state = PartialState()

@@ -14,7 +14,7 @@ import torch
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.data import check_interactions
 from puma_hub.data.held_out import TrainedRows
-from puma_hub.data.rows import codes, column
+from puma_hub.data.rows import codes, column, take_rows
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
 from puma_hub.training.args import PumaTrainingArguments
@@ -22,7 +22,7 @@ from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
 from puma_hub.training.encoded_rows import EncodedInteractions, last_of_each_user
 from puma_hub.training.extension import bank_hash, extended, filled_for, frozen
 from puma_hub.training.loop import RowCounts
-from puma_hub.training.posterior import SAMPLE_ROWS, STEPS, VARIANCES
+from puma_hub.training.posterior import LATEST, SAMPLE_ROWS, STEPS, VARIANCES
 from puma_hub.training.posterior_module import PosteriorModule
 from puma_hub.training.prompt_module import PromptModule
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops, training_facts
@@ -83,14 +83,16 @@ class PromptTrainer(BaseTrainer):
         encoded = EncodedInteractions.build(lm, rows, row_of, args.prompt_length)
         train, validation = last_of_each_user(rows, args.validation_share)
         self._train = encoded.take(torch.tensor(train))
+        self._latest = torch.zeros(len(train), dtype=torch.bool)
+        self._latest[last_of_each_user(take_rows(rows, train), LATEST)[1]] = True
         self._validation = encoded.take(torch.tensor(validation, dtype=torch.long))
         self._encoded = encoded
         self._trained_rows = TrainedRows.of(rows)
         self._frozen = frozen(bank, self.users, len(train), args.prompt_method) if bank is not None else None
 
     def _module(self) -> PromptModule:
-        kind = PosteriorModule if self.args.prompt_method == "posterior" else PromptModule
-        return kind(self.lm, len(self.users), self._train, self._validation, self.args, self._frozen)
+        facts = self.lm, len(self.users), self._train, self._validation, self.args, self._frozen
+        return PosteriorModule(*facts, self._latest) if self.args.prompt_method == "posterior" else PromptModule(*facts)
 
     def train(self, resume_from_checkpoint: Resume = None) -> PromptBank:
         """Train; return the bank of the best epoch. Another call gives the same bank.
