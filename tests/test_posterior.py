@@ -17,29 +17,24 @@ from puma_hub import ClickTask, OrdinalTask, PersonalizedLM, PromptBank, PromptT
 from puma_hub.data import of_users
 from puma_hub.errors import ConfigurationError
 from puma_hub.tasks import RatingTask, Task
-from puma_hub.training import posterior
+from puma_hub.training import posterior, variances
 from puma_hub.training.encoded_rows import EncodedInteractions
-from puma_hub.training.posterior import (
-    LinearRows,
-    PosteriorSolver,
-    Variances,
-    best_variances,
-    in_parts,
-    solve_user,
-)
+from puma_hub.training.linearized_rows import LinearizedRows
+from puma_hub.training.posterior import PosteriorSolver, in_parts, solve_user
+from puma_hub.training.variances import Variances, best_variances
 from tests.conftest import make_interactions
 
 QUIET = PumaTrainingArguments(disable_tqdm=True, seed=3, per_device_train_batch_size=16)
 PRIOR = Variances(offset=0.3, noise=0.8)
 
 
-def linear_rows(rows: int, size: int, users: int = 1, seed: int = 0) -> LinearRows:
+def linear_rows(rows: int, size: int, users: int = 1, seed: int = 0) -> LinearizedRows:
     generator = np.random.default_rng(seed)
     numbers = generator.integers(users, size=rows)
     gradients = generator.normal(size=(rows, size))
     offsets = 0.5 * generator.normal(size=(users, size))
     lacking = (gradients * offsets[numbers]).sum(1) + 0.7 * generator.normal(size=rows)
-    return LinearRows(gradients, lacking, numbers)
+    return LinearizedRows(gradients, lacking, numbers)
 
 
 @pytest.mark.parametrize(("rows", "size"), [(5, 12), (30, 4)])
@@ -74,7 +69,7 @@ def test_the_ratio_is_the_one_that_predicts_users_last_rows_best() -> None:
     other = 0.5 * generator.normal(size=(300, 4))
     changed = linear.lacking.copy()
     changed[latest] = 0.3 * changed[latest] + (linear.gradients * other[linear.users])[latest].sum(1)
-    linear = LinearRows(linear.gradients, changed, linear.users)
+    linear = LinearizedRows(linear.gradients, changed, linear.users)
     found = best_variances(linear, latest)
     ratios = np.geomspace(1e-3, 10, 60)
 
@@ -94,7 +89,7 @@ def test_the_ratio_is_the_one_that_predicts_users_last_rows_best() -> None:
 
 def test_labels_that_the_base_predicts_exactly_leave_nothing_to_learn() -> None:
     with pytest.raises(ConfigurationError, match="nothing personal to learn"):
-        best_variances(LinearRows(np.ones((4, 2)), np.zeros(4), np.zeros(4, dtype=np.int64)), np.zeros(4, bool))
+        best_variances(LinearizedRows(np.ones((4, 2)), np.zeros(4), np.zeros(4, dtype=np.int64)), np.zeros(4, bool))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
@@ -118,7 +113,7 @@ def test_the_posterior_is_highest_at_the_offsets(make_lm: Callable[..., Personal
 def test_solved_prompts_predict_the_training_labels_better_than_the_base(
     make_lm: Callable[..., PersonalizedLM], task: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(posterior, "_MOST", 1e4)  # a tiny random model hardly feels its prompt
+    monkeypatch.setattr(variances, "_MOST", 1e4)  # a tiny random model hardly feels its prompt
     rows = make_interactions(10, 12)
     options = {}
     if task.name == "click":
@@ -242,8 +237,8 @@ def test_new_users_are_solved_for_around_the_banks_base(make_lm: Callable[..., P
     encoded = EncodedInteractions.build(lm, of_users(rows, names[36:37]), {names[36]: 0}, 1)
     base = torch.from_numpy(bank.statistics.mean.copy())
     solver = PosteriorSolver(lm, base, bank.head, lm.embedding_rms, 64)
-    variances = bank.provenance.details["variances"]
-    offsets = solver.solve(encoded, Variances(**variances), variances["noise"], 1)
+    known = bank.provenance.details["variances"]
+    offsets = solver.solve(encoded, Variances(**known), known["noise"], 1)
     expected = base + lm.embedding_rms * torch.from_numpy(offsets).view(1, -1)
     np.testing.assert_allclose(joined[names[36]], expected, atol=1e-4)
 

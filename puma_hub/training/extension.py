@@ -22,8 +22,8 @@ from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
 from puma_hub.training.args import PumaTrainingArguments
-from puma_hub.training.posterior import Variances, variances_of
 from puma_hub.training.state import identity_hash, tensor_hash
+from puma_hub.training.variances import Variances, variances_of
 
 logger = logging.getLogger(__name__)
 

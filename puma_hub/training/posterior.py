@@ -10,35 +10,27 @@ and Nelder, Generalized Linear Models, section 2.5).
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Protocol
 
 import numpy as np
 import torch
-from scipy.optimize import minimize_scalar
 
 from puma_hub.bank import PromptBank
-from puma_hub.errors import ConfigurationError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.finite import require_finite
 from puma_hub.tasks import RatingHead
 from puma_hub.training.encoded_rows import EncodedInteractions
+from puma_hub.training.linearized_rows import LinearizedRows
+from puma_hub.training.variances import Variances, best_variances, variances_of
 
-VARIANCES = "variances"  # among the details of a bank's provenance
 STEPS = 1
 ROWS_AT_ONCE = 8192
 """Users are solved for in parts of about so many rows, whose gradients are in memory together."""
 SAMPLE_ROWS = 8192
 """Rows of whole users, at most, by which the variances are estimated."""
-LATEST = 0.2
-"""Share of each user's rows, the last in time, that tells how closely offsets are to follow the others."""
-_ENOUGH = 100
 _HALVINGS = 4
 _ROUNDING = 1e-5  # of predictions in float32, in a sum of squares
-_LEAST, _MOST = 1e-8, 1.0  # of an offset's variance, about; with 1, offsets are as long as embeddings
 
 
 class Prior(Protocol):
@@ -51,47 +43,7 @@ class Prior(Protocol):
         """Squared Mahalanobis norms ``(n,)`` of ``offsets (n, l * d)``."""
 
 
-@dataclass(frozen=True)
-class Variances:
-    """An isotropic prior, and the noise of labels.
-
-    ``offset`` is the variance of a coordinate of a user's offset, in embedding RMS squared; ``noise`` a factor on the
-    task's variance of a label.
-    """
-
-    offset: float
-    noise: float
-
-    def times(self, gradients: np.ndarray) -> np.ndarray:
-        return self.offset * gradients
-
-    def squares(self, offsets: np.ndarray) -> np.ndarray:
-        return np.square(offsets).sum(1) / self.offset
-
-
-@dataclass(frozen=True)
-class LinearRows:
-    """Rows' predictions to first order in their users' offsets, in units of the label's standard deviation.
-
-    ``gradients (n, l * d)`` and ``lacking (n,)``, label minus prediction, both float64; ``users (n,)``.
-    """
-
-    gradients: np.ndarray
-    lacking: np.ndarray
-    users: np.ndarray
-
-    def take(self, numbers: np.ndarray) -> LinearRows:
-        return LinearRows(self.gradients[numbers], self.lacking[numbers], self.users[numbers])
-
-    def by_user(self) -> Iterator[tuple[int, LinearRows]]:
-        """Each user with the user's rows; users rise."""
-        order = np.argsort(self.users, kind="stable")
-        numbers, starts = np.unique(self.users[order], return_index=True)
-        for number, rows in zip(numbers.tolist(), np.split(order, starts[1:])):
-            yield number, self.take(rows)
-
-
-def solve_user(rows: LinearRows, at: np.ndarray, prior: Prior, noise: float) -> np.ndarray:
+def solve_user(rows: LinearizedRows, at: np.ndarray, prior: Prior, noise: float) -> np.ndarray:
     """The posterior's mean ``(l * d,)`` of a user whose rows were linearised at the offset ``at``."""
     weighted = prior.times(rows.gradients)
     targets = rows.lacking + rows.gradients @ at
@@ -99,84 +51,6 @@ def solve_user(rows: LinearRows, at: np.ndarray, prior: Prior, noise: float) -> 
     system[np.diag_indices_from(system)] += noise
     mean: np.ndarray = weighted.T @ np.linalg.solve(system, targets)
     return mean
-
-
-def best_variances(rows: LinearRows, latest: np.ndarray) -> Variances:
-    """The variances that serve rows best, which were linearised at offsets of 0.
-
-    Their ratio is the one whose offsets, from a user's other rows, predict the user's ``latest (n,)`` rows with the
-    least squared error: users change, so the likeliest ratio would follow old rows too closely. Where there are fewer
-    than 100 of these it is the likeliest. The noise is the likeliest at that ratio (section 5.4.1).
-
-    Raises:
-        ConfigurationError: the labels are the predictions.
-    """
-    if not rows.lacking.any():
-        raise ConfigurationError("all labels are what the base predicts, so there is nothing personal to learn")
-    spectra = [_Spectrum.of(own) for _, own in rows.by_user()]
-    loss = partial(_minus_log_likelihood, spectra)
-    if latest.sum() >= _ENOUGH:
-        numbers = np.arange(len(latest))
-        split = [
-            _Forecast.of(rows.take(own[~latest[own]]), rows.take(own[latest[own]]))
-            for own in (numbers[rows.users == user] for user in np.unique(rows.users))
-            if latest[own].any() and not latest[own].all()
-        ]
-        loss = partial(_forecast_error, split)
-    grid = np.log(np.geomspace(_LEAST, _MOST, 65) / float(np.square(rows.lacking).mean()))
-    best = int(np.argmin([loss(ratio) for ratio in grid]))
-    around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    ratio = float(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6}).x)
-    noise = _likeliest_noise(spectra, ratio)
-    return Variances(float(np.exp(ratio)) * noise, noise)
-
-
-@dataclass(frozen=True)
-class _Spectrum:
-    """Eigenvalues ``(n,)`` of the Gram matrix of a user's gradients, its eigenvectors, and the labels along these."""
-
-    values: np.ndarray
-    vectors: np.ndarray
-    along: np.ndarray
-
-    @classmethod
-    def of(cls, rows: LinearRows) -> _Spectrum:
-        found, vectors = np.linalg.eigh(rows.gradients @ rows.gradients.T)
-        return cls(np.maximum(found, 0.0), vectors, vectors.T @ rows.lacking)
-
-
-@dataclass(frozen=True)
-class _Forecast:
-    """A user's earlier rows, and what is needed to predict the ``later`` ones from them."""
-
-    earlier: _Spectrum
-    across: np.ndarray
-    later: np.ndarray
-
-    @classmethod
-    def of(cls, earlier: LinearRows, later: LinearRows) -> _Forecast:
-        spectrum = _Spectrum.of(earlier)
-        return cls(spectrum, later.gradients @ earlier.gradients.T @ spectrum.vectors, later.lacking)
-
-    def errors(self, ratio: float) -> np.ndarray:
-        errors: np.ndarray = self.later - ratio * self.across @ (self.earlier.along / (ratio * self.earlier.values + 1))
-        return errors
-
-
-def _forecast_error(parts: Sequence[_Forecast], log_ratio: float) -> float:
-    """Mean squared error of the later rows at a ratio of offset to noise variance."""
-    return float(np.square(np.concatenate([part.errors(np.exp(log_ratio)) for part in parts])).mean())
-
-
-def _likeliest_noise(spectra: Sequence[_Spectrum], log_ratio: float) -> float:
-    ratio = np.exp(log_ratio)
-    return float(np.mean(np.concatenate([np.square(one.along) / (ratio * one.values + 1.0) for one in spectra])))
-
-
-def _minus_log_likelihood(spectra: Sequence[_Spectrum], log_ratio: float) -> float:
-    """At a ratio of offset to noise variance and the likeliest noise, constants and a factor apart."""
-    scales = np.concatenate([one.values for one in spectra])
-    return float(np.log(_likeliest_noise(spectra, log_ratio)) + np.mean(np.log1p(np.exp(log_ratio) * scales)))
 
 
 class PosteriorSolver:
@@ -195,7 +69,7 @@ class PosteriorSolver:
     ) -> None:
         self.lm, self.base, self.head, self.scale, self.batch_size = lm, base.to(lm.device), head, scale, batch_size
 
-    def linearized(self, rows: EncodedInteractions, offsets: np.ndarray) -> LinearRows:
+    def linearized(self, rows: EncodedInteractions, offsets: np.ndarray) -> LinearizedRows:
         """Linearise rows at their own ``offsets (n, l * d)``."""
         gradients, lacking = np.empty(offsets.shape), np.empty(len(rows))
         for part in torch.arange(len(rows)).split(self.batch_size):
@@ -208,11 +82,11 @@ class PosteriorSolver:
             by_offset = self.scale * found.flatten(1) / deviation[:, None]
             gradients[part.numpy()] = by_offset.double().cpu().numpy()
             lacking[part.numpy()] = missing
-        return LinearRows(gradients, lacking, rows.users.numpy())
+        return LinearizedRows(gradients, lacking, rows.users.numpy())
 
     @torch.no_grad()
     def lacking(self, rows: EncodedInteractions, offsets: np.ndarray) -> np.ndarray:
-        """What rows lack ``(n,)`` at their own ``offsets (n, l * d)``, as :class:`LinearRows` has it."""
+        """What rows lack ``(n,)`` at their own ``offsets (n, l * d)``, as :class:`LinearizedRows` has it."""
         parts = []
         for part in torch.arange(len(rows)).split(self.batch_size):
             chosen = rows.take(part)
@@ -236,7 +110,7 @@ class PosteriorSolver:
 
     def noise(self, rows: EncodedInteractions, offsets: np.ndarray) -> float:
         """The variance of labels around predictions at the users' ``offsets (users, l * d)``."""
-        return max(float(np.square(self.lacking(rows, offsets[rows.users.numpy()])).mean()), _LEAST)
+        return max(float(np.square(self.lacking(rows, offsets[rows.users.numpy()])).mean()), 1e-8)
 
     def variances(self, rows: EncodedInteractions, latest: torch.Tensor, seed: int) -> Variances:
         """The best variances by the rows of some users, drawn with ``seed``; ``latest (N,)`` marks their last rows."""
@@ -311,17 +185,6 @@ def recorded_noise(bank: PromptBank) -> float | None:
         if found is not None:
             return found.noise
     return None
-
-
-def variances_of(details: Mapping[str, Any]) -> Variances | None:
-    """The variances in the details of a bank's provenance, if they are numbers above 0."""
-    recorded = details.get(VARIANCES)
-    if not isinstance(recorded, Mapping):
-        return None
-    found = [recorded.get(name) for name in ("offset", "noise")]
-    if not all(isinstance(value, (int, float)) and 0 < value < math.inf for value in found):
-        return None
-    return Variances(*(float(value) for value in found if value is not None))
 
 
 def in_parts(users: torch.Tensor) -> Iterator[tuple[range, torch.Tensor]]:

@@ -12,9 +12,10 @@ from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import Frozen
-from puma_hub.training.posterior import PosteriorSolver, Variances, in_parts
+from puma_hub.training.posterior import PosteriorSolver, in_parts
 from puma_hub.training.progress import Progress
 from puma_hub.training.prompt_module import PromptModule
+from puma_hub.training.variances import Variances
 
 
 class PosteriorModule(PromptModule):

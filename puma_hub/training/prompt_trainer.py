@@ -22,7 +22,7 @@ from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
 from puma_hub.training.encoded_rows import EncodedInteractions, last_of_each_user
 from puma_hub.training.extension import bank_hash, extended, filled_for, frozen
 from puma_hub.training.loop import RowCounts
-from puma_hub.training.posterior import LATEST, SAMPLE_ROWS, STEPS, VARIANCES
+from puma_hub.training.posterior import SAMPLE_ROWS, STEPS
 from puma_hub.training.posterior_module import PosteriorModule
 from puma_hub.training.prompt_module import PromptModule
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops, training_facts
@@ -30,6 +30,7 @@ from puma_hub.training.sensitivity import sensitivity_at, sensitivity_flops
 from puma_hub.training.state import RunState, identity_hash
 from puma_hub.training.teacher import MEAN_ANSWERS
 from puma_hub.training.trainer import BaseTrainer, Callback, Resume
+from puma_hub.training.variances import LATEST, VARIANCES
 
 
 class PromptTrainer(BaseTrainer):
