@@ -132,7 +132,7 @@ def test_a_bank_records_the_mean_answers_of_its_training(
 ) -> None:
     lm = make_lm()
     still = replace(QUIET, learning_rate=1e-12, base_learning_rate=1e-12, num_train_epochs=20, validation_share=0.0)
-    still = replace(still, per_device_train_batch_size=96)
+    still = replace(still, per_device_train_batch_size=96, prompt_method="shared")
     bank = PromptTrainer(lm, interactions, still).train()
     prompts = torch.from_numpy(np.stack([bank[user] for user in interactions["user_id"]]))
     with torch.no_grad():

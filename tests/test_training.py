@@ -28,7 +28,9 @@ from puma_hub.training.prompt_module import PromptModule
 from puma_hub.training.report import layer_weights
 from tests.conftest import make_bank, make_interactions
 
-QUIET = PumaTrainingArguments(num_train_epochs=3, per_device_train_batch_size=16, disable_tqdm=True, seed=7)
+QUIET = PumaTrainingArguments(
+    num_train_epochs=3, per_device_train_batch_size=16, disable_tqdm=True, seed=7, prompt_method="shared"
+)
 
 
 class Killed(BaseException):

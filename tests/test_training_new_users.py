@@ -87,6 +87,7 @@ def test_present_users_are_renewed_where_they_are(
 def test_a_user_who_joins_gets_nearly_the_prompt_of_joint_training(make_lm: Callable[..., PersonalizedLM]) -> None:
     rows, lm, new = make_interactions(users=10, rows=20), make_lm(), "user-9"
     args = PumaTrainingArguments(
+        prompt_method="shared",
         num_train_epochs=12,
         learning_rate=5e-2,
         head_learning_rate=2e-2,
