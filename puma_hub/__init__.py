@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from puma_hub.adapter import PumaAdapter, PumaAdapterOutput, PumaConfig
     from puma_hub.adapter.warm_start import warm_start
     from puma_hub.bank import PromptBank
+    from puma_hub.bank.distribution import PromptDistribution
     from puma_hub.errors import PumaHubError
     from puma_hub.evaluation import compare_banks, evaluate_bank
     from puma_hub.hub.naming import pair_repo_id
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         AdapterTrainer,
         PromptTrainer,
         PumaTrainingArguments,
+        draw_rows,
         with_sensitivity,
         with_source_predictions,
     )
@@ -35,6 +37,7 @@ _FOLDERS = {
     "adapter": ("PumaAdapter", "PumaAdapterOutput", "PumaConfig"),
     "adapter.warm_start": ("warm_start",),
     "bank": ("PromptBank",),
+    "bank.distribution": ("PromptDistribution",),
     "errors": ("PumaHubError",),
     "evaluation": ("compare_banks", "evaluate_bank"),
     "hub.naming": ("pair_repo_id",),
@@ -50,6 +53,7 @@ _FOLDERS = {
         "AdapterTrainer",
         "PromptTrainer",
         "PumaTrainingArguments",
+        "draw_rows",
         "with_sensitivity",
         "with_source_predictions",
     ),
@@ -63,6 +67,7 @@ __all__ = [
     "OrdinalTask",
     "PersonalizedLM",
     "PromptBank",
+    "PromptDistribution",
     "PromptTemplate",
     "PromptTrainer",
     "PumaAdapter",
@@ -74,6 +79,7 @@ __all__ = [
     "chain",
     "cold_start",
     "compare_banks",
+    "draw_rows",
     "evaluate_bank",
     "find_adapters",
     "find_route",

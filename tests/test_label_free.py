@@ -115,6 +115,11 @@ def test_drawn_rows_ask_all_users_and_all_items_equally_often_and_have_no_label(
     assert draw_rows(bank, ITEMS, 100, seed=6).to_dict() != rows.to_dict()
 
 
+def test_few_items_are_drawn_of_a_large_catalogue() -> None:
+    found = set(draw_rows(make_bank(8), ITEMS, 50, items=5, seed=1)["item_id"][:])
+    assert len(found) == 5 and found != set(draw_rows(make_bank(8), ITEMS, 50, items=5, seed=2)["item_id"][:])
+
+
 def test_rows_are_drawn_from_the_given_users() -> None:
     assert set(draw_rows(make_bank(8), ITEMS, 30, users=["user-2", "user-5"])["user_id"][:]) == {"user-2", "user-5"}
 

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--draw", type=common.whole_number, default=1024, metavar="ROWS", help="of a catalogue (default: 1024)"
     )
+    parser.add_argument(
+        "--items", type=common.whole_number, default=240, help="of the catalogue, to draw rows of (default: 240)"
+    )
     common.add_training(parser)
     parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
     parser.add_argument(
@@ -120,7 +123,8 @@ def _drawn(args: argparse.Namespace, bank: PromptBank, users: list[str] | None) 
 
     template = PromptTemplate.of(args.template or bank.provenance.template or common.task_of(args).template)
     items = load_catalogue(args.catalogue, format=args.format)
-    return draw_rows(bank, items, args.draw, users=users, history="<history>" in template.text, seed=args.seed)
+    history = "<history>" in template.text
+    return draw_rows(bank, items, args.draw, items=args.items, users=users, history=history, seed=args.seed)
 
 
 def _given(args: argparse.Namespace, users: list[str] | None) -> datasets.Dataset:
