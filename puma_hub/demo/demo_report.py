@@ -64,7 +64,7 @@ def demo_report(results: DemoResults) -> dict[str, Any]:
         "stages": results.stages,
         "samples": {
             "adapter": trained["samples_until_best_epoch"],
-            "retraining": retrained["rows"] * retrained["best_epoch"],
+            "retraining": retrained["samples_until_best_epoch"],
         },
         "users": {"total": retrained["users"], "selected": len(source.chosen)},
         "rows": {name: len(part) for name, part in results.rows.splits.items()},

@@ -25,7 +25,7 @@ class DemoSettings:
         users: drawn from the data with ``seed``.
         rows_per_user: the most recent rows of each.
         share: of the users, on whom the adapter trains.
-        adapter_rows: the adapter's training rows, about so many, the most recent of each of its users.
+        adapter_rows: the adapter's training rows, drawn of its users and the items, without labels.
         seed: of everything random.
         out: where adapter, banks, report and picture go.
         models: ``wheels`` (from the package registry) or ``hub`` (the same two models' own repositories).
@@ -38,7 +38,7 @@ class DemoSettings:
     users: int = DEFAULT_USERS
     rows_per_user: int = 40
     share: float = 0.18
-    adapter_rows: int = 972
+    adapter_rows: int = 1024
     seed: int = 42
     out: str = "puma-demo"
     models: str = "wheels"

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from puma_hub.bank import PromptBank
-from puma_hub.data import most_recent, of_users
+from puma_hub.data.catalogue import catalogue_of
 from puma_hub.data.rows import numbers, texts
 from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DemoSettings
@@ -20,7 +20,7 @@ from puma_hub.evaluation.compare import Controls
 from puma_hub.evaluation.evaluate import HeldOut, evaluate_rows
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.selection import select_users
-from puma_hub.training import PromptTrainer, PumaTrainingArguments, with_source_predictions
+from puma_hub.training import PromptTrainer, PumaTrainingArguments, draw_rows, with_source_predictions
 from puma_hub.training.report import forward_flops
 from puma_hub.training.teacher import PREDICTION
 
@@ -87,7 +87,7 @@ def on_source(lm: PersonalizedLM, rows: DemoRows, settings: DemoSettings, stages
         seconds["selection"] = time.monotonic() - began
         unseen = Controls.of(held_out, sorted(set(bank.user_ids) - set(chosen)), settings.seed)
         began = time.monotonic()
-        asked = most_recent(of_users(train, chosen), max(1, settings.adapter_rows // len(chosen)))
+        asked = draw_rows(bank, catalogue_of(train), settings.adapter_rows, users=chosen, seed=settings.seed)
         taught = with_source_predictions(lm, bank, asked, seed=settings.seed)
         seconds["teacher"] = time.monotonic() - began
     encoded = lm.encode(taught.select_columns("item_text"), bank.shape[0])

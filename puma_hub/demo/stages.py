@@ -8,7 +8,8 @@ from contextlib import contextmanager
 
 from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DemoSettings
-from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
+from puma_hub.training.defaults import PROMPT_DEFAULTS
+from puma_hub.training.posterior import STEPS
 
 STAGES = (
     "source_texts",
@@ -34,8 +35,8 @@ def planned_work(rows: DemoRows, settings: DemoSettings) -> dict[str, float]:
     all_but_trained = own_texts | texts[3]
 
     def training(count: int) -> float:
-        a_row = 2 * (1 - VALIDATION_SHARE) + VALIDATION_SHARE  # forward and backward, or forward
-        return _ROW * a_row * count * PROMPT_DEFAULTS["shared"]["num_train_epochs"]
+        epochs = PROMPT_DEFAULTS["posterior"]["num_train_epochs"]
+        return _ROW * count * (2 * epochs + 3 * STEPS)  # forward and backward; a step is checked by going forward
 
     return {
         "source_texts": _TEXT * len(own_texts),

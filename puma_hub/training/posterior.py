@@ -22,13 +22,11 @@ from puma_hub.scorer.finite import require_finite
 from puma_hub.tasks import RatingHead
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.linearized_rows import LinearizedRows
-from puma_hub.training.variances import Variances, best_variances, variances_of
+from puma_hub.training.variances import variances_of
 
 STEPS = 1
 ROWS_AT_ONCE = 8192
 """Users are solved for in parts of about so many rows, whose gradients are in memory together."""
-SAMPLE_ROWS = 8192
-"""Rows of whole users, at most, by which the variances are estimated."""
 _HALVINGS = 4
 _ROUNDING = 1e-5  # of predictions in float32, in a sum of squares
 
@@ -112,17 +110,6 @@ class PosteriorSolver:
         """The variance of labels around predictions at the users' ``offsets (users, l * d)``."""
         return max(float(np.square(self.lacking(rows, offsets[rows.users.numpy()])).mean()), 1e-8)
 
-    def variances(self, rows: EncodedInteractions, latest: torch.Tensor, seed: int) -> Variances:
-        """The best variances by the rows of some users, drawn with ``seed``; ``latest (N,)`` marks their last rows."""
-        users = rows.users.numpy()
-        counts = np.bincount(users)
-        order = np.random.default_rng(seed).permutation(np.flatnonzero(counts))
-        enough = np.cumsum(counts[order]) <= SAMPLE_ROWS
-        enough[0] = True
-        chosen = torch.from_numpy(np.flatnonzero(np.isin(users, order[enough])))
-        linear = self.linearized(rows.take(chosen), np.zeros((len(chosen), self.base.numel())))
-        return best_variances(linear, latest[chosen].numpy())
-
     def squares(self, rows: EncodedInteractions, offsets: np.ndarray) -> np.ndarray:
         """Of each user the squares ``(users,)`` of what rows lack at the users' ``offsets (users, l * d)``, summed."""
         numbers = rows.users.numpy()
@@ -138,6 +125,7 @@ class PosteriorSolver:
         *,
         means: np.ndarray | None = None,
         begin: np.ndarray | None = None,
+        first: LinearizedRows | None = None,
     ) -> np.ndarray:
         """Offsets float32 ``(users, l * d)`` of the users that ``rows.users`` number; the mean for those without rows.
 
@@ -146,14 +134,15 @@ class PosteriorSolver:
         Args:
             means: of the users' priors ``(users, l * d)``; 0 by default.
             begin: offsets ``(users, l * d)`` at which rows are linearised first; ``means`` by default.
+            first: the rows linearised there, if they have been.
         """
         numbers = rows.users.numpy()
         center = np.zeros((users, self.base.numel())) if means is None else means
         at = center.copy()
         present = np.unique(numbers)
         at[present] = (center if begin is None else begin)[present]
-        for _ in range(steps):
-            linear = self.linearized(rows, at[numbers])
+        for number in range(steps):
+            linear = first if first is not None and not number else self.linearized(rows, at[numbers])
             before = _squares(linear.lacking, numbers, users) / noise + prior.squares(at - center)
             step = np.zeros_like(at)
             for user, own in linear.by_user():
@@ -187,17 +176,20 @@ def recorded_noise(bank: PromptBank) -> float | None:
     return None
 
 
-def in_parts(users: torch.Tensor) -> Iterator[tuple[range, torch.Tensor]]:
-    """Runs of user numbers with about :data:`ROWS_AT_ONCE` rows each, and the numbers of their rows.
+def in_parts(users: torch.Tensor, seed: int) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Users in random order, in parts of about :data:`ROWS_AT_ONCE` rows, and the numbers of their rows.
 
     ``users (N,)`` are the rows' users, numbered from 0.
     """
     numbers = users.numpy()
-    order = np.argsort(numbers, kind="stable")
-    ends = np.cumsum(np.bincount(numbers))
-    first = 0
-    while first < len(ends):
-        begun = int(ends[first - 1]) if first else 0
+    counts = np.bincount(numbers)
+    order = np.random.default_rng(seed).permutation(len(counts))
+    place = np.empty_like(order)
+    place[order] = np.arange(len(order))
+    rows = np.argsort(place[numbers], kind="stable")
+    ends = np.cumsum(counts[order])
+    first = begun = 0
+    while first < len(order):
         last = max(first + 1, int(np.searchsorted(ends, begun + ROWS_AT_ONCE, side="right")))
-        yield range(first, last), torch.from_numpy(order[begun : int(ends[last - 1])])
-        first = last
+        yield order[first:last], torch.from_numpy(rows[begun : int(ends[last - 1])])
+        first, begun = last, int(ends[last - 1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
+import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -12,10 +14,11 @@ from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import Frozen
+from puma_hub.training.linearized_rows import LinearizedRows
 from puma_hub.training.posterior import PosteriorSolver, in_parts
 from puma_hub.training.progress import Progress
 from puma_hub.training.prompt_module import PromptModule
-from puma_hub.training.variances import Variances
+from puma_hub.training.variances import Variances, best_variances
 
 
 class PosteriorModule(PromptModule):
@@ -68,22 +71,42 @@ class PosteriorModule(PromptModule):
         assert self.base is not None
         base = (self.scale * self.base).detach()
         solver = PosteriorSolver(self.lm, base, self.head, self.scale, self.args.gradient_batch_size)
-        if not self.variances.any():
-            found = self._known or solver.variances(self.train_rows, self._latest, self.args.seed)
-            self.variances.copy_(torch.tensor([found.offset, found.noise]))
-        prior = Variances(*self.variances.tolist())
-        state = PartialState()
-        for users, rows in in_parts(self.train_rows.users):
-            if users.start < done:
+        solved = 0
+        for users, rows in in_parts(self.train_rows.users, self.args.seed):
+            solved += len(users)
+            if solved <= done:
                 continue
-            mine = users[state.process_index :: state.num_processes]
-            place = torch.full((len(self.solved),), -1)
-            place[list(mine)] = torch.arange(len(mine))
-            part = self.train_rows.take(rows[place[self.train_rows.users[rows]] >= 0]).with_users(place)
-            offsets = torch.zeros(len(users), self.solved[0].numel())
-            offsets[state.process_index :: state.num_processes] = torch.from_numpy(
-                solver.solve(part, prior, prior.noise, len(mine))
-            )
-            self.solved[users.start : users.stop] = reduce(offsets.view_as(self.solved[: len(users)]).to(self.solved))
-            progress(users.stop, len(self.solved))
-            yield users.stop
+            linear = None
+            if not self.variances.any():
+                linear = self._estimate(solver, rows)
+            self._solve_part(solver, users, rows, linear)
+            progress(solved, len(self.solved))
+            yield solved
+
+    def _estimate(self, solver: PosteriorSolver, rows: torch.Tensor) -> LinearizedRows | None:
+        """Set the variances: the bank's, or those of ``rows``, which are then linearised around the base."""
+        linear, found = None, self._known
+        if found is None:
+            at = np.zeros((len(rows), self.solved[0].numel()))
+            linear = solver.linearized(self.train_rows.take(rows), at)
+            found = best_variances(linear, self._latest[rows].numpy())
+        self.variances.copy_(torch.tensor([found.offset, found.noise]))
+        return linear
+
+    def _solve_part(
+        self, solver: PosteriorSolver, users: np.ndarray, rows: torch.Tensor, linear: LinearizedRows | None
+    ) -> None:
+        """Solve for ``users``, every process for some of them."""
+        state = PartialState()
+        share = slice(state.process_index, None, state.num_processes)
+        place = torch.full((len(self.solved),), -1)
+        place[users[share]] = torch.arange(len(users[share]))
+        mine = place[self.train_rows.users[rows]] >= 0
+        part = self.train_rows.take(rows[mine]).with_users(place)
+        if linear is not None:
+            own = linear.take(mine.numpy())
+            linear = replace(own, users=part.users.numpy())
+        prior = Variances(*self.variances.tolist())
+        offsets = torch.zeros(len(users), self.solved[0].numel())
+        offsets[share] = torch.from_numpy(solver.solve(part, prior, prior.noise, len(users[share]), first=linear))
+        self.solved[torch.from_numpy(users)] = reduce(offsets.view(-1, *self.solved.shape[1:]).to(self.solved))
