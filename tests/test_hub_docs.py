@@ -105,6 +105,21 @@ def test_new_users(place: Path) -> None:
     assert len(migrated) == 12 and migrated.provenance.details["own_source_bank"]
 
 
+def test_without_labels(place: Path) -> None:
+    source = PersonalizedLM.from_pretrained(SOURCE)
+    arguments = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+    rows = make_interactions(users=40, rows=5)
+    bank = PromptTrainer(source, rows, arguments).train()
+    bank.save_pretrained(place / "source" / "bank")
+    texts = sorted(set(rows["item_text"][:]))
+    datasets.Dataset.from_dict({"item_text": texts}).to_csv("items.csv", index=False)
+    printed = run("without_labels.md", "without-labels")
+    assert "label" not in printed.split("]")[0] and "PromptBank(1024 users" in printed
+    adapter = PumaAdapter.from_pretrained(place / "migrator" / "adapter")
+    migrated = adapter.migrate(bank)
+    assert migrated.provenance.details["own_source_bank"] is True and migrated.user_ids == bank.user_ids
+
+
 def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., None], place: Path) -> None:
     login("alice")
     repo_id = pair_repo_id(SOURCE, TARGET, "alice")
