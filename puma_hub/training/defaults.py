@@ -24,8 +24,8 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
         "offset_penalty": 0.0,
     },
 }
-# As shared, but that no rows are kept to choose an epoch by: offsets that overfit are solved for anew.
-PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {"validation_share": 0.0}
+# As shared, but no rows are kept to choose an epoch by: offsets are solved for anew, so they may overfit before.
+PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {"num_train_epochs": 2, "validation_share": 0.0}
 # By what the adapter learns from. Base and head have a few dozen steps to fit the new LLM, where users are few.
 ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
     "labels": {
