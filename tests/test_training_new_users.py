@@ -156,7 +156,7 @@ def test_independent_prompts_have_no_base_and_that_is_said(
     bank = random_bank(lm, details={"prompt_method": "independent"})
     with caplog.at_level(logging.WARNING):
         trainer = PromptTrainer(lm, rows, replace(QUIET, learning_rate=1e-9), bank=bank)
-    assert "no base" in caplog.text and "user-" not in caplog.text
+    assert "no shared base" in caplog.text and "user-" not in caplog.text
     joined = trainer.train()
     assert trainer.report["bank"]["base"].startswith("none") and trainer.report["prompt_method"] == "independent"
     assert all(np.abs(joined[user]).max() < 0.11 for user in NEW)  # where they began
