@@ -198,6 +198,6 @@ def test_the_command_adds_users(
     of_users(interactions, [*NEW, "user-0"]).to_csv(tmp_path / "rows.csv", index=False)
     places = ["--interactions", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out")]
     status = main(["fit", "--model", saved_lm(), "--bank", str(tmp_path / "old"), "--epochs", "1", *places])
-    assert status == 0 and "2 users added and 1 renewed" in capsys.readouterr().out
+    assert status == 0 and "2 users added and 1 retrained" in capsys.readouterr().out
     joined = PromptBank.from_pretrained(tmp_path / "out" / "bank")
     assert joined.user_ids == OLD + NEW and joined.provenance.template == "<item> for <user>: "
