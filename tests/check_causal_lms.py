@@ -40,7 +40,7 @@ _LEAST_SPREAD = 50.0  # times the error that is allowed, or the comparison would
 # Why classes are refused, as reviewed; anything else is a fault of the scorer.
 REVIEWED = (
     "does not accept inputs_embeds",
-    "has no one matrix of input embeddings",
+    "has no single matrix of input embeddings",
     "is not purely causal",
     "fails on a short text",
     "fails on inputs_embeds",

@@ -64,9 +64,9 @@ CASES: dict[str, Case] = {
     "a head for other answers": (
         lambda p: PromptBank.from_arrays(p.ids, p.prompts, p.bank.model, head=RatingHead(10)),
         e.BankError,
-        "takes 10 answers, the bank's task has 5",
+        "is for 10 answers, the bank's task has 5",
     ),
-    "no prompt column": (lambda p: PromptBank(plain({"user_id": ["a"]}), provenance()), e.BankError, "prompt missing"),
+    "no prompt column": (lambda p: PromptBank(plain({"user_id": ["a"]}), provenance()), e.BankError, "lack prompt"),
     "lists of other lengths": (
         lambda p: PromptBank(plain({"user_id": ["a", "b"], "prompt": [[0.0] * SIZE, [0.0] * 3]}), provenance()),
         e.BankError,
@@ -81,7 +81,7 @@ CASES: dict[str, Case] = {
     "unknown users selected": (lambda p: p.bank.select(["user-1", "x"]), e.UnknownUserError, "1 of 2 users"),
     "user named twice": (lambda p: p.bank.select(["user-1", "user-1"]), e.BankError, "name each once"),
     "update by another LLM": (lambda p: p.bank.update(make_bank(size=16)), e.MismatchError, "hidden size 16"),
-    "no bank there": (lambda p: PromptBank.from_pretrained(p.folder / "bank"), e.StorageError, "no such folder"),
+    "no bank there": (lambda p: PromptBank.from_pretrained(p.folder / "bank"), e.StorageError, "it is not a folder"),
     "bank without provenance": (no_provenance, e.StorageError, "bank.json missing"),
     "bank cut short": (cut_bank, e.CheckpointError, "damaged"),
     # Adapters

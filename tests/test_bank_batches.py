@@ -77,8 +77,8 @@ def test_a_bank_of_nobody(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batches", "says"),
     [
-        ([(["b", "a"], np.ones((2, 1, 32)))], "row 0 do not rise"),
-        ([(["a"], np.ones((1, 1, 32))), (["a"], np.ones((1, 1, 32)))], "row 1 do not rise"),
+        ([(["b", "a"], np.ones((2, 1, 32)))], "row 0 are not sorted"),
+        ([(["a"], np.ones((1, 1, 32))), (["a"], np.ones((1, 1, 32)))], "row 1 are not sorted"),
         ([(["a", "a"], np.ones((2, 1, 32)))], "duplicates"),
         ([(["a"], np.full((1, 1, 32), np.nan))], "NaN or infinite"),
         ([(["a"], np.ones((1, 1, 31)))], r"needs prompts of shape \(1, 1, 32\), got \(1, 1, 31\)"),
@@ -98,7 +98,7 @@ def test_what_cannot_be_written_is_refused_before_a_batch_is_made(tmp_path: Path
         raise AssertionError("a batch was asked for")
         yield
 
-    with pytest.raises(BankError, match="head takes 7 answers"):
+    with pytest.raises(BankError, match="head is for 7 answers"):
         PromptBank.from_batches(tmp_path / "bank", never(), PROVENANCE, RatingHead(7))
     with pytest.raises(ConfigurationError, match="max_shard_size"):
         PromptBank.from_batches(tmp_path / "bank", never(), PROVENANCE, max_shard_size="big")

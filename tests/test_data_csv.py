@@ -68,7 +68,7 @@ def test_rows_that_do_not_fit_the_header(tmp_path: Path, body: str, expected: st
         (f"sep=;\n{HEADER.replace(',', ';')}\nu;i;t;4\n", "a line for Excel, 'sep='"),
         (f"{HEADER},\nu,i,t,4,oops\n", "column 5 has values and no name"),
         (b"PK\x03\x04....", "zip archive or a spreadsheet"),
-        (gzip.compress(f"{HEADER}\n{BODY}".encode() * 99, mtime=0)[:-20], "cut short or damaged"),
+        (gzip.compress(f"{HEADER}\n{BODY}".encode() * 99, mtime=0)[:-20], "truncated or damaged"),
         (f"{HEADER}\nu,i,t,\nu,i,t,4\n", "'label' is empty in 1 of 2"),
         (f"{HEADER}\nu,i,,4\nu,i,t,4\n", "'item_text' is empty in 1 of 2"),
     ],
@@ -191,5 +191,5 @@ def test_what_is_no_path(what: object) -> None:
 
 
 def test_an_address() -> None:
-    with pytest.raises(PumaHubError, match=r"https://example.org/a.csv is an address; download"):
+    with pytest.raises(PumaHubError, match=r"https://example.org/a.csv is a URL; download"):
         load_interactions("https://example.org/a.csv")

@@ -86,7 +86,7 @@ def test_types_do_not_depend_on_the_first_rows(tmp_path: Path) -> None:
         ([ROWS[0], {"user_id": "a", "item_id": "y", "item_text": "Y"}], "'label' is empty in 1 of 2"),
         ([ROWS[0], {**ROWS[0], "user_id": None}], "'user_id' is empty in 1 of 2"),
         ([ROWS[0], {**ROWS[0], "label": float("nan")}], "NaN|empty"),
-        ([ROWS[0], {**ROWS[0], "user_id": 7.5}], "no exact whole number"),
+        ([ROWS[0], {**ROWS[0], "user_id": 7.5}], "not a whole number"),
         ([ROWS[0], {**ROWS[0], "user_id": True}], "found bool"),
         ([ROWS[0], {**ROWS[0], "item_text": ["X"]}], "found nested values"),
         ([ROWS[0], {**ROWS[0], "label": [1]}], "found nested ones"),

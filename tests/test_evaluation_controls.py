@@ -47,7 +47,7 @@ def test_two_users_change_prompts_whatever_the_seed(
     for seed in range(4):
         assert controls(lm, bank, interactions, pair, seed)["shuffled"] == pytest.approx(expected, rel=1e-5)
     alone = controls(lm, bank, interactions, ["user-1"])
-    assert alone["shuffled"] is None and "nobody to change prompts with" in alone["notes"][0]
+    assert alone["shuffled"] is None and "at least two users" in alone["notes"][0]
     assert controls(lm, bank, interactions, [*pair, "user-1"], 3) == controls(lm, bank, interactions, pair, 3)
     with pytest.raises(UnknownUserError, match="1 of 2 users"):
         controls(lm, bank, interactions, ["user-1", "nobody"])
@@ -93,7 +93,7 @@ def test_another_template_or_head_or_size_is_refused(
         controls(other, bank, interactions)
     with pytest.raises(MismatchError, match="give the scorer the bank's template"):
         compare_banks(lm, bank, other, bank, interactions)
-    with pytest.raises(MismatchError, match="head takes 3 answers, the task has 5"):
+    with pytest.raises(MismatchError, match="head is for 3 answers, the task has 5"):
         evaluate_bank(lm, bank, interactions, RatingHead(3))
     with pytest.raises(ConfigurationError, match="batch_size"):
         evaluate_bank(lm, bank, interactions, batch_size=0)

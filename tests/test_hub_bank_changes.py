@@ -92,7 +92,7 @@ def test_refusals_change_nothing(hub: HubServer, login: Callable[..., None]) -> 
         delete_users(NAME, "no-list")
     with pytest.raises(MismatchError):
         update_users(NAME, make_bank(2, size=24))
-    with pytest.raises(BankError, match=r"prompts \(3, 32\) and \(1, 32\)"):
+    with pytest.raises(BankError, match=r"have shapes \(3, 32\) and \(1, 32\)"):
         update_users(NAME, make_bank(2).with_provenance(model=MODEL))
     with pytest.raises(MismatchError, match=r"templates differ.*bank=existing"):
         update_users(NAME, full_bank(2, template="click"))

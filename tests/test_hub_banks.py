@@ -135,7 +135,7 @@ def test_private_never_lands_in_public(
     HfApi().update_repo_settings(NAME, repo_type="dataset", private=True)
     caplog.clear()
     full_bank().push_to_hub(NAME, private=False)  # nothing is made public by the way
-    assert stored(hub).private and "stays so" in caplog.text
+    assert stored(hub).private and "stays private" in caplog.text
     assert "This bank is public" not in stored(hub).files()["README.md"].decode()
     full_bank().push_to_hub("alice/open", private=False)
     assert not stored(hub, "alice/open").private
@@ -147,7 +147,7 @@ def test_a_folders_name_is_warned_of(
     login("alice")
     bank = make_bank().with_provenance(model=ModelSpec("/models/llama", 32))
     bank.push_to_hub(NAME)
-    assert "named by a folder" in caplog.text and "/models" not in caplog.text
+    assert "recorded as a folder" in caplog.text and "/models" not in caplog.text
     assert "/models" not in stored(hub).files()["README.md"].decode()
     assert PromptBank.from_pretrained(NAME).model.model_id == "/models/llama"
 
@@ -201,7 +201,7 @@ def test_from_folders(hub: HubServer, login: Callable[..., None], tmp_path: Path
     assert not hub.requests
     with pytest.raises(StorageError, match="not a prompt bank"):
         PromptBank.from_pretrained(tmp_path)
-    with pytest.raises(StorageError, match="no such folder"):
+    with pytest.raises(StorageError, match="it is not a folder"):
         PromptBank.from_pretrained(tmp_path / "none")
     (tmp_path / "copy" / "head.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"lacks head\.safetensors"):
@@ -312,9 +312,12 @@ def test_formats_and_descriptions(hub: HubServer, login: Callable[..., None]) ->
     for broken in ({"users": None}, {"users": -1}, {"rows_per_shard": 0}, {"model": 3}, {"card": "x"}, {"task": 7}):
         with pytest.raises(puma_hub.PumaHubError, match=r"bank\.json|ModelSpec|model|task"):
             load(broken)
-    with pytest.raises(CheckpointError, match="holds 9 users, but its files hold 8"):
+    with pytest.raises(CheckpointError, match="should hold 9 users, but its files hold 8"):
         load({"users": 9})
-    for changes, match in (({"users": 7}, "holds 7 users, but its files hold 8"), ({"rows_per_shard": 4}, "lacks")):
+    for changes, match in (
+        ({"users": 7}, "should hold 7 users, but its files hold 8"),
+        ({"rows_per_shard": 4}, "lacks"),
+    ):
         repository.commit({"bank.json": json.dumps({**facts, **changes}).encode()}, "changed")
         for users in (None, ["user-1"]):
             with pytest.raises((CheckpointError, HubNotFoundError), match=match):
@@ -323,7 +326,7 @@ def test_formats_and_descriptions(hub: HubServer, login: Callable[..., None]) ->
     with pytest.raises(HubNotFoundError, match=r"lacks the file bank\.json"):
         PromptBank.from_pretrained("alice/table")
     for name in ("a--b", "a/b/c", "nothing here"):
-        with pytest.raises(StorageError, match="no such folder"):
+        with pytest.raises(StorageError, match="it is not a folder"):
             PromptBank.from_pretrained(name)
 
 

@@ -70,7 +70,7 @@ def test_push_search_route_chain_info(
     report_of(tmp_path, "search", "--source", "org/a", "--target", "org/b", "--namespace", "alice")
     cells = [cell.strip() for cell in capsys.readouterr().out.splitlines()[-1].strip("|").split("|")]
     assert cells == [PAIR, "org/a -> org/b", "5.0%", "data", "0", "0"]
-    assert main(["search", "--source", "org/none"]) == 0 and "no adapter is published" in capsys.readouterr().out
+    assert main(["search", "--source", "org/none"]) == 0 and "no such adapter is published" in capsys.readouterr().out
 
     bank = make_source()
     bank.save_pretrained(tmp_path / "bank")
@@ -156,7 +156,7 @@ def test_failures_are_one_line(
     assert "no folder" in error_of(capsys, "card", tmp_path / "none")
     assert "push to" in error_of(capsys, "push", path, "a--b", status=2)
     assert "no such repository" in error_of(capsys, "info", "alice/none")
-    assert "no such folder" in error_of(capsys, "info", "/nowhere/at/all")
+    assert "it is not a folder" in error_of(capsys, "info", "/nowhere/at/all")
     assert "no chain" in error_of(capsys, "route", "org/a", "org/b")
     assert "no chain" in error_of(capsys, "chain", "--bank", tmp_path / "bank", "--to", "x", "--out", tmp_path / "out")
     both = ["--bank", tmp_path / "bank", "--bank", tmp_path / "bank"]
@@ -166,7 +166,7 @@ def test_failures_are_one_line(
     login("bob")
     hub.empty_cache()
     assert "private" in error_of(capsys, "info", PAIR)
-    assert main(["search"]) == 0 and "no adapter is published" in capsys.readouterr().out
+    assert main(["search"]) == 0 and "no such adapter is published" in capsys.readouterr().out
     hub.fail(429, path_contains="/api/models?", times=None, headers={"Retry-After": "1"})
     assert "too many requests" in error_of(capsys, "search")
     hub.clear_faults()

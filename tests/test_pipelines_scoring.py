@@ -193,7 +193,7 @@ def test_parts_that_do_not_belong_together(tokenizer: PreTrainedTokenizerFast) -
     assert (joined.bank.prompts == both.migrate([bank, bank]).prompts).all()
     with pytest.raises(MismatchError, match="give both the same task"):
         pipeline(TASK, **parts, bank=make_bank(family="gemma3", task=ClickTask()), scored_task=RatingTask())
-    with pytest.raises(MismatchError, match="takes 3 answers, the task has 5"):
+    with pytest.raises(MismatchError, match="is for 3 answers, the task has 5"):
         pipeline(TASK, **parts, bank=make_bank(family="gemma3"), head=three_head())
 
 

@@ -140,7 +140,8 @@ def test_half_stars_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFi
     assert report["answer_texts"] == list("ABCDEFGHIJ") and report["truncated_rows"] == 0
     assert main([*evaluate, *halves]) != 0
     assert (
-        "1 of 8 rows (numbers 7, from 0) need up to" in (err := capsys.readouterr().err) and "--truncate-items" in err
+        "1 of 8 rows (numbers 7, counted from 0) need up to" in (err := capsys.readouterr().err)
+        and "--truncate-items" in err
     )
     assert main([*evaluate, *halves, "--truncate-items"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())

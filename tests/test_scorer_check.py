@@ -110,7 +110,7 @@ def both_ways() -> Any:
         (per_batch, "auto", "other rows than alone, as 8-bit layers do; load it without quantisation"),
         (lambda: make_tiny("DeepseekV4ForCausalLM"), "auto", "fails on inputs_embeds: AttributeError"),
         (lambda: make_tiny("MambaForCausalLM"), "full", "from a cached prefix.*; use prefix_cache='off'"),
-        (lambda: make_tiny("MusicgenForCausalLM"), "auto", "no one matrix of input embeddings"),
+        (lambda: make_tiny("MusicgenForCausalLM"), "auto", "no single matrix of input embeddings"),
     ],
 )
 def test_true_reasons(make: Callable[[], Any], policy: str, message: str, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -78,7 +78,7 @@ def test_items_are_cut_to_fit(make_lm: Callable[..., PersonalizedLM], template: 
     before, after = (lm.template.text.split("<item>")[i].replace("<user>", "") for i in (0, 1))
     assert shown.startswith(before) and shown.endswith(after)  # the template's own words are whole
     assert text.startswith(shown[len(before) : len(shown) - len(after)])
-    with pytest.raises(TemplateError, match="without its item's text too; shorten the template or the history"):
+    with pytest.raises(TemplateError, match="even without its item's text; shorten the template or the history"):
         make_lm(template=lm.template.text + " why" * 300, truncate_items=True).encode(ROWS)
 
 
@@ -281,7 +281,7 @@ def test_a_long_scale_keeps_the_weights_of_the_loss() -> None:
 
 @pytest.mark.parametrize("device", ["banana", "cuda:99", "xpu"])
 def test_a_device_that_is_not_here(saved_lm: Callable[..., str], device: str) -> None:
-    with pytest.raises(ConfigurationError, match=f"no device '{device}' can be used here"):
+    with pytest.raises(ConfigurationError, match=f"the device '{device}' cannot be used here"):
         PersonalizedLM.from_pretrained(saved_lm(), device=device)
 
 

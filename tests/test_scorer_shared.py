@@ -179,9 +179,11 @@ class PeftModel(torch.nn.Module):
 
 
 def test_wrappers(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"PeftModel wraps a model; give what its merge_and_unload\(\)"):
+    with pytest.raises(
+        UnsupportedModelError, match=r"PeftModel wraps a model; give the result of its merge_and_unload\(\)"
+    ):
         PersonalizedLM(PeftModel(), tokenizer)  # type: ignore[arg-type]
-    with pytest.raises(UnsupportedModelError, match="DataParallel is no model of transformers"):
+    with pytest.raises(UnsupportedModelError, match="DataParallel is not a model of transformers"):
         PersonalizedLM(torch.nn.DataParallel(make_model("llama")), tokenizer)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedModelError, match="merge_and_unload"):
         pipeline("personalized-scoring", model=PeftModel(), tokenizer=tokenizer, bank=make_bank())

@@ -105,7 +105,7 @@ def test_it_travels_with_the_bank(tmp_path: Path) -> None:
     assert again.sensitivity.tobytes() == bank.statistics.sensitivity.tobytes()
     with pytest.raises(BankError, match="sensitivity must be finite"):
         replace(bank.statistics, sensitivity=np.full((1, 32), np.inf))
-    with pytest.raises(BankError, match=r"of the mean's shape \(1, 32\), got \(1, 31\)"):
+    with pytest.raises(BankError, match=r"have the mean's shape \(1, 32\), got \(1, 31\)"):
         replace(bank.statistics, sensitivity=np.zeros((1, 31)))
     with pytest.raises(BankError, match="malformed"):
         BankStatistics.from_dict({**bank.statistics.to_dict(), "sensitivity": "no base64"})

@@ -141,7 +141,7 @@ def test_a_bank_records_the_mean_answers_of_its_training(
     none = bank.with_provenance(details={})
     plain = with_source_predictions(lm, none, interactions, noise=0)["source_prediction"][:]
     assert plain == with_source_predictions(lm, bank, interactions, spread=1.0, noise=0)["source_prediction"][:]
-    with pytest.raises(ConfigurationError, match="records; this bank has none"):
+    with pytest.raises(ConfigurationError, match="PromptTrainer records in its banks; this bank has none"):
         with_source_predictions(lm, none, interactions, spread=1.15, noise=0)
     for wrong in ([1.0], "12345", [float("nan")] * 5):
         with pytest.raises(BankError, match="must be 5 numbers"):

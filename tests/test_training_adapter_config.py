@@ -76,7 +76,7 @@ def test_config_and_init_have_to_agree(
     init = AdapterTrainer(lm, bank, interactions, QUIET, config=linear).train()
     again = AdapterTrainer(lm, bank, interactions, QUIET, config=linear, init=init)
     assert again.adapter.config.architecture == "linear"
-    with pytest.raises(ConfigurationError, match=r"asks for dropout=0\.4, init has 0\.1"):
+    with pytest.raises(ConfigurationError, match=r"has dropout=0\.4, init has 0\.1"):
         AdapterTrainer(lm, bank, interactions, QUIET, config=PumaConfig(dropout=0.4), init=init)
     with pytest.raises(MismatchError, match="init takes 1 sources, 2 banks"):
         AdapterTrainer(lm, [bank, bank], interactions, QUIET, init=init)

@@ -145,7 +145,7 @@ def test_resumed_with_early_stopping_it_stops_where_it_would_have(
 def test_early_stopping_without_validation_is_refused(
     make_lm: MakeLM, interactions: datasets.Dataset, fields: dict[str, Any]
 ) -> None:
-    with pytest.raises(ConfigurationError, match="EarlyStoppingCallback goes by the validation loss"):
+    with pytest.raises(ConfigurationError, match="EarlyStoppingCallback needs the validation loss"):
         PromptTrainer(make_lm(), interactions, replace(ARGS, **fields), callbacks=[EarlyStoppingCallback()]).train()
 
 

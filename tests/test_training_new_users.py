@@ -157,7 +157,7 @@ def test_independent_prompts_have_no_base_and_that_is_said(
     bank = random_bank(lm, details={"prompt_method": "independent"})
     with caplog.at_level(logging.WARNING):
         trainer = PromptTrainer(lm, rows, replace(QUIET, learning_rate=1e-9), bank=bank)
-    assert "no base" in caplog.text and "user-" not in caplog.text
+    assert "no shared base" in caplog.text and "user-" not in caplog.text
     joined = trainer.train()
     assert trainer.report["bank"]["base"].startswith("none") and trainer.report["prompt_method"] == "independent"
     assert all(np.abs(joined[user]).max() < 0.11 for user in NEW)  # where they began
@@ -199,6 +199,6 @@ def test_the_command_adds_users(
     of_users(interactions, [*NEW, "user-0"]).to_csv(tmp_path / "rows.csv", index=False)
     places = ["--interactions", str(tmp_path / "rows.csv"), "--out", str(tmp_path / "out")]
     status = main(["fit", "--model", saved_lm(), "--bank", str(tmp_path / "old"), "--epochs", "1", *places])
-    assert status == 0 and "2 users added and 1 renewed" in capsys.readouterr().out
+    assert status == 0 and "2 users added and 1 retrained" in capsys.readouterr().out
     joined = PromptBank.from_pretrained(tmp_path / "out" / "bank")
     assert joined.user_ids == OLD + NEW and joined.provenance.template == "<item> for <user>: "

@@ -82,10 +82,10 @@ REFUSED = {
     "a blank after": (b"u1 \n", SelectionError, "line 1 of .* blanks"),
     "a blank before": (b"u1\n\tu2\n", SelectionError, "line 2 of .* blanks"),
     "old Mac": (b"u1\ru2\r", SelectionError, "line 1 of .* line break"),
-    "half quoted": (b'u1\n"u2\n', SelectionError, "line 2 of .* no JSON string"),
-    "csv, quoted": (b'"u1","u2"\n', SelectionError, "no JSON string"),
-    "no character": (b'"\\ud800"\n', SelectionError, "no JSON string"),
-    "quoted nothing": (b'""\n', SelectionError, "no JSON string"),
+    "half quoted": (b'u1\n"u2\n', SelectionError, "line 2 of .* not a JSON string"),
+    "csv, quoted": (b'"u1","u2"\n', SelectionError, "not a JSON string"),
+    "no character": (b'"\\ud800"\n', SelectionError, "not a JSON string"),
+    "quoted nothing": (b'""\n', SelectionError, "not a JSON string"),
 }
 
 

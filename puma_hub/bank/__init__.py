@@ -1,4 +1,4 @@
-"""Prompt banks: one soft prompt a user, with where they come from."""
+"""Prompt banks: one soft prompt for each user, and where the prompts come from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers given by a caller, as float32."""
+"""Converting a caller's numbers to float32 arrays."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from puma_hub.errors import BankError
 _NO_NUMBERS = {"O": "objects", "U": "text", "S": "bytes"}
 _REAL_KINDS = "fiu"
 _REAL_NAMES = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
-"""Of ml_dtypes, which numpy files under no kind of its own."""
+"""Real dtypes of ml_dtypes. NumPy's ``kind`` does not tell that they are floats."""
 
 
 def as_float32(values: Any, what: str = "prompts") -> np.ndarray:
-    """What holds real numbers, as a float32 array; no copy where it is one already.
+    """Convert real numbers to a float32 array. An array that is float32 already is not copied.
 
-    Arrays, tensors of any dtype, device and gradient, and lists of these are taken.
+    Takes arrays, tensors of any dtype and device, with or without gradient, and lists of these.
 
     Raises:
-        BankError: it does not hold real numbers in rows of one length, entries are masked, or a finite number is too
-            large for float32.
+        BankError: the values are not real numbers in rows of equal length, entries are masked, or a finite number is
+            too large for float32.
     """
     if np.ma.is_masked(values):
-        raise BankError(f"{what} with masked entries; fill them first")
+        raise BankError(f"{what} must not have masked entries; fill them first")
     array = _as_array(values, what)
     if array.dtype.kind in _NO_NUMBERS:
         of = f" of {_NO_NUMBERS[array.dtype.kind]}" if array.ndim else ""
@@ -36,7 +36,7 @@ def as_float32(values: Any, what: str = "prompts") -> np.ndarray:
         result = array.astype(np.float32, copy=False)
         if array.dtype.itemsize > 4 and (np.isinf(result) & np.isfinite(array)).any():
             raise BankError(
-                f"{what} with numbers up to {np.nanmax(np.abs(array)):.3g}, which float32 cannot hold; scale them first"
+                f"{what} must fit into float32, got numbers up to {np.nanmax(np.abs(array)):.3g}; scale them first"
             )
     return result
 
@@ -52,7 +52,7 @@ def _as_array(values: Any, what: str) -> np.ndarray:
         return np.stack(list(array)) if array.dtype == object and array.ndim == 1 and len(array) else array
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise BankError(
-            f"{what} must be an array of numbers with rows of one length, got {type(values).__name__}"
+            f"{what} must be an array of numbers with rows of equal length, got {type(values).__name__}"
         ) from error
 
 

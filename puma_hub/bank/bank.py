@@ -35,20 +35,19 @@ if TYPE_CHECKING:
 class PromptBank:
     """The soft prompts of many users of one LLM: ``user_id``, ``prompt`` of shape ``(l, d)``, and provenance.
 
-    A bank made from arrays or a data set holds what it was given. One that was loaded stays in its files: looking up
-    a user reads half a megabyte, iterating and :meth:`batches` read piece by piece, and only :attr:`prompts` and
-    :attr:`dataset` read all of it. Values that are not finite are refused: of what is in memory at once, of what is
-    in files when they are read.
+    A bank made from arrays or a data set is in memory. A loaded bank stays in its files. Looking up a user reads half a
+    megabyte. Iterating and :meth:`batches` read piece by piece. Only :attr:`prompts` and :attr:`dataset` read all of
+    it. All values must be finite. Values in memory are checked at once, values in files when they are read.
 
     Args:
         dataset: a ``datasets.Dataset`` of the columns ``user_id: string`` and ``prompt``, lists of ``l * d`` floats,
             in any order. Further columns are kept as they are.
         provenance: the LLM the prompts belong to and how they were made.
-        head: the rating head trained along with the prompts, if any.
+        head: the rating head trained with the prompts, if any.
 
     Raises:
-        BankError: a column is missing or of another type, ids are empty or repeated, values are not finite, or the head
-            is another task's.
+        BankError: a column is missing or has the wrong type, ids are empty or repeated, values are not finite, or the
+            head belongs to another task.
     """
 
     def __init__(self, dataset: datasets.Dataset, provenance: Provenance, head: RatingHead | None = None) -> None:
@@ -64,7 +63,7 @@ class PromptBank:
 
     @classmethod
     def of_rows(cls, rows: BankRows, provenance: Provenance, head: RatingHead | None = None) -> PromptBank:
-        """The bank of rows that are a bank's already; raises as the class does."""
+        """A bank of rows from another bank. Raises the same errors as the class."""
         bank = cls.__new__(cls)
         bank._init(rows, provenance, head)
         return bank
@@ -81,12 +80,13 @@ class PromptBank:
     ) -> PromptBank:
         """Build a bank from ids and prompts ``(N, l, d)``: an array or tensor of any real dtype, or a list of these.
 
-        The bank has a copy of its own, unless the array is read-only.
+        The prompts are copied unless the array is read-only.
 
-        Statistics are those of these prompts, unless ``statistics`` gives the ones of the training they are a part of.
+        Statistics are computed from these prompts. If they are only a part of a training, pass the statistics of the
+        whole training as ``statistics``.
 
         Raises:
-            BankError: as for the class, or lengths and shapes disagree.
+            BankError: as for the class; or lengths or shapes do not match.
         """
         spec = ModelSpec.of(model)
         array = as_float32(prompts)
@@ -102,7 +102,7 @@ class PromptBank:
         if "statistics" not in provenance and np.isfinite(array).all():
             provenance["statistics"] = BankStatistics.of_prompts(array)
         if isinstance(prompts, (list, tuple)) or (isinstance(prompts, np.ndarray) and prompts.dtype != np.float32):
-            array.setflags(write=False)  # made here, so nobody else writes into it
+            array.setflags(write=False)  # a new array of our own, which nobody else can change
         return cls(dataset_of_arrays(ids, array), Provenance(spec, array.shape[1], **provenance), head)
 
     @classmethod
@@ -115,27 +115,27 @@ class PromptBank:
         *,
         max_shard_size: int | str = DEFAULT_SHARD_SIZE,
     ) -> PromptBank:
-        """Write a bank from batches and open it in its files; no more than a batch and a shard's tail is in memory.
+        """Write a bank from batches and open its files. Memory holds at most a batch and the end of a shard.
 
-        The folder is replaced as a whole when the last batch is written, and left as it was after an error.
+        The folder is replaced in one step after the last batch. After an error it is left unchanged.
 
         Args:
-            batches: pairs of user ids and prompts ``(n, l, d)``; the ids rise from the first batch to the last, in
+            batches: pairs of user ids and prompts ``(n, l, d)``. Ids must be sorted, within and across batches, in
                 Python's order of strings.
-            provenance: where it has no statistics, those of these prompts are computed.
-            max_shard_size: of a file, such as ``"500MB"``.
+            provenance: if it has no statistics, they are computed from these prompts.
+            max_shard_size: the size of a file, such as ``"500MB"``.
 
         Raises:
-            BankError: ids do not rise, shapes are wrong, values are not finite, or the head is another task's.
+            BankError: ids are not sorted, shapes are wrong, values are not finite, or the head belongs to another task.
             ConfigurationError: ``max_shard_size`` is not a size, or too small.
-            StorageError: the folder holds anything but a bank, or cannot be written.
+            StorageError: the folder holds something other than a bank, or cannot be written.
         """
         from puma_hub.bank.batch_writer import write_batches
 
         write_batches(Path(save_directory), batches, provenance, head, max_shard_size)
         return cls.from_pretrained(save_directory)
 
-    # What it holds
+    # Contents
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -148,12 +148,12 @@ class PromptBank:
 
     @property
     def statistics(self) -> BankStatistics | None:
-        """Mean and spread of the training these prompts come from; None where they are not known."""
+        """Mean and spread of the training these prompts come from; None if they are not known."""
         return self.provenance.statistics
 
     @cached_property
     def dataset(self) -> datasets.Dataset:
-        """All rows as a data set; those of a bank in files are read into memory."""
+        """All rows as a data set. A bank in files is read into memory."""
         return self.stored.dataset
 
     @property
@@ -162,20 +162,20 @@ class PromptBank:
 
     @cached_property
     def prompts(self) -> np.ndarray:
-        """All prompts, read-only float32 ``(N, l, d)``; no copy where Arrow holds them in one piece.
+        """All prompts, read-only float32 ``(N, l, d)``. There is no copy if Arrow holds them in one chunk.
 
-        Those of a bank in files are read into memory and stay there; :meth:`batches` and :meth:`prompts_at` read less.
+        Prompts in files are read into memory and stay there; :meth:`batches` and :meth:`prompts_at` read fewer.
         """
         whole = self.stored.prompts()
         whole.setflags(write=False)
         return whole
 
     def prompts_at(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """The prompts float32 ``(n, l, d)`` of some rows, see :meth:`rows`; no others are read."""
+        """The prompts of some rows, see :meth:`rows`; float32 ``(n, l, d)``. Little more than these is read."""
         return self.stored.prompts_at(np.asarray(rows, np.int64))
 
     def batches(self, batch_size: int = 4096) -> Iterator[tuple[list[str], np.ndarray]]:
-        """All users in order, some at a time: their ids, and their prompts float32 ``(n, l, d)``."""
+        """All users in batches, in order: their ids, and their prompts float32 ``(n, l, d)``."""
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigurationError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
         for start in range(0, len(self), batch_size):
@@ -198,7 +198,7 @@ class PromptBank:
 
         Raises:
             UnknownUserError: the bank has no such user.
-            BankError: this is not a user's id, or the prompt is not finite.
+            BankError: ``user_id`` is not a string, or the prompt is not finite.
         """
         if not isinstance(user_id, str):
             raise BankError(
@@ -206,7 +206,7 @@ class PromptBank:
             )
         row = self.index.row(user_id)
         if row < 0:
-            raise UnknownUserError(f"the user asked for is not among the {len(self)} users of this bank")
+            raise UnknownUserError(f"this user is not among the {len(self)} users of this bank; give one of its users")
         prompt = self.prompts_at([row])[0]
         prompt.setflags(write=False)
         return prompt
@@ -215,14 +215,14 @@ class PromptBank:
         length, size = self.shape
         return f"PromptBank({len(self)} users, prompts {length} x {size}, model {self.model.model_id!r})"
 
-    # Other banks from it
+    # Making other banks
 
     def rows(self, user_ids: Iterable[str]) -> list[int]:
         """Row numbers of ``user_ids``.
 
         Raises:
-            UnknownUserError: some are not in the bank; the message counts them, ids are personal.
-            BankError: some are not ids.
+            UnknownUserError: some users are not in the bank. The message only counts them, since ids are personal.
+            BankError: some ids are not strings.
         """
         users = user_list(user_ids)
         rows = self.index.rows(users)
@@ -231,7 +231,7 @@ class PromptBank:
         return found
 
     def select(self, user_ids: Iterable[str]) -> PromptBank:
-        """The bank of ``user_ids`` alone, in that order, each once."""
+        """A bank with only ``user_ids``, in that order. Each may be given once."""
         users = user_list(user_ids)
         require_distinct(users)
         return self._take(np.asarray(self.rows(users), np.int64))
@@ -241,10 +241,10 @@ class PromptBank:
         return self._take(np.delete(np.arange(len(self)), self.rows(user_ids)))
 
     def update(self, other: PromptBank) -> PromptBank:
-        """The bank with the users of ``other`` added, or replaced where they were in it already.
+        """The bank with the users of ``other`` added. Users of both banks get the prompts of ``other``.
 
-        Both must come from one training: prompts are read along with a template, a task and a head, and mean something
-        around their base alone. ``PromptTrainer(lm, rows, args, bank=existing)`` trains new users so.
+        Both banks must come from one training: prompts belong to a template, a task, a head and a base.
+        ``PromptTrainer(lm, rows, args, bank=existing)`` trains such prompts for new users.
 
         Raises:
             MismatchError: ``other`` holds prompts of another LLM, template, task, head or base.
@@ -254,7 +254,9 @@ class PromptBank:
             raise BankError(f"bank.update takes a PromptBank, got {type(other).__name__}")
         self.model.require_same(other.model, "bank.update")
         if self.shape != other.shape:
-            raise BankError(f"the banks differ: prompts {self.shape} and {other.shape}; make them alike first")
+            raise BankError(
+                f"the banks' prompts have shapes {self.shape} and {other.shape}; give prompts of the same shape"
+            )
         require_same_training(self.provenance, self.head, other.provenance, other.head)
         kept = self.stored.take(np.flatnonzero(~self.index.is_in(other.index)))
         table = pa.concat_tables([kept.table, aligned(other.stored, self.stored)])
@@ -263,7 +265,7 @@ class PromptBank:
         return PromptBank.of_rows(rows, replace(self.provenance, trained_rows=trained), self.head)
 
     def with_provenance(self, **changes: Any) -> PromptBank:
-        """The same prompts with other facts about them."""
+        """A bank of the same prompts with ``changes`` to the fields of its provenance."""
         provenance = replace(self.provenance, **changes)
         if (provenance.prompt_length, provenance.model.hidden_size) != self.shape:
             return PromptBank(self.dataset, provenance, self.head)
@@ -283,23 +285,23 @@ class PromptBank:
         repo_id: str | None = None,
         **options: Any,
     ) -> None:
-        """Write the bank in the format of the Hub: Parquet, ``bank.json``, the head in safetensors.
+        """Write the bank in the format of the Hub: Parquet, ``bank.json``, and the head in safetensors.
 
-        Rows are sorted by user id. The folder is replaced as a whole, so a reader never sees half of it.
+        Rows are sorted by user id. The folder is replaced in one step, so a reader never sees an incomplete bank.
 
         Args:
-            max_shard_size: of a file, such as ``"500MB"``.
-            push_to_hub: also publish it, as ``repo_id`` or by the folder's name, with the ``options`` of
-                :meth:`push_to_hub`.
+            max_shard_size: the size of a file, such as ``"500MB"``.
+            push_to_hub: publish the bank too, with the ``options`` of :meth:`push_to_hub`. Its name is ``repo_id``, or
+                the folder's name.
 
         Raises:
             ConfigurationError: ``max_shard_size`` is not a size.
             BankError: values are not finite.
             StorageError: the folder cannot be written.
-            HubError: the Hub refused, or cannot be reached.
+            HubError: the Hub refuses, or cannot be reached.
         """
         if not push_to_hub and (repo_id is not None or options):
-            raise ConfigurationError("repo_id and options of the Hub need push_to_hub=True; leave them out, or give it")
+            raise ConfigurationError("repo_id and other options of the Hub need push_to_hub=True; add it or drop them")
         write_bank(Path(save_directory), self, shard_rows(self.stored, max_shard_size))
         if push_to_hub:
             name = Path(save_directory).resolve().name
@@ -318,23 +320,23 @@ class PromptBank:
         license: str | None = None,
         max_shard_size: int | str = DEFAULT_SHARD_SIZE,
     ) -> CommitInfo:
-        """Publish prompts, provenance, head and card in one commit that replaces what the repository held.
+        """Publish prompts, provenance, head and card in one commit, which replaces the repository's contents.
 
-        Rows are sorted by user id, so that a part of the users can be read without the rest.
+        Rows are sorted by user id, so that some users can be read without the rest.
 
         Args:
-            private: false is needed to publish in a repository that anyone can read. One that is there already
-                keeps its visibility.
-            revision: a branch, made if there is none.
+            private: give False to publish in a repository that anyone can read. An existing repository keeps its
+                visibility.
+            revision: a branch. It is created if it does not exist.
             license: an identifier of the Hub, such as ``cc-by-4.0``; never guessed.
-            max_shard_size: of a file, such as ``"500MB"``.
+            max_shard_size: the size of a file, such as ``"500MB"``.
 
         Returns:
             The commit, with ``repo_url``, ``commit_url`` and ``oid``.
 
         Raises:
             ConfigurationError: the repository is public and ``private`` is true, or an argument cannot be used.
-            HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+            HubError: the Hub refuses, or cannot be reached. Its newest revision is complete in any case.
         """
         from puma_hub.bank.publish import publish_bank
 
@@ -360,25 +362,25 @@ class PromptBank:
         cache_dir: str | os.PathLike[str] | None = None,
         force_download: bool = False,
     ) -> PromptBank:
-        """Load a bank from a folder or from the Hub; its prompts stay in their files.
+        """Load a bank from a folder or from the Hub. Its prompts stay in their files.
 
         Args:
-            users: these users alone, in this order. From the Hub, little more than their rows is then read, and no
+            users: load only these users, in this order. From the Hub, little more than their rows is read, and no
                 prompt is kept on disk.
-            revision: a branch, tag or commit; all files are of the one commit it stands for.
-            cache_dir: for the downloads, instead of the usual cache.
+            revision: a branch, tag or commit. All files come from one commit.
+            cache_dir: a folder for the downloads, in place of the Hub's cache.
 
         Raises:
             UnknownUserError: one of ``users`` is not in the bank.
-            BankError: the bank is of a newer format, or malformed.
+            BankError: the bank has a newer format, or is malformed.
             CheckpointError: a file is damaged, or files do not belong together.
-            StorageError: there is no such folder, and it cannot be a repository.
+            StorageError: the folder does not exist, and the name cannot be a repository's.
             HubError: the files cannot be read.
         """
         from puma_hub.bank.download import load_bank
 
         if not isinstance(repo_or_dir, (str, os.PathLike)):
-            raise StorageError(f"a bank is named by a folder or a repository, got {type(repo_or_dir).__name__}")
+            raise StorageError(f"give a bank's folder or repository as text or path, got {type(repo_or_dir).__name__}")
         return load_bank(
             os.fspath(repo_or_dir),
             users=users,

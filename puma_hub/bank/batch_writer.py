@@ -1,4 +1,4 @@
-"""Writing a bank whose prompts come in batches, so that they are never in memory together."""
+"""Writing a bank batch by batch, so that its prompts are never all in memory."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def write_batches(
     head: RatingHead | None,
     max_shard_size: int | str,
 ) -> None:
-    """Write a bank into ``folder``, which takes the place of what was there as a whole when the last batch is written.
+    """Write a bank into ``folder``. What the folder held is replaced in one step after the last batch.
 
     Args:
-        batches: ids, and prompts ``(n, l, d)`` of any real dtype; ids rise from the first batch to the last, in the
-            order of their UTF-8 bytes, which is Python's order of strings.
-        provenance: without statistics, those of the prompts are computed, for which the files are read twice.
+        batches: pairs of ids and prompts ``(n, l, d)`` of any real dtype. Ids must be sorted, within and across
+            batches, by their UTF-8 bytes, which is Python's order of strings.
+        provenance: if it has no statistics, they are computed, and the files are read twice for them.
 
     Raises:
-        BankError: ids do not rise, shapes are wrong, values are not finite, or the head is another task's.
+        BankError: ids are not sorted, shapes are wrong, values are not finite, or the head belongs to another task.
         ConfigurationError: ``max_shard_size`` is not a size, or too small.
-        StorageError: the folder holds anything but a bank, or cannot be written.
+        StorageError: the folder holds something other than a bank, or cannot be written.
     """
     provenance.require_head(head)
     shape = provenance.prompt_length, provenance.model.hidden_size
     nobody = TableRows(dataset_of_arrays([], np.empty((0, *shape), np.float32)), shape)
-    rows_in(max_shard_size, 1)  # refused before any work
+    rows_in(max_shard_size, 1)  # checks the size before any work is done
     with new_folder(folder, LAYOUT) as staged:
         writer: ShardWriter | None = None
         users, rows_per_shard = 0, 1
@@ -77,7 +77,7 @@ def _statistics(folder: Path, description: BankDescription, where: str) -> BankS
 
 
 def _rising(batches: Iterable[tuple[Iterable[str], Any]], shape: tuple[int, int]) -> Iterator[TableRows]:
-    """The batches as rows of a bank, each after the one before it by its ids."""
+    """The batches as rows of a bank. Checks that ids are sorted within and across batches."""
     last, before = "", 0
     for user_ids, values in batches:
         ids, prompts = user_list(user_ids), as_float32(values)
@@ -90,8 +90,8 @@ def _rising(batches: Iterable[tuple[Iterable[str], Any]], shape: tuple[int, int]
         rows = TableRows(dataset_of_arrays(ids, prompts), shape)
         if not UserIndex(rows.ids()).is_rising or ids[0] <= last:
             raise BankError(
-                f"the user ids of the batch that begins with row {before} do not rise, or not above those before; "
-                "give all users in the order of their ids, each once (PromptBank.save_pretrained sorts)"
+                f"the user ids of the batch that begins with row {before} are not sorted, or do not follow those "
+                "before; give all users in the order of their ids, each once (PromptBank.save_pretrained sorts)"
             )
         last, before = ids[-1], before + len(ids)
         yield rows

@@ -26,10 +26,10 @@ _MADE = {
 
 
 def bank_card(bank: PromptBank, location: str, license: str | None = None, public: bool = False) -> DatasetCard:
-    """The card of a bank; the same input gives the same bytes. No user is named on it.
+    """The card of a bank. It names no user. The same input gives the same bytes.
 
     Args:
-        location: the repository that ``from_pretrained`` is given in the card's snippets.
+        location: the repository in the card's code examples.
         license: an identifier of the Hub, if the publisher states one.
         public: whether anyone can read the repository.
     """
@@ -59,7 +59,7 @@ def bank_card(bank: PromptBank, location: str, license: str | None = None, publi
 
 
 def bank_card_data(bank: PromptBank, license: str | None) -> DatasetCardData:
-    """The card's metadata: what ``datasets`` and the Hub read, and a block ``puma_hub``."""
+    """The card's metadata: the fields that ``datasets`` and the Hub read, and a block ``puma_hub``."""
     facts = bank.provenance
     block = {
         "model": spec_data(facts.model),
@@ -89,7 +89,7 @@ def _step(step: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _without_paths(value: Any) -> Any:
-    """The details of a step; a model that is named by a folder tells no path."""
+    """The details of a step, with folders as model names shortened to their last part."""
     if isinstance(value, Mapping):
         return {str(key): _without_paths(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

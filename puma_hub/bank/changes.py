@@ -1,4 +1,4 @@
-"""Changing the users of a published bank: one commit upon the newest revision, never half of one."""
+"""Changing the users of a published bank: each change is one commit on top of the newest revision."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ def update_users(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> CommitInfo:
-    """Add the users of ``bank`` to a published one, or replace their prompts where they are in it already.
+    """Add the users of ``bank`` to a published bank, or replace their prompts if they are in it already.
 
-    Others' changes at the same time are kept: the update is then made again upon theirs.
+    Changes that others make at the same time are kept: the update is then repeated on top of theirs.
 
     Args:
-        private: false is needed to add users to a bank that anyone can read.
+        private: give False to add users to a bank that anyone can read.
         revision: the branch to change.
 
     Raises:
         ConfigurationError: the repository is public and ``private`` is true.
-        MismatchError: ``bank`` is of another LLM, template, task, head or base; see :meth:`PromptBank.update`.
+        MismatchError: ``bank`` has another LLM, template, task, head or base; see :meth:`PromptBank.update`.
         BankError: prompt lengths or columns differ.
-        HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+        HubError: the Hub refuses, or cannot be reached. Its newest revision is complete in any case.
     """
     message = commit_message or f"Update {len(bank)} users"
     return _change(repo_id, lambda old: old.update(bank), private is not False, token, revision, message)
@@ -61,11 +61,11 @@ def delete_users(
 ) -> CommitInfo:
     """Delete users from the newest revision of a published bank.
 
-    Older revisions, other branches and tags, and copies that were downloaded still hold them: see docs/banks.md.
+    Older revisions, other branches and tags, and downloaded copies still hold them, see docs/banks.md.
 
     Raises:
-        UnknownUserError: a user is not in the newest revision; nothing is deleted then.
-        HubError: the Hub refused, or cannot be reached; its newest revision is whole in any case.
+        UnknownUserError: a user is not in the newest revision. Then nothing is deleted.
+        HubError: the Hub refuses, or cannot be reached. Its newest revision is complete in any case.
     """
     users = user_list(user_ids)
     message = commit_message or f"Delete {len(users)} users"
@@ -87,7 +87,7 @@ def _change(
     def commit() -> CommitInfo:
         info = api.dataset_info(repo_id, revision=revision)
         public = require_visibility(info, private)
-        # Not in the usual cache: no copy of a deleted user is left behind.
+        # In a temporary folder, not in the Hub's cache, so that no copy of a deleted user is left behind.
         with tempfile.TemporaryDirectory() as place:
             downloads = f"{place}/cache/hub"
             before, _ = describe_bank(info.id, info.sha, token=token, cache_dir=downloads)
@@ -98,7 +98,7 @@ def _change(
             write_contents(folder, new, description)
             if _edited(api, info, before.card, downloads):
                 (folder / CARD_FILE).unlink()
-                logger.warning("the card of %s was edited by hand and is left as it is; see if it still fits", info.id)
+                logger.warning("the card of %s was edited by hand and is not changed; check if it still fits", info.id)
             return upload(api, info, folder, revision, message)
 
     with hub_errors(f"change the users of {repo_id}"):
@@ -106,7 +106,7 @@ def _change(
 
 
 def _edited(api: HfApi, info: DatasetInfo, made: str | None, downloads: str) -> bool:
-    """Whether there is a card, and it is not the one that was made along with the bank."""
+    """Whether the card was edited: there is one, and it is not the one generated with the bank."""
     if all(file.rfilename != CARD_FILE for file in info.siblings or ()):
         return False
     path = api.hf_hub_download(info.id, CARD_FILE, repo_type="dataset", revision=info.sha, cache_dir=downloads)

@@ -20,14 +20,14 @@ def to_dataset(table: pa.Table, features: datasets.Features) -> datasets.Dataset
 
 
 def bank_features(found: datasets.Features, shape: tuple[int, int]) -> datasets.Features:
-    """The features of a bank made of columns ``found``, in their order: ids as strings, prompts as lists of float32.
+    """The features of a bank with columns ``found``, in their order: ids as strings, prompts as lists of float32.
 
     Raises:
-        BankError: a column is missing, or cannot be had as that.
+        BankError: a column is missing, or cannot be converted.
     """
     missing = [name for name in ("user_id", "prompt") if name not in found]
     if missing:
-        raise BankError(f"a bank needs the columns user_id and prompt; {', '.join(missing)} missing in {list(found)}")
+        raise BankError(f"a bank needs the columns user_id and prompt; {list(found)} lack {', '.join(missing)}")
     string, prompt = datasets.Value("string"), _prompt_feature(shape)
     types = found.arrow_schema
     ids = types.field("user_id").type
@@ -42,10 +42,10 @@ def bank_features(found: datasets.Features, shape: tuple[int, int]) -> datasets.
 
 
 def as_bank_table(table: pa.Table, features: datasets.Features) -> pa.Table:
-    """The table with the columns' types and order of ``features``, copied where they differ.
+    """The table with the column order and types of ``features``. Columns of other types are copied.
 
     Raises:
-        BankError: prompts are of another length.
+        BankError: prompts have another length.
     """
     prompts = table.column("prompt")
     if prompts.type != features.arrow_schema.field("prompt").type:
@@ -66,23 +66,25 @@ def _fixed(prompts: pa.ChunkedArray, feature: datasets.List) -> pa.ChunkedArray:
             and len(chunk)
             and not (chunk.value_lengths().to_numpy() == feature.length).all()
         ):
-            raise BankError(f"column 'prompt' must be {feature}, found lists of other lengths; make them alike")
+            raise BankError(
+                f"column 'prompt' must be {feature}, found lists of other lengths; give all prompts one shape"
+            )
         parts.append(pa.FixedSizeListArray.from_arrays(values.cast(pa.float32()), feature.length))
     return pa.chunked_array(parts, kind)
 
 
 def prompt_values(chunk: pa.FixedSizeListArray, shape: tuple[int, int], first: int) -> np.ndarray:
-    """The prompts of a chunk, read-only float32 ``(n, l, d)``, without a copy; they may be NaN or infinite.
+    """The prompts of a chunk, read-only float32 ``(n, l, d)``, without a copy. They may be NaN or infinite.
 
     Args:
-        first: the row of the bank that the chunk begins with, for messages.
+        first: the number of the chunk's first row in the bank, for messages.
 
     Raises:
-        BankError: a prompt, or a value of one, is null.
+        BankError: a prompt or a value in a prompt is null.
     """
     if chunk.null_count:
         raise BankError("the columns user_id and prompt must not hold nulls; drop those rows")
-    values = chunk.flatten()  # heeds the offset of a slice, which ``values`` does not
+    values = chunk.flatten()  # respects the offset of a slice, unlike ``chunk.values``
     if values.null_count:
         row = first + int(np.flatnonzero(values.is_null().to_numpy(zero_copy_only=False))[0]) // (shape[0] * shape[1])
         raise BankError(f"the prompt in row {row} holds nulls; remove that user or train the prompt again")
@@ -91,10 +93,10 @@ def prompt_values(chunk: pa.FixedSizeListArray, shape: tuple[int, int], first: i
 
 
 def require_finite(prompts: np.ndarray, rows: Sequence[int] | np.ndarray) -> None:
-    """Refuse prompts ``(N, l, d)`` with values that are not finite; ``rows`` are their numbers in the bank.
+    """Check that prompts ``(N, l, d)`` are finite. ``rows`` are their row numbers in the bank.
 
     Raises:
-        BankError: there are some.
+        BankError: a value is not finite.
     """
     for start in range(0, len(prompts), _ROWS_AT_ONCE):
         finite = np.isfinite(prompts[start : start + _ROWS_AT_ONCE]).all(axis=(1, 2))
@@ -117,13 +119,13 @@ def _wrong(name: str, expected: object, found: object, shape: tuple[int, int]) -
 
 
 def dataset_of_arrays(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
-    """A data set of ids and prompts float32 ``(N, l, d)``; it shares the array's memory where that is read-only.
+    """A data set of ids and prompts float32 ``(N, l, d)``. It shares the memory of a read-only array.
 
     Raises:
         BankError: an id cannot be written as UTF-8.
     """
     _, length, size = prompts.shape
-    # Whoever may write into their array later would change the bank.
+    # Writing into a shared array later would change the bank.
     values = (np.array if prompts.flags.writeable else np.ascontiguousarray)(prompts, np.float32).reshape(-1)
     column = pa.FixedSizeListArray.from_arrays(pa.array(values), length * size)
     features = datasets.Features({"user_id": datasets.Value("string"), "prompt": _prompt_feature((length, size))})

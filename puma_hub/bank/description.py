@@ -1,4 +1,4 @@
-"""What a bank's files are called, and ``bank.json``, which describes them."""
+"""The names of a bank's files, and ``bank.json``, which describes them."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def shard_names(number: int) -> list[str]:
-    """The names of the files of rows, if there are so many of them."""
+    """The names of ``number`` files of rows."""
     return [_SHARD.format(shard, number) for shard in range(number)]
 
 
 @dataclass(frozen=True)
 class BankDescription:
-    """What ``bank.json`` tells of a bank; no user is named in it.
+    """The contents of ``bank.json``. It names no user.
 
-    ``card``: SHA-256 of the card that was made along with it, so that one edited by hand is known.
+    ``card`` is the SHA-256 of the generated card. It shows whether the card was edited by hand later.
     """
 
     provenance: Provenance
@@ -43,7 +43,7 @@ class BankDescription:
 
     @property
     def files(self) -> list[str]:
-        """All files but the description and the card."""
+        """All files except the description and the card."""
         return [*self.shards, *([HEAD_FILE] if self.rating_head else [])]
 
     def write(self, folder: Path) -> None:
@@ -58,10 +58,10 @@ class BankDescription:
 
     @classmethod
     def read(cls, path: Path, where: str) -> BankDescription:
-        """Read the file; unknown keys are left out. ``where`` is the bank's name for messages.
+        """Read the file, without unknown keys. ``where`` names the bank in messages.
 
         Raises:
-            BankError: the format is newer than this version of puma_hub, or the provenance is none of a bank.
+            BankError: the format is newer than this version of puma_hub, or the provenance is not a bank's.
             CheckpointError: the file is malformed.
         """
         data = read_json(path)
@@ -83,15 +83,15 @@ class BankDescription:
             ) from error
 
     def require_rows(self, rows: int, where: str) -> None:
-        """Refuse shards that hold more or fewer users than the description tells.
+        """Check that the shards hold as many users as the description says.
 
         Raises:
-            CheckpointError: they do.
+            CheckpointError: the numbers differ.
         """
         if rows != self.users:
             raise CheckpointError(
-                f"{where} says that it holds {self.users} users, but its files hold {rows}; they were changed by "
-                "other means than puma_hub: make the bank again"
+                f"{where} should hold {self.users} users, but its files hold {rows}; they were not changed by "
+                "puma_hub: make the bank again"
             )
 
 
@@ -102,7 +102,7 @@ def _files(users: int, rows_per_shard: int) -> int:
 def _require_rows(value: object, users: int) -> int:
     rows = require_whole(value, "rows_per_shard", MAX_USERS)
     if _files(users, rows) > MAX_FILES:
-        raise ConfigurationError(f"{users} users, {rows} in a file, would be more than {MAX_FILES} files")
+        raise ConfigurationError(f"{users} users, {rows} in each file, would need more than {MAX_FILES} files")
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Loading a bank from a folder or from the Hub: its Parquet, JSON and safetensors, and never anything else."""
+"""Loading a bank from a folder or from the Hub. Only its Parquet, JSON and safetensors files are read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_bank(
     cache_dir: str | os.PathLike[str] | None = None,
     force_download: bool = False,
 ) -> PromptBank:
-    """What :meth:`puma_hub.PromptBank.from_pretrained` does."""
+    """Implements :meth:`puma_hub.PromptBank.from_pretrained`."""
     bring_back(Path(name))
     if os.path.isdir(name):
         bank = _stored_bank(Path(name), describe_folder(Path(name)), name)
@@ -49,17 +49,17 @@ def load_bank(
 
 
 def describe_bank(repo_id: str, revision: str | None = None, **options: Any) -> tuple[BankDescription, Path]:
-    """The description of a published bank, and the folder of the cache that is called after its commit.
+    """The description of a published bank, and its folder in the cache, which is named after the commit.
 
-    ``options`` are ``hf_hub_download``'s.
+    ``options`` are those of ``hf_hub_download``.
 
     Raises:
-        StorageError: no repository can be called so.
-        HubError: the repository is no bank, or cannot be read.
+        StorageError: this cannot be a repository's name.
+        HubError: the repository holds no bank, or cannot be read.
     """
     if not is_hub_id(repo_id):
         raise StorageError(
-            f"no prompt bank at {repo_id}: there is no such folder, and no repository can be called so; check the name"
+            f"no prompt bank at {repo_id}: it is not a folder, and not a repository's name either; check the name"
         )
     folder = _fetch(repo_id, [DESCRIPTION_FILE], revision, **options)
     assert folder is not None
@@ -72,11 +72,11 @@ def _stored_bank(folder: Path, description: BankDescription, where: str) -> Prom
 
 
 def _fetch(repo_id: str, names: Sequence[str], revision: str | None, **options: Any) -> Path | None:
-    """The folder of the cache that holds these files of one commit; None where there are none to fetch."""
+    """The folder in the cache with these files of one commit; None if ``names`` is empty."""
     from huggingface_hub import hf_hub_download
 
     folder = None
-    with hub_errors(f"load a bank from {repo_id}, which is no folder here"):
+    with hub_errors(f"load a bank from {repo_id}, which is not a local folder"):
         for name in names:
             path = Path(hf_hub_download(repo_id, name, repo_type="dataset", revision=revision, **options))
             folder = path.parents[name.count("/")]

@@ -1,4 +1,4 @@
-"""A prompt bank in a folder: its description, its rows in Parquet, its rating head."""
+"""Reading and writing a prompt bank in a folder: its description, its rows in Parquet, its rating head."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ LAYOUT = Layout(
 
 
 def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:
-    """Write all files of a bank into ``folder``, which takes the place of what was there as a whole.
+    """Write all files of a bank into ``folder``. What the folder held is replaced in one step.
 
     Raises:
-        StorageError: the folder holds anything but a bank, or cannot be written.
+        StorageError: the folder holds something other than a bank, or cannot be written.
     """
     description = BankDescription(bank.provenance, len(bank), rows_per_shard, bank.head is not None)
     with new_folder(folder, LAYOUT) as staged:
@@ -53,7 +53,7 @@ def describe_folder(folder: Path) -> BankDescription:
     """The description of the bank in a folder.
 
     Raises:
-        StorageError: there is no such folder, or it holds no bank.
+        StorageError: the folder does not exist, or holds no bank.
         BankError, CheckpointError: the description cannot be used.
     """
     if not folder.is_dir():
@@ -61,21 +61,21 @@ def describe_folder(folder: Path) -> BankDescription:
     if not folder.is_dir():
         raise StorageError(f"no prompt bank at {folder}: the folder does not exist")
     if not (folder / DESCRIPTION_FILE).is_file():
-        inner = folder / "bank"  # where training leaves one
+        inner = folder / "bank"  # puma-hub fit writes the bank there
         advice = f"; give {inner}" if (inner / DESCRIPTION_FILE).is_file() else "; give the folder of a bank"
         raise StorageError(f"{folder} is not a prompt bank: {DESCRIPTION_FILE} missing{advice}")
     return BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
 
 
 def read_rows(folder: Path, description: BankDescription, where: str) -> BankRows:
-    """The rows of a folder that holds all files; they stay on disk.
+    """The rows of a bank in a folder. They stay on disk.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or they do not belong together.
+        CheckpointError: a file is missing or damaged, or the files do not belong together.
     """
     missing = [name for name in description.files if not (folder / name).is_file()]
     if missing:
-        raise CheckpointError(f"{where} lacks {', '.join(missing)}; load it or make it again")
+        raise CheckpointError(f"{where} lacks {', '.join(missing)}; download or make the bank again")
     facts = description.provenance
     rows = ShardRows(
         [folder / name for name in description.shards], (facts.prompt_length, facts.model.hidden_size), where
@@ -85,7 +85,7 @@ def read_rows(folder: Path, description: BankDescription, where: str) -> BankRow
 
 
 def read_head(folder: Path, description: BankDescription) -> RatingHead | None:
-    """The rating head of a bank, or None where it has none.
+    """The rating head of a bank, or None if it has none.
 
     Raises:
         CheckpointError: the file is damaged.

@@ -13,17 +13,17 @@ import pyarrow.compute as pc
 from puma_hub.errors import BankError
 
 _FEW = 256
-"""Up to so many users are looked up one by one; more are worth a hash table of all ids."""
+"""Up to this many users are looked up one by one. For more, a hash table of all ids is faster."""
 
 
 class UserIndex:
-    """Rows of user ids. The ids stay in Arrow: a million of them take some 20 MB, not a hundred.
+    """Maps user ids to rows. The ids stay in Arrow, where a million take about 20 MB instead of 100.
 
     Args:
-        ids: of a bank, in its order.
+        ids: the ids of a bank, in its order.
 
     Raises:
-        BankError: an id is null or empty, or two are the same.
+        BankError: an id is null or empty, or two ids are the same.
     """
 
     def __init__(self, ids: pa.ChunkedArray) -> None:
@@ -33,7 +33,7 @@ class UserIndex:
         if self.ids.null_count:
             raise BankError("the columns user_id and prompt must not hold nulls; drop those rows")
         self._require_filled()
-        # In the files of a bank the ids stand in order; then their own rows are the index, and none is there twice.
+        # In the files of a bank the ids are strictly sorted. Then no other index is needed, and none is repeated.
         self._order = None if _rising(self.ids) else pc.array_sort_indices(self.ids)
         self._sorted = self.ids if self._order is None else self.ids.take(self._order)
         if self._order is not None:
@@ -44,7 +44,7 @@ class UserIndex:
 
     @property
     def is_rising(self) -> bool:
-        """Whether the ids stand in the order of their UTF-8 bytes."""
+        """Whether the ids are sorted by their UTF-8 bytes."""
         return self._order is None
 
     @cached_property
@@ -68,11 +68,11 @@ class UserIndex:
         return place if self._order is None else int(self._order[place].as_py())
 
     def rows(self, users: Sequence[str]) -> np.ndarray:
-        """The rows of many users, int64 ``(N,)``, with -1 for those that are not there."""
+        """The rows of many users, int64 ``(N,)``, with -1 for unknown users."""
         if len(users) > _FEW:
             try:
                 found = pc.index_in(pa.array(users, pa.large_string()), value_set=self.ids)
-            except UnicodeEncodeError:  # half of a surrogate pair: no id, but one has to look which
+            except UnicodeEncodeError:  # one string holds half of a surrogate pair, so look up one by one
                 pass
             else:
                 return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -17,7 +17,7 @@ def join_rows(banks: Sequence[PromptBank]) -> tuple[list[str], list[np.ndarray],
 
     Returns:
         The users that are in every bank, in the order of the first; their rows in each bank, int64 ``(N,)``, for
-        :meth:`PromptBank.prompts_at`; and how many users are missing from at least one bank.
+        :meth:`PromptBank.prompts_at`; and the number of users who are missing from at least one bank.
 
     Raises:
         MismatchError: prompt lengths differ.
@@ -32,16 +32,16 @@ def join_rows(banks: Sequence[PromptBank]) -> tuple[list[str], list[np.ndarray],
     common = np.ones(len(first), bool)
     for other in others:
         common &= first.is_in(other)
-    everyone = len(first) if not others else len(pc.unique(pa.chunked_array([bank.index.ids for bank in banks])))
+    total = len(first) if not others else len(pc.unique(pa.chunked_array([bank.index.ids for bank in banks])))
     if not common.any():
         if not others:
             raise BankError("the bank is empty; there is nothing to migrate")
-        raise BankError(f"none of the {everyone} users is in all {len(banks)} banks; check their user ids")
+        raise BankError(f"none of the {total} users is in all {len(banks)} banks; check their user ids")
     if not others:
         return first.names, [np.arange(len(first))], 0
     mine = np.flatnonzero(common)
     users: list[str] = first.ids.take(pa.array(mine)).to_pylist()
-    return users, [mine, *(other.rows(users) for other in others)], everyone - len(users)
+    return users, [mine, *(other.rows(users) for other in others)], total - len(users)
 
 
 def join_banks(banks: Sequence[PromptBank]) -> tuple[list[str], np.ndarray, int]:
@@ -49,7 +49,7 @@ def join_banks(banks: Sequence[PromptBank]) -> tuple[list[str], np.ndarray, int]
 
     Returns:
         The users that are in every bank, in the order of the first; their prompts ``(N, l, sum of sizes)``,
-        float32, concatenated on the feature axis in the order of the banks; and how many users are missing
+        float32, concatenated on the feature axis in the order of the banks; and the number of users who are missing
         from at least one bank.
 
     Raises:

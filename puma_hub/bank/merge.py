@@ -1,4 +1,4 @@
-"""What two banks must have in common before their users can be in one."""
+"""Checks before the users of two banks are put into one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from puma_hub.errors import BankError, MismatchError
 from puma_hub.tasks import RatingHead
 
 _REMEDY = (
-    "prompts of two trainings do not mix; train new users against the bank with "
+    "prompts of two trainings cannot share a bank; add new users by training them with "
     "PromptTrainer(lm, rows, args, bank=existing), or puma-hub fit --bank"
 )
 
@@ -23,10 +23,10 @@ _REMEDY = (
 def require_same_training(
     ours: Provenance, our_head: RatingHead | None, theirs: Provenance, their_head: RatingHead | None
 ) -> None:
-    """Refuse prompts that were trained for something else, or around another base.
+    """Check that two banks' prompts have the same template, task, rating head and base.
 
     Raises:
-        MismatchError: template, task, rating head or base differ.
+        MismatchError: one of these differs.
     """
     for name in ("template", "task"):
         mine, other = getattr(ours, name), getattr(theirs, name)
@@ -40,23 +40,23 @@ def require_same_training(
         raise MismatchError(f"the banks' rating heads differ ({found}, not with the same weights); {_REMEDY}")
     if not _same_base(ours, theirs):
         raise MismatchError(
-            f"the banks' prompts are not known to be of one training, around one base; {_REMEDY}. If they are, say so: "
-            "bank.with_provenance(statistics=existing.statistics)"
+            f"the banks do not record the same base, so their prompts may be of two trainings; {_REMEDY}. If they are "
+            "of one training, say so: bank.with_provenance(statistics=existing.statistics)"
         )
 
 
 def aligned(other: BankRows, ours: BankRows) -> pa.Table:
-    """All rows of ``other`` with the columns of ``ours``, in their order and types.
+    """All rows of ``other``, with the column order and types of ``ours``.
 
     Raises:
-        BankError: it has more or fewer columns, or some cannot be had in that type.
+        BankError: ``other`` has more or fewer columns, or a column cannot be converted.
     """
     more, fewer = set(other.features) - set(ours.features), set(ours.features) - set(other.features)
     if more or fewer:
-        told = [f"it has {sorted(more)} more"] * bool(more) + [f"it lacks {sorted(fewer)}"] * bool(fewer)
+        differences = [f"extra {sorted(more)}"] * bool(more) + [f"missing {sorted(fewer)}"] * bool(fewer)
         raise BankError(
-            f"the new users' columns differ: {' and '.join(told)}; make them alike with dataset.add_column or "
-            "dataset.remove_columns, and PromptBank(dataset, bank.provenance, bank.head)"
+            f"the new users' columns differ: {' and '.join(differences)}; give them the bank's columns with "
+            "dataset.add_column or dataset.remove_columns, and PromptBank(dataset, bank.provenance, bank.head)"
         )
     table = other.take(np.arange(len(other))).table
     try:
@@ -66,19 +66,19 @@ def aligned(other: BankRows, ours: BankRows) -> pa.Table:
     except (pa.ArrowException, ValueError) as error:
         changed = [name for name in ours.features if ours.features[name] != other.features[name]]
         raise BankError(
-            f"the new users' columns {changed} are of types {[str(other.features[name]) for name in changed]}, not "
+            f"the new users' columns {changed} have types {[str(other.features[name]) for name in changed]}, not "
             f"{[str(ours.features[name]) for name in changed]}; cast them first"
         ) from error
 
 
 def _same_base(ours: Provenance, theirs: Provenance) -> bool:
-    """Whether both banks' prompts were trained around the same base; what was given from elsewhere has its own."""
+    """Whether both banks' prompts were trained around the same base. Imported prompts have a base of their own."""
     mine, other = ours.statistics, theirs.statistics
     return (mine and mine.base_id) == (other and other.base_id)
 
 
 def _same_head(ours: RatingHead | None, theirs: RatingHead | None) -> bool:
-    """By the bits of their weights."""
+    """Whether both heads have the same weights, bit for bit."""
     if ours is None or theirs is None:
         return ours is theirs
     mine, other = ours.state_dict(), theirs.state_dict()

@@ -19,12 +19,14 @@ FORMAT_VERSION = 1
 
 @dataclass(frozen=True)
 class Provenance:
-    """The model, template and task of a bank, how it was made, and what was before it.
+    """The model, template and task of a bank, how it was made, and the banks it was made from.
 
-    ``made_by`` is ``"given"``, ``"trained"`` or ``"migrated"``; ``details`` holds facts about the making (no
-    user data); ``history`` the earlier steps, oldest first, each as a dict with a ``made_by`` of its own.
-    ``statistics`` are of all prompts that were made together, also where a bank holds a part of them.
-    ``trained_rows`` is a sample of hashes of the interactions the prompts were trained on, if they are known.
+    Attributes:
+        made_by: ``"given"``, ``"trained"`` or ``"migrated"``.
+        details: facts about how the bank was made, without user data.
+        history: the earlier steps, oldest first. Each is a dict with its own ``made_by``.
+        statistics: statistics of all prompts of the training, even if the bank holds only some of them.
+        trained_rows: a sample of hashes of the interactions that the prompts were trained on, if known.
     """
 
     model: ModelSpec
@@ -62,8 +64,8 @@ class Provenance:
             raise BankError(f"the statistics of a bank must be a mapping, got {shown(self.statistics)}")
         if self.statistics is not None and self.statistics.mean.shape != (self.prompt_length, self.model.hidden_size):
             raise BankError(
-                f"the statistics are of prompts {self.statistics.mean.shape}, the bank's are "
-                f"{(self.prompt_length, self.model.hidden_size)}; give those of this bank's training"
+                f"the statistics are of prompts of shape {self.statistics.mean.shape}, the bank's prompts have shape "
+                f"{(self.prompt_length, self.model.hidden_size)}; give the statistics of this bank's training"
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,18 +85,18 @@ class Provenance:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Provenance:
-        """Rebuild from :meth:`to_dict`; unknown keys are left out.
+        """Rebuild from the output of :meth:`to_dict`. Unknown keys are ignored.
 
         Raises:
-            BankError: a needed key is missing, or the format is newer than this version of puma_hub.
-            PumaHubError: a value is none that the field may have.
+            BankError: a required key is missing, or the format is newer than this version of puma_hub.
+            PumaHubError: a field has a value that it may not have.
         """
         version = require_whole(data.get("format_version", 1), "format_version", MAX_FORMAT)
         if version > FORMAT_VERSION:
             raise BankError(too_new("this bank", version, FORMAT_VERSION, data.get("puma_hub_version")))
         missing = [key for key in ("model", "prompt_length") if key not in data]
         if missing:
-            raise BankError(f"the bank's provenance lacks {', '.join(missing)}; it cannot be told which LLM it is for")
+            raise BankError(f"the bank's provenance lacks {', '.join(missing)}; make the bank again")
         known = {f.name for f in fields(cls)}
         return cls(**{key: value for key, value in data.items() if key in known})
 
@@ -104,15 +106,15 @@ class Provenance:
         return {key: step[key] for key in ("made_by", "model", "details") if step[key]}
 
     def require_head(self, head: RatingHead | None) -> None:
-        """Refuse a rating head for another number of answers.
+        """Check that a rating head has as many answers as the task.
 
         Raises:
-            BankError: it is.
+            BankError: the numbers differ.
         """
         if head is not None and head.answers != self.answers:
             raise BankError(
-                f"the head takes {head.answers} answers, the bank's task has {self.answers}; give the bank the task "
-                "the head was trained for"
+                f"the head is for {head.answers} answers, the bank's task has {self.answers}; give the bank the task "
+                "that the head was trained for"
             )
 
     @property

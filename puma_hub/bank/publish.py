@@ -1,4 +1,4 @@
-"""Publishing a bank: description, shards, head and card in one commit, and never in public unasked."""
+"""Publishing a bank in one commit: description, shards, head and card. It is private unless the user says otherwise."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _REPLACED = ("*.parquet", HEAD_FILE)
-"""What a new commit deletes where it does not write it: nothing of an older bank may stay beside the new one."""
+"""A commit deletes these files if it does not write them: nothing of an older bank may stay beside the new one."""
 _TRIES = 4
 _PAUSE = 0.4
 _CHANGED_MEANWHILE = (409, 412)
@@ -44,16 +44,16 @@ def publish_bank(
     license: str | None = None,
     max_shard_size: int | str = DEFAULT_SHARD_SIZE,
 ) -> CommitInfo:
-    """What :meth:`puma_hub.PromptBank.push_to_hub` does."""
+    """Implements :meth:`puma_hub.PromptBank.push_to_hub`."""
     from huggingface_hub import HfApi
 
-    private = private is not False  # nothing but an explicit False opens a bank to everyone
+    private = private is not False  # only an explicit False makes a bank public
     require_license(license)
     rows = shard_rows(bank.stored, max_shard_size)
     if is_folder(bank.model.model_id):
         logger.warning(
-            "the bank's LLM is named by a folder, which goes into %s; bank.with_provenance(model=...) gives it its "
-            "Hub id",
+            "the bank's LLM is recorded as a folder, and %s will show that; record its Hub id with "
+            "bank.with_provenance(model=...)",
             repo_id,
         )
     api = HfApi(token=token)
@@ -61,7 +61,7 @@ def publish_bank(
         folder = Path(place)
         write_contents(folder, bank, BankDescription(bank.provenance, len(bank), rows, bank.head is not None))
         full = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
-        # Before anything is uploaded, or a branch is made.
+        # Check this before anything is uploaded or a branch is created.
         require_visibility(api.dataset_info(full), private)
         if revision is not None and not revision.startswith("refs/"):
             api.create_branch(full, repo_type="dataset", branch=revision, exist_ok=True)
@@ -79,17 +79,17 @@ def publish_bank(
 
 
 def require_visibility(info: DatasetInfo, private: bool) -> bool:
-    """Whether the repository is public, which it must not be if ``private``.
+    """Whether the repository is public.
 
     Raises:
-        ConfigurationError: it is.
+        ConfigurationError: the repository is public, but ``private`` is true.
     """
     public = info.private is not True
     if public and private:
         raise ConfigurationError(
             f"{info.id} is public: anyone could read these users' prompts, which are personal data. Nothing was "
             "uploaded. Make it private in its settings, choose another name, or give private=False (puma-hub push "
-            "--public) if everyone may have them"
+            "--public) if everyone may read them"
         )
     return public
 
@@ -97,7 +97,7 @@ def require_visibility(info: DatasetInfo, private: bool) -> bool:
 def describe(
     folder: Path, bank: PromptBank, repo_id: str, rows: int, license: str | None, public: bool
 ) -> BankDescription:
-    """Write the card and the description that go with the shards in ``folder``."""
+    """Write the card and the description of the shards in ``folder``."""
     card = str(bank_card(bank, repo_id, license, public)).encode()
     (folder / CARD_FILE).write_bytes(card)
     description = BankDescription(
@@ -108,7 +108,7 @@ def describe(
 
 
 def upload(api: HfApi, before: DatasetInfo, folder: Path, revision: str | None, message: str) -> CommitInfo:
-    """Make one commit of a bank's files upon the revision ``before``, or none if there is a newer one (412)."""
+    """Commit a bank's files on top of the revision ``before``. The Hub refuses (412) if there is a newer one."""
     made: CommitInfo = api.upload_folder(
         repo_id=before.id,
         repo_type="dataset",
@@ -122,7 +122,7 @@ def upload(api: HfApi, before: DatasetInfo, folder: Path, revision: str | None, 
 
 
 def on_newest(commit: Callable[[], CommitInfo]) -> CommitInfo:
-    """Call ``commit``, which starts from the newest revision, again when somebody else's commit came before."""
+    """Call ``commit``, which starts from the newest revision, and repeat it if somebody else committed in between."""
     from huggingface_hub.errors import HfHubHTTPError
 
     for tried in range(1, _TRIES):
@@ -138,11 +138,11 @@ def on_newest(commit: Callable[[], CommitInfo]) -> CommitInfo:
 
 def _say_public(info: DatasetInfo, users: int) -> None:
     if info.private:
-        logger.warning("%s was private and stays so; its settings can make it public", info.id)
+        logger.warning("%s was private and stays private; its settings can make it public", info.id)
     else:
         logger.warning(
             "%s is public: anyone can read and keep the prompts of these %d users, and predict their answers with "
-            "them; what was read cannot be taken back",
+            "them; this cannot be undone",
             info.id,
             users,
         )

@@ -1,4 +1,4 @@
-"""What the prompts of one training are counted from."""
+"""The reference point of the prompts of one training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Where the prompts of one training are counted from.
+    """The reference point of the prompts of one training: a user's offset is the prompt minus the mean.
 
     Args:
         mean: float32 ``(l, d)``, the mean prompt.
-        sensitivity: float32 ``(l, d)``, the gradient of the mean prediction by the prompt, there; None where it is not
-            known, and prompts are then taken as they are.
+        sensitivity: float32 ``(l, d)``, the gradient of the mean prediction with respect to the prompt, at the mean.
+            None if it is not known; offsets are then not rescaled.
     """
 
     mean: np.ndarray

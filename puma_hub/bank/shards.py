@@ -1,4 +1,4 @@
-"""The rows of a bank in files: Parquet, sorted by user id, in row groups small enough to be read for one user."""
+"""The rows of a bank in Parquet files, sorted by user id. Row groups are small, so reading one user is cheap."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ _GROUPS_AT_ONCE = 64
 
 
 def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
-    """How many of ``rows`` a file of that size holds, at least one.
+    """The number of ``rows`` in a file of that size, at least one.
 
     Raises:
-        ConfigurationError: it is not a size, or one so small that there would be too many files.
+        ConfigurationError: ``max_shard_size`` is not a size, or so small that there would be too many files.
     """
     count = rows_in(max_shard_size, row_bytes(rows))
     files = -(-len(rows) // count)
     if files > MAX_FILES:
         raise ConfigurationError(
             f"max_shard_size={max_shard_size!r} would make {files} files of {len(rows)} users, more than {MAX_FILES}; "
-            "give a larger one"
+            "give a larger size"
         )
     return count
 
 
 def rows_in(max_shard_size: int | str, one: int) -> int:
-    """How many rows of ``one`` bytes each a file of that size holds, at least one.
+    """The number of rows of ``one`` bytes each in a file of that size, at least one.
 
     Raises:
-        ConfigurationError: it is not a size.
+        ConfigurationError: ``max_shard_size`` is not a size.
     """
     try:
         size = convert_file_size_to_int(max_shard_size)
@@ -57,21 +57,20 @@ def rows_in(max_shard_size: int | str, one: int) -> int:
 
 
 def row_bytes(rows: BankRows) -> int:
-    """How many bytes a row takes, more or less."""
+    """The approximate size of a row in bytes."""
     return max(1, -(-rows.nbytes // max(1, len(rows))))
 
 
 class ShardWriter:
     """Writes the files of a bank from tables of any length, in small row groups.
 
-    The smallest and largest id of each row group stand in the file's footer, so a reader of some users fetches
-    their row groups alone, if the rows come in the order of their user ids; the order of strings is that of their UTF-8
-    bytes here and there.
+    The file's footer has the smallest and largest id of each row group. If rows are sorted by user id, a reader of some
+    users fetches only their row groups. Strings are compared by their UTF-8 bytes, in Parquet as here.
 
     Args:
-        schema: of every table.
-        rows_per_shard: of every file but the last.
-        one: bytes of a row, more or less.
+        schema: the schema of all tables.
+        rows_per_shard: rows in each file except the last.
+        one: the approximate size of a row in bytes.
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int, one: int) -> None:
@@ -101,7 +100,7 @@ class ShardWriter:
                 self._flush(self._waiting // self._group * self._group)
 
     def finish(self, names: Callable[[int], Sequence[str]]) -> None:
-        """Write what is left, and call the files by the ``names`` for so many of them, relative to the folder."""
+        """Write the remaining rows, and name the files. ``names`` gives paths in the folder for a number of files."""
         if self._waiting or not self._paths:
             self._flush(self._waiting)
         self.close()
@@ -110,7 +109,7 @@ class ShardWriter:
             path.rename(self._folder / name)
 
     def close(self) -> None:
-        """Close the file that is being written, if there is one."""
+        """Close the current file, if there is one."""
         if self._writer is not None:
             self._writer.close()
         self._writer, self._in_shard = None, 0
@@ -127,7 +126,7 @@ class ShardWriter:
                     f"the bank would have more than {MAX_FILES} files; give a larger max_shard_size"
                 )
             self._paths.append(self._folder / f"shard-{len(self._paths)}.writing")
-            # Neither compression nor a dictionary makes prompts smaller; both would make an update change every byte.
+            # Compression and dictionaries do not make prompts smaller. They would make an update change every byte.
             options: Mapping[str, Any] = {
                 "compression": "none",
                 "use_dictionary": False,
@@ -138,7 +137,7 @@ class ShardWriter:
 
 
 def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:
-    """Write ``rows`` in ``order``, which is that of their user ids."""
+    """Write ``rows`` in ``order``, which sorts them by user id."""
     one = row_bytes(rows)
     writer = ShardWriter(folder, rows.features.arrow_schema, rows_per_shard, one)
     at_once = max(1, _GROUP_BYTES // one) * _GROUPS_AT_ONCE
@@ -151,16 +150,16 @@ def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.n
 
 
 class ShardRows(BankRows):
-    """Rows that stay in Parquet files. They are read row group by row group; only the last one is kept.
+    """Rows that stay in Parquet files. One row group is read at a time, and only the last one is kept.
 
-    The files stay open, so a bank that is replaced on disk goes on as the one that was opened.
+    The files stay open: if the bank is replaced on disk, this object still reads the old one.
 
     Args:
-        where: the bank's name for messages.
+        where: names the bank in messages.
 
     Raises:
-        CheckpointError: a file is damaged, or they do not belong together.
-        BankError: columns cannot be a bank's.
+        CheckpointError: a file is damaged, or files do not belong together.
+        BankError: the columns are not those of a bank.
     """
 
     _files: list[pq.ParquetFile]
@@ -181,7 +180,7 @@ class ShardRows(BankRows):
         try:
             features = bank_features(datasets.Features.from_arrow_schema(schemas[0]), shape)
         except BankError as error:
-            raise BankError(f"the files of {where} are no bank: {error}") from None
+            raise BankError(f"the files of {where} are not a bank: {error}") from None
         self._groups = [
             (shard, group) for shard, file in enumerate(self._files) for group in range(file.num_row_groups)
         ]
@@ -216,7 +215,7 @@ class ShardRows(BankRows):
     def piece(self, number: int, columns: list[str] | None = None) -> pa.Table:
         shard, group = self._groups[number]
         with self._damaged(), self._lock:
-            if self._last[0] != (number, columns):  # neighbours are often asked for one after another
+            if self._last[0] != (number, columns):  # neighbouring rows are often read one after another
                 table = self._files[shard].read_row_group(group, columns=columns, use_threads=False)
                 if self._is_converted:
                     features = {
@@ -229,7 +228,7 @@ class ShardRows(BankRows):
     def prompts(self) -> np.ndarray:
         return self.prompts_at(np.arange(len(self)))
 
-    # A process of its own opens the files anew.
+    # Pickled for another process, which opens the files again.
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_files", "_lock", "_last")}
@@ -244,7 +243,7 @@ class ShardRows(BankRows):
 
     def _open(self) -> None:
         self._last = None, pa.table({})
-        self._lock = threading.Lock()  # Arrow's reader of a file is not made for several threads
+        self._lock = threading.Lock()  # Arrow's file reader is not thread-safe
         with self._damaged():
             self._files = [pq.ParquetFile(path, page_checksum_verification=True) for path in self._paths]
             self._identities = [(s.st_ino, s.st_size, s.st_mtime_ns) for s in map(os.stat, self._paths)]

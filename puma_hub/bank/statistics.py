@@ -1,4 +1,4 @@
-"""What the prompts of one training share: their mean, and how far users lie from it."""
+"""Statistics of the prompts of one training: their mean, and the spread of users around it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from puma_hub.bank.reference import Reference
 from puma_hub.errors import BankError
 
 LEAST_USERS = 30
-"""With fewer users, a mean of their prompts is too much their own: it is off by a share of what tells users apart."""
+"""With fewer users, the mean of their prompts is a poor estimate of the base: the users' own offsets bias it."""
 _ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
 class BankStatistics:
-    """Mean and spread of all prompts of a training, of which a bank may hold a part.
+    """Mean and spread of all prompts of a training. A bank may hold only some of these prompts.
 
-    Prompts of trainings apart differ in their mean far more than users of one training do, so a user's own is what is
-    left when the training's mean is taken away.
+    The means of separate trainings differ far more than the users of one training do. So a user is described by the
+    offset, the prompt minus the mean of its training.
 
     Args:
-        mean: float32 ``(l, d)``, the mean prompt: what all users share (a trained base, and the mean of the offsets).
-        spread: root mean square of one coordinate of prompt minus mean, over the users.
-        users: how many users these are statistics of.
-        is_base: the mean is the trained base itself, which does not depend on who the users are.
-        sensitivity: float32 ``(l, d)``, the gradient of the mean prediction by the prompt at the mean, over rows of the
-            training; None where it is not known.
+        mean: float32 ``(l, d)``, the mean prompt, which all users share (a trained base plus the mean of the offsets).
+        spread: root mean square of the coordinates of prompt minus mean, over all users.
+        users: the number of users.
+        is_base: the mean is the trained base itself, which does not depend on the choice of users.
+        sensitivity: float32 ``(l, d)``, the gradient of the mean prediction with respect to the prompt, at the mean,
+            over rows of the training; None if it is not known.
 
     Raises:
         BankError: a value is not finite, or out of range.
@@ -51,7 +51,7 @@ class BankStatistics:
         object.__setattr__(self, "mean", mean)
         if mean.ndim != 2 or not mean.size or not np.isfinite(mean).all():
             raise BankError(
-                f"a bank's mean prompt must be finite and of shape (length, hidden size), got {mean.shape}; make the "
+                f"a bank's mean prompt must be finite and have shape (length, hidden size), got {mean.shape}; make the "
                 "bank again"
             )
         if self.sensitivity is not None:
@@ -59,7 +59,7 @@ class BankStatistics:
             object.__setattr__(self, "sensitivity", sensitivity)
             if sensitivity.shape != mean.shape or not np.isfinite(sensitivity).all():
                 raise BankError(
-                    f"a bank's sensitivity must be finite and of the mean's shape {mean.shape}, got "
+                    f"a bank's sensitivity must be finite and have the mean's shape {mean.shape}, got "
                     f"{sensitivity.shape}; make the bank again"
                 )
         if not math.isfinite(self.spread) or self.spread < 0 or self.users < 1:
@@ -70,19 +70,19 @@ class BankStatistics:
 
     @classmethod
     def of_prompts(cls, prompts: np.ndarray) -> BankStatistics | None:
-        """The statistics of prompts ``(N, l, d)``; None for fewer than two, of which nothing is shared."""
+        """The statistics of prompts ``(N, l, d)``; None for fewer than two prompts."""
         return cls.of_batches(lambda: (prompts,))
 
     @classmethod
     def of_batches(cls, batches: Callable[[], Iterable[np.ndarray]]) -> BankStatistics | None:
-        """As :meth:`of_prompts` of prompts that come in batches ``(n, l, d)``, with the same bits.
+        """As :meth:`of_prompts`, for prompts in batches ``(n, l, d)``; equal to the bit.
 
         Args:
-            batches: gives all of them anew each time; they are read twice.
+            batches: called twice; returns an iterator over all batches each time.
         """
         users, total = 0, None
         for part in _parts(batches()):
-            # Row after row, in one order however the batches are cut.
+            # Add row by row, so that the result does not depend on the sizes of the batches.
             before = np.zeros((1, *part.shape[1:])) if total is None else total[None]
             total = np.concatenate([before, part]).sum(axis=0)
             users += len(part)
@@ -93,9 +93,9 @@ class BankStatistics:
 
     @classmethod
     def of_training(cls, prompts: np.ndarray, base: np.ndarray | None) -> BankStatistics | None:
-        """The statistics of a training's prompts ``(N, l, d)`` and base ``(l, d)``, None where it has none.
+        """The statistics of a training with prompts ``(N, l, d)`` and, for the shared method, base ``(l, d)``.
 
-        The mean of many users is the base, but for noise; of few users it is not, and the base stands for it.
+        With many users the mean of the prompts is used: up to noise it is the base. With few users the base is used.
         """
         if base is None or len(prompts) >= LEAST_USERS:
             return cls.of_prompts(prompts)
@@ -103,22 +103,22 @@ class BankStatistics:
 
     @property
     def is_reliable(self) -> bool:
-        """Whether the mean holds next to nothing of what is a single user's own."""
+        """Whether no single user has a noticeable influence on the mean."""
         return self.is_base or self.users >= LEAST_USERS
 
     @classmethod
     def alone(cls, prompts: np.ndarray) -> BankStatistics:
-        """As :meth:`of_prompts`; of a single prompt, it is the mean and nothing is its user's own."""
+        """As :meth:`of_prompts`; but a single prompt is its own mean, with spread 0."""
         return cls.of_prompts(prompts) or cls(prompts[0], 0.0, 1)
 
     @property
     def reference(self) -> Reference:
-        """What prompts of this training are counted from."""
+        """The reference point of the prompts of this training."""
         return Reference(self.mean, self.sensitivity)
 
     @cached_property
     def base_id(self) -> str:
-        """Names the training: a hash of the mean prompt, 16 hexadecimal digits."""
+        """An identifier of the training: a hash of the mean prompt, 16 hexadecimal digits."""
         return hashlib.sha256(self.mean.astype("<f4").tobytes()).hexdigest()[:16]
 
     def __eq__(self, other: object) -> bool:
@@ -131,7 +131,7 @@ class BankStatistics:
         return hash((self.base_id, self.spread, self.users))
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON can hold it; the mean as base64 of little-endian float32, so that no bit is lost."""
+        """A dictionary for JSON. Arrays are base64 of little-endian float32, so that no bit is lost."""
         return {
             "base_id": self.base_id,
             "mean": _encoded(self.mean),
@@ -144,7 +144,7 @@ class BankStatistics:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> BankStatistics:
-        """Rebuild from :meth:`to_dict`.
+        """Rebuild from the output of :meth:`to_dict`.
 
         Raises:
             BankError: a part is missing or malformed.

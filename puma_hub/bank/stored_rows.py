@@ -1,4 +1,4 @@
-"""The rows of a bank, read piece by piece; and those that are a table, in memory or memory-mapped."""
+"""The rows of a bank, read piece by piece, and the implementation for a table in memory or memory-mapped."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ _ONE_CHUNK_BYTES = 64 * 1024 * 1024
 
 
 class BankRows(ABC):
-    """Rows of ``user_id``, ``prompt`` and a user's own columns, in pieces of which one is in memory at a time.
+    """Rows with ``user_id``, ``prompt`` and further columns, in pieces. One piece is in memory at a time.
 
     Args:
-        features: of all columns, as :func:`bank_features` gives them.
+        features: the features of all columns, from :func:`bank_features`.
         shape: ``(l, d)`` of a prompt.
-        sizes: rows of each piece.
+        sizes: the number of rows in each piece.
     """
 
     _checked = False
-    """Whether all values are known to be finite; they are otherwise checked whenever they are read."""
+    """Whether all values are known to be finite. If not, values are checked each time they are read."""
 
     def __init__(self, features: datasets.Features, shape: tuple[int, int], sizes: Sequence[int]) -> None:
         self.features = features
@@ -45,7 +45,7 @@ class BankRows(ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """How many bytes all rows take, more or less."""
+        """The approximate size of all rows in bytes."""
 
     @abstractmethod
     def ids(self) -> pa.ChunkedArray:
@@ -60,10 +60,10 @@ class BankRows(ABC):
         """All prompts, read-only float32 ``(N, l, d)``."""
 
     def values(self, number: int, table: pa.Table, local: np.ndarray | None = None) -> np.ndarray:
-        """The checked prompts float32 ``(n, l, d)`` of the piece ``number``: its rows ``local``, or all without a copy.
+        """The checked prompts of piece ``number``, float32 ``(n, l, d)``: of its rows ``local``, or all without a copy.
 
         Raises:
-            BankError: one of them is not finite.
+            BankError: a prompt is not finite.
         """
         start = self._start(number)
         prompts = prompt_values(table.column("prompt").chunk(0), self.shape, start)
@@ -74,7 +74,7 @@ class BankRows(ABC):
         return prompts
 
     def prompts_at(self, numbers: np.ndarray) -> np.ndarray:
-        """The checked prompts float32 ``(n, l, d)`` of the rows ``numbers``, in that order."""
+        """The checked prompts of the rows ``numbers``, in that order; float32 ``(n, l, d)``."""
         result = np.empty((len(numbers), *self.shape), np.float32)
         for number, local, positions in self._located(numbers):
             result[positions] = self.values(number, self.piece(number, ["prompt"]), local)
@@ -93,7 +93,7 @@ class BankRows(ABC):
         if not (np.diff(order) > 0).all():
             table = table.combine_chunks().take(pa.array(np.argsort(order)))
         elif table.nbytes <= _ONE_CHUNK_BYTES:
-            # Prompts in one chunk are read without a copy, but for a moment there are two of them.
+            # Prompts in one chunk are read without a copy. Combining doubles the memory for a moment.
             table = table.combine_chunks()
         return TableRows(to_dataset(table, self.features), self.shape, checked=True)
 
@@ -108,7 +108,7 @@ class BankRows(ABC):
         return int(self._ends[number - 1]) if number else 0
 
     def _located(self, numbers: np.ndarray) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-        """The pieces that hold some of ``numbers``: which, the rows in it, and their positions in ``numbers``."""
+        """For each piece with some of ``numbers``: the piece, the rows in it, and their positions in ``numbers``."""
         order = np.argsort(numbers, kind="stable")
         rising = numbers[order]
         owners = np.searchsorted(self._ends, rising, side="right")
@@ -122,11 +122,11 @@ class TableRows(BankRows):
     """A data set in memory or memory-mapped.
 
     Args:
-        checked: whether all values are known to be finite. Those in memory are otherwise checked at once, those that
-            are memory-mapped when they are read.
+        checked: whether all values are known to be finite. If not, values in memory are checked at once, memory-mapped
+            values when they are read.
 
     Raises:
-        BankError: columns or values cannot be a bank's.
+        BankError: columns or values are not valid for a bank.
     """
 
     def __init__(self, dataset: datasets.Dataset, shape: tuple[int, int], checked: bool = False) -> None:
@@ -135,7 +135,7 @@ class TableRows(BankRows):
         if features != dataset.features:
             dataset = to_dataset(as_bank_table(dataset.data.table, features), features)
         self._dataset = dataset
-        # Batches end wherever a column's chunk does, so that they hold the same rows of every column.
+        # Batches end at the chunk ends of all columns, so that each batch has the same rows of every column.
         self._batches = self.table.to_batches(max_chunksize=_PIECE_ROWS)
         super().__init__(features, shape, [len(batch) for batch in self._batches])
         if not checked and not dataset.cache_files:

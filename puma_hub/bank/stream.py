@@ -1,4 +1,4 @@
-"""Reading some users of a published bank: the footers of its files and these users' row groups, nothing else."""
+"""Reading some users of a published bank. Only the files' footers and these users' row groups are downloaded."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from puma_hub.hub.failures import hub_errors, translated
 def read_users(
     repo_id: str, commit: str, description: BankDescription, users: Sequence[str], token: str | bool | None
 ) -> datasets.Dataset:
-    """The rows of ``users``, in the order of their ids, in memory.
+    """The rows of ``users``, in memory, sorted by id.
 
     Raises:
-        UnknownUserError: one of them is not in the bank.
+        UnknownUserError: a user is not in the bank.
         CheckpointError: a file is damaged, or files do not belong together.
         HubError: the files cannot be read.
     """
@@ -36,7 +36,7 @@ def read_users(
     total = 0
     with hub_errors(doing), _damaged(doing, repo_id):
         for shard in description.shards:
-            # Without read-ahead: Arrow itself asks for what it needs in few requests.
+            # No read-ahead: Arrow itself combines what it needs into a few requests.
             with filesystem.open(f"datasets/{repo_id}@{commit}/{shard}", "rb", cache_type="none") as file:
                 parquet = pq.ParquetFile(file, pre_buffer=True)
                 total += parquet.metadata.num_rows
@@ -51,13 +51,13 @@ def read_users(
 
 
 def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:
-    """The row groups that may hold one of the ``wanted``, which are sorted."""
+    """The row groups that may hold a user of ``wanted``, a sorted list."""
     paths = [metadata.schema.column(number).path for number in range(len(metadata.schema))]
     column = paths.index("user_id")
     groups = []
     for number in range(metadata.num_row_groups):
         ids = metadata.row_group(number).column(column).statistics
-        if ids is None or not ids.has_min_max:  # Arrow keeps none of very long ids
+        if ids is None or not ids.has_min_max:  # Arrow stores no minimum and maximum of very long ids
             groups.append(number)
             continue
         first = bisect_left(wanted, ids.min)
@@ -68,7 +68,7 @@ def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:
 
 @contextmanager
 def _damaged(doing: str, repo_id: str) -> Iterator[None]:
-    """Raise a CheckpointError for what Arrow says of a damaged file; the Hub's own errors pass."""
+    """Turn Arrow's errors about damaged files into a CheckpointError. Errors of the Hub are passed on."""
     try:
         yield
     except PumaHubError:

@@ -1,8 +1,7 @@
-"""Lists of users in files: UTF-8, one id a line.
+"""Lists of users in text files: UTF-8, one id on each line.
 
-An id stands as it is, whatever it holds, unless a line cannot hold it or would not show it: with a line break of any
-kind or another control character in it, with blanks around it, or with a quotation mark first. Such an id is a JSON
-string, quotation marks included.
+Most ids are written as they are. An id is written as a JSON string, in quotation marks, if it contains a line break or
+another control character, begins or ends with a blank, or begins with a quotation mark.
 """
 
 from __future__ import annotations
@@ -20,14 +19,14 @@ from puma_hub.storage import new_file
 
 _QUOTE, _BOM = '"', "\ufeff"
 _HIDDEN = ("Cc", "Zl", "Zp")
-"""Unicode's categories of control characters, and of what separates lines and paragraphs."""
+"""Unicode's categories of control characters and of line and paragraph separators."""
 
 
 def write_users(target: str | os.PathLike[str], users: Sequence[str]) -> None:
-    """Write ``users``, in their order; :func:`read_users` gives the same ones.
+    """Write ``users``, in their order. :func:`read_users` reads the same list.
 
     Raises:
-        BankError: an id is empty, repeated, no string, or not Unicode (half of a surrogate pair).
+        BankError: an id is empty, repeated, not a string, or not Unicode (half of a surrogate pair).
         StorageError: the file cannot be written.
     """
     users = user_list(users)
@@ -43,11 +42,11 @@ def write_users(target: str | os.PathLike[str], users: Sequence[str]) -> None:
 def read_users(source: str | os.PathLike[str]) -> list[str]:
     """Read the users of a file, in its order.
 
-    Lines may end as on Windows, and a byte order mark is no part of the first id. Empty lines are left out.
+    Line ends may be those of Windows. A byte order mark and empty lines are ignored.
 
     Raises:
         StorageError: the file cannot be read, or is not UTF-8.
-        SelectionError: it names nobody, names a user twice, or a line is not such an id.
+        SelectionError: the file names no user, names a user twice, or a line is not a valid id.
     """
     users: dict[str, int] = {}
     for number, line in enumerate(_text(source).split("\n"), start=1):
@@ -59,7 +58,7 @@ def read_users(source: str | os.PathLike[str]) -> list[str]:
             raise SelectionError(f"line {number} of {source} repeats line {users[user]}; name each user once")
         users[user] = number
     if not users:
-        raise SelectionError(f"{source} names no user; write one id a line, as puma-hub select does")
+        raise SelectionError(f"{source} names no user; write one id on each line, as puma-hub select does")
     return list(users)
 
 
@@ -99,9 +98,9 @@ def _needs_quotes(user: str) -> bool:
 
 def _user(line: str, where: str) -> str:
     if not line.startswith(_QUOTE):
-        # Not cut off: another user's id may be the rest.
+        # Blanks are not stripped: the result could be another user's id.
         if line != line.strip(" \t\r") or "\r" in line:
-            raise SelectionError(f"{where} has blanks around its id or a line break in it; take them out or quote it")
+            raise SelectionError(f"{where} has blanks around its id or a line break in it; remove them or quote the id")
         return line
     try:
         user = json.loads(line)
@@ -109,8 +108,8 @@ def _user(line: str, where: str) -> str:
         user = None
     if not isinstance(user, str) or not user or not _is_unicode(user):
         raise SelectionError(
-            f"{where} begins with a quotation mark and is no JSON string; write one id a line, and quote those alone "
-            "that begin with a quotation mark or hold a line break"
+            f"{where} begins with a quotation mark, but is not a JSON string; write one id on each line, and quote "
+            "only ids that begin with a quotation mark or contain a line break"
         )
     return user
 

@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     common.add_interactions(parser)
-    parser.add_argument("--source", metavar="ID", help="the source LLM: its predictions are taken, and no labels")
+    parser.add_argument("--source", metavar="ID", help="the source LLM: use its predictions in place of labels")
     parser.add_argument("--source-bank", metavar="ID", help="with --source: the bank before the migration")
     parser.add_argument("--out", required=True, metavar="DIR", help="the bank with the calibrated head")
 
@@ -32,9 +32,9 @@ def run(args: argparse.Namespace) -> Result:
 
     check_outputs(args, {args.out: LAYOUT})
     if bool(args.source) != bool(args.source_bank):
-        raise ConfigurationError("--source and --source-bank go together; give both, or rows with labels alone")
+        raise ConfigurationError("--source and --source-bank belong together; give both, or neither to use labels")
     bank = PromptBank.from_pretrained(args.bank)
-    rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # all are to learn from
+    rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # calibration needs no held-out rows
     if args.source:
         before = PromptBank.from_pretrained(args.source_bank)
         source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> Result:
     calibrated, found = calibrate(lm, bank, rows)
     calibrated.save_pretrained(args.out)
     text = (
-        f"rating = {found.level:.3f} + {found.slope:.3f} * prediction, by {found.rows} rows (RMSE on them "
+        f"rating = {found.level:.3f} + {found.slope:.3f} * prediction, fitted to {found.rows} rows (their RMSE: "
         f"{found.rmse_before:.4f} before, {found.rmse_after:.4f} after); {calibrated} in {args.out}"
     )
     return Result(text, asdict(found))

@@ -21,14 +21,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source-evaluation", metavar="FILE", help=f"{report}, of the source bank on the same rows")
     parser.add_argument("--retrained-evaluation", metavar="FILE", help=f"{report}, of retrained prompts")
     parser.add_argument("--comparison", metavar="FILE", help="report of puma-hub compare --json")
-    parser.add_argument("--dataset", metavar="NAME", help="what these reports were computed on")
-    parser.add_argument("--split", default="validation", metavar="NAME", help="which rows of it (default: validation)")
+    parser.add_argument("--dataset", metavar="NAME", help="the data set of these reports")
+    parser.add_argument(
+        "--split",
+        default="validation",
+        metavar="NAME",
+        help="the rows of the data set that were used (default: validation)",
+    )
     parser.add_argument("--trained-on", metavar="NAME", help="the training data")
     parser.add_argument("--selection", metavar="TEXT", help="how the training users were chosen")
-    parser.add_argument("--license", metavar="ID", help="of the adapter, which inherits both LLMs' obligations")
-    parser.add_argument("--intended-use", metavar="TEXT", help="in your own words")
-    parser.add_argument("--source", action="append", metavar="ID", help="the source's Hub id, if a folder is its name")
-    parser.add_argument("--target", metavar="ID", help="the target's Hub id, likewise")
+    parser.add_argument("--license", metavar="ID", help="license of the adapter, which inherits both LLMs' obligations")
+    parser.add_argument("--intended-use", metavar="TEXT", help="text of the card's section on intended use")
+    parser.add_argument(
+        "--source", action="append", metavar="ID", help="the source's Hub id, if it was trained from a folder"
+    )
+    parser.add_argument("--target", metavar="ID", help="the target's Hub id, in the same case")
     parser.add_argument("--overwrite", action="store_true", help="also replace a README.md that was edited by hand")
 
 
@@ -80,7 +87,7 @@ def _evaluations(args: argparse.Namespace) -> list[Evaluation]:
     files = {"migrated": args.evaluation, "source": args.source_evaluation, "retrained": args.retrained_evaluation}
     reports: dict[str, dict[str, Any]] = {name: read_json(file) for name, file in files.items() if file}
     if (reports or args.comparison) and not args.dataset:
-        raise ConfigurationError("name what the reports were computed on (--dataset)")
+        raise ConfigurationError("name the data set of the reports (--dataset)")
     found = [Evaluation.from_reports(args.dataset, args.split, reports)] if reports else []
     if args.comparison:
         split = f"{args.split}, own, mean and shuffled prompts"
@@ -89,7 +96,7 @@ def _evaluations(args: argparse.Namespace) -> list[Evaluation]:
 
 
 def _rename(args: argparse.Namespace, adapter: PumaAdapter) -> bool:
-    """Give the models other ids; whether any was given."""
+    """Change the models' ids as given. Return whether any was given."""
     from dataclasses import replace
 
     from puma_hub.errors import ConfigurationError

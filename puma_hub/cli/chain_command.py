@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_mutually_exclusive_group(required=True)
     steps.add_argument("--adapter", action="append", metavar="ID", help="folder or Hub id of a step, in order")
     steps.add_argument("--to", metavar="ID", help="target LLM: take the cheapest published route to it")
-    parser.add_argument("--namespace", metavar="NAME", help="with --to: adapters of this user or organisation alone")
-    parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    parser.add_argument("--namespace", metavar="NAME", help="with --to: only adapters of this user or organisation")
+    parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts in a batch (default: 4096)")
     common.add_mean(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 

@@ -15,12 +15,16 @@ EXAMPLE = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
-    parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the migrated bank, of --model")
+    parser.add_argument(
+        "--bank", required=True, metavar="ID", help="folder or Hub id of the migrated bank, for --model"
+    )
     parser.add_argument("--source", required=True, metavar="ID", help="the source LLM")
-    parser.add_argument("--source-bank", required=True, metavar="ID", help="the bank before, likewise")
+    parser.add_argument(
+        "--source-bank", required=True, metavar="ID", help="folder or Hub id of the bank before the migration"
+    )
     common.add_interactions(parser)
     common.add_allow_training_rows(parser)
-    parser.add_argument("--seed", type=int, default=42, help="of the shuffled control (default: 42)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of the shuffled prompts (default: 42)")
     parser.add_argument("--show-users", action="store_true", help="keep the ids of users who got worse in the report")
 
 

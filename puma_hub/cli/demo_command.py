@@ -23,12 +23,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--users", type=whole_number, default=_USERS, help=f"users drawn from the data (default: {_USERS})"
     )
     parser.add_argument("--rows-per-user", type=whole_number, default=40, help="most recent rows of each (default: 40)")
-    parser.add_argument("--seed", type=int, default=42, help="of everything random (default: 42)")
+    parser.add_argument("--seed", type=int, default=42, help="seed of everything random (default: 42)")
     parser.add_argument(
         "--out", default="puma-demo", metavar="DIR", help="adapter, banks, report and demo.png (default: puma-demo)"
     )
     parser.add_argument("--models", choices=("wheels", "hub"), default="wheels", help="where the LLMs come from")
-    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of the LLMs")
+    parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="dtype of the LLMs")
 
 
 def run(args: argparse.Namespace) -> Result:

@@ -17,14 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method",
         choices=("posterior", "shared", "independent"),
-        help="base and offsets that are solved for, the default, or trained; or prompts as in the paper",
+        help="one base plus an offset for each user, solved for (the default) or trained; or as in the paper",
     )
-    parser.add_argument("--prompt-length", type=common.whole_number, help="soft tokens a user (default: 1)")
+    parser.add_argument("--prompt-length", type=common.whole_number, help="soft tokens for each user (default: 1)")
     parser.add_argument(
         "--bank",
         metavar="ID",
-        help="folder or Hub id of a bank of this LLM: train the users of the rows against its base and head, which "
-        "stay as they are, and add them to it",
+        help="folder or Hub id of a bank of this LLM to add users to; its base and head are used and not changed",
     )
 
 
@@ -44,5 +43,5 @@ def run(args: argparse.Namespace) -> Result:
     if common.is_main_process():
         bank.save_pretrained(f"{args.out}/bank")
     joined = trainer.report.get("bank")
-    how = "" if joined is None else f", {joined['added']} users added and {joined['renewed']} renewed"
+    how = "" if joined is None else f", {joined['added']} users added and {joined['renewed']} retrained"
     return Result(f"{bank} in {args.out}/bank{how}", trainer.report)

@@ -19,7 +19,9 @@ EXAMPLE = "puma-hub info source/bank"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "path", metavar="ID", help="folder or Hub id of a bank or an adapter; datasets/ID where both are called so"
+        "path",
+        metavar="ID",
+        help="folder or Hub id of a bank or an adapter; datasets/ID for a bank with the same id as an adapter",
     )
 
 
@@ -53,7 +55,7 @@ def _on_the_hub(given: str) -> dict[str, Any]:
     name = given.removeprefix("datasets/") if given.count("/") == 2 else given
     if not is_hub_id(name):
         raise StorageError(
-            f"cannot describe {given}: there is no such folder, and no repository can be called so; check the name"
+            f"cannot describe {given}: it is not a folder, and not a repository's name either; check the name"
         )
     api = HfApi()
     with hub_errors(f"describe {name}"):
@@ -65,9 +67,9 @@ def _on_the_hub(given: str) -> dict[str, Any]:
         bank, folder = describe_bank(name)  # no prompt is downloaded for this
         return _bank(bank.users, bank.rating_head, bank.provenance) | {"commit": folder.name, "license": bank.license}
     if is_dataset and not is_bank and not is_model:
-        raise HubNotFoundError(f"{name} is a data set without {DESCRIPTION_FILE}, so no bank; check the name")
+        raise HubNotFoundError(f"{name} is a data set without {DESCRIPTION_FILE}, not a bank; check the name")
     if is_bank:
-        say(f"there is a bank of this name too: puma-hub info datasets/{name}")
+        say(f"there is also a bank of this name: puma-hub info datasets/{name}")
     return _published(name)
 
 

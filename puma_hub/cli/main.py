@@ -1,4 +1,4 @@
-"""``puma-hub``: one command a step. Nothing heavy is imported before a command runs."""
+"""``puma-hub``: one command for each step. Nothing heavy is imported before a command runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import re
 import sys
 from collections.abc import Sequence
 
-# Name, module, one line; the modules import torch and transformers only inside their functions.
+# Name, module, help text. The modules import torch and transformers only inside their functions.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("demo", "demo", "migrate real users' prompts from SmolLM2 to Gemma, with all baselines"),
     ("fetch", "fetch", "fetch the demo's models and data into the cache"),
-    ("fit", "fit", "train one soft prompt a user on a language model"),
+    ("fit", "fit", "train one soft prompt for each user on a language model"),
     ("select", "select", "choose the users an adapter trains on"),
     (
         "distribution",
@@ -21,9 +21,9 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ),
     ("train", "train", "train an adapter to another language model"),
     ("migrate", "migrate", "migrate a bank with an adapter"),
-    ("calibrate", "calibrate", "set level and slope of a bank's rating head by a few labelled rows"),
+    ("calibrate", "calibrate", "fit level and slope of a bank's rating head to a few labelled rows"),
     ("chain", "chain", "migrate a bank through several adapters"),
-    ("evaluate", "evaluate", "score held-out rows with a bank, beside the baselines"),
+    ("evaluate", "evaluate", "score held-out rows with a bank and with the baselines"),
     ("compare", "compare", "compare a source bank with a migrated one, with the controls"),
     ("card", "card", "make or refresh an adapter's model card"),
     ("push", "push", "publish an adapter or a bank on the Hub"),
@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _joined(arguments: Sequence[str]) -> list[str]:
-    """The arguments with ``--values -5:5`` in one, or argparse takes what begins with a minus for an option."""
+    """The arguments with ``--values -5:5`` as one: argparse would read ``-5:5`` as an option."""
     joined: list[str] = []
     for argument in arguments:
         if joined and joined[-1] == "--values" and re.match(r"-[\d.]", argument):
@@ -66,7 +66,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 when its work was done, 1 when it failed, 2 for wrong use."""
+    """Run a command. Return 0 if it succeeds, 1 if it fails, 2 for wrong arguments."""
     args = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     from puma_hub.errors import ConfigurationError, PumaHubError, without_secrets
     from puma_hub.hub.markup import visible
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"puma-hub {args.command}: {visible(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
-        print(f"puma-hub {args.command}: interrupted; the same command goes on where it was", file=sys.stderr)
+        print(f"puma-hub {args.command}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="folder or Hub id of the source bank; one for each source",
     )
-    parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts at once (default: 4096)")
+    parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts in a batch (default: 4096)")
     common.add_choice(parser, "--engine", ENGINES, "torch")
     common.add_mean(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> Result:
     told = ""
     if report["own_source_bank"] is False:
         told = (
-            "\nthe bank was trained apart from the adapter's own source bank and was standardised by its own mean; the "
-            "rating head is the adapter's: puma-hub calibrate sets its level and slope by a few rated rows, and "
-            "puma-hub compare tells how these users do"
+            "\nthe bank and the adapter's source bank come from separate trainings, so the bank was standardised by its "
+            "own mean; the rating head is the adapter's: puma-hub calibrate fits it to a few rated rows, and puma-hub "
+            "compare shows the results for these users"
         )
     return Result(f"{migrated} in {args.out}{told}", report)

@@ -1,4 +1,4 @@
-"""What commands print and write."""
+"""The output of commands: printed text, tables and report files."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Result:
-    """``text`` goes to standard output, ``report`` to the file of ``--json``."""
+    """``text`` is printed to standard output; ``report`` is written to the file of ``--json``."""
 
     text: str
     report: dict[str, Any]
 
 
 def say(message: str) -> None:
-    """Progress, on standard error."""
+    """Print progress to standard error."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -31,7 +31,7 @@ def finish(result: Result, json_file: str | None) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table of text; what cells hold cannot end them, nor reach the terminal's controls."""
+    """A Markdown table of text. Pipe and control characters in cells are escaped."""
     from tabulate import tabulate
 
     from puma_hub.hub.markup import visible
@@ -41,7 +41,7 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def metrics_table(rows: dict[str, dict[str, float | None]]) -> str:
-    """A Markdown table of metrics, one row a name; what could not be computed is a dash."""
+    """A Markdown table of metrics with one row for each name. Metrics that are not defined are a dash."""
     columns = list(dict.fromkeys(key for values in rows.values() for key in values))
     return table(
         ["", *columns],

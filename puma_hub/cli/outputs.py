@@ -1,4 +1,4 @@
-"""Where a command writes, checked before it begins: nothing that is not ours, nothing that it reads."""
+"""Checking a command's outputs before it starts: it must not replace its inputs, or files of others."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from puma_hub.storage.layout import (
 )
 
 _OUTPUTS = ("out", "json")
-# A folder with one of these is read as a whole, and nothing else belongs into it.
+# A folder with one of these files is read as a whole. Nothing else may be written into it.
 _WHOLE = ("config.json", "bank.json", "state.json", "dataset_dict.json")
 _SPLITS = ("train", "validation")
 
@@ -30,16 +30,16 @@ def check_outputs(
     working: Iterable[str] = (),
     files: Iterable[str] = (),
 ) -> None:
-    """Refuse outputs of ``args`` that would cost the user something.
+    """Check that no output of ``args`` would destroy something.
 
     Args:
-        folders: what is replaced as a whole, with the layout it may have now.
+        folders: folders that are replaced as a whole, each with the layout it may have now.
         working: folders in which files are written.
-        files: files that are written, beside that of ``--json``.
+        files: files that are written, except that of ``--json``.
 
     Raises:
-        ConfigurationError: an output is, holds or lies in what the command reads, or another of its outputs.
-        StorageError: an output is not what may be replaced, or cannot be written.
+        ConfigurationError: an output is, contains or lies in an input of the command, or another output.
+        StorageError: an output may not be replaced, or cannot be written.
     """
     folders, working = folders or {}, [*working]
     files = [file for file in (*files, args.json) if file and not is_device(Path(file))]
@@ -52,7 +52,9 @@ def check_outputs(
         path = resolved(target)
         for name, read in inputs.items():
             if within(read, path) or (within(path, read) and _matters(path, read, target in files)):
-                raise ConfigurationError(f"{target} is written, and {name} is read; choose another place for {target}")
+                raise ConfigurationError(
+                    f"{target} is an output, and {name} an input; choose another place for {target}"
+                )
         require_writable(target)
     for number, file in enumerate(files):
         for other in (*folders, *working, *files[:number]):
@@ -62,14 +64,14 @@ def check_outputs(
 
 
 def _matters(path: Path, read: Path, is_file: bool) -> bool:
-    """Whether writing ``path`` changes what is read from ``read``, which is it or a folder above it."""
+    """Whether writing ``path`` changes the input ``read``, which is ``path`` or a folder above it."""
     if not read.is_dir() or any((read / name).is_file() for name in _WHOLE):
         return True
     return is_file and path.parent == read and path.stem in _SPLITS
 
 
 def _inputs(args: argparse.Namespace) -> Iterator[tuple[str, Path]]:
-    """The files and folders that ``args`` name as something to read, by name."""
+    """The files and folders that ``args`` give as inputs, by the argument's name."""
     for key, value in vars(args).items():
         for text in value if isinstance(value, list) else [value]:
             if key in _OUTPUTS or not isinstance(text, str) or not text:

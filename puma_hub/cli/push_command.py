@@ -16,15 +16,17 @@ EXAMPLE = "puma-hub push migrator/adapter --namespace my-lab"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="DIR", help="folder of an adapter or of a bank")
     parser.add_argument(
-        "repo", nargs="?", metavar="REPO", help="where to; an adapter's default is the name of its pair"
+        "repo", nargs="?", metavar="REPO", help="the repository; an adapter's default is the name of its pair"
     )
     parser.add_argument("--namespace", metavar="NAME", help="organisation for that name (default: the token's user)")
     who = parser.add_mutually_exclusive_group()
-    who.add_argument("--private", action="store_true", help="make a new repository private; banks always are, but for")
+    who.add_argument("--private", action="store_true", help="make a new repository private; banks are, unless --public")
     who.add_argument("--public", action="store_true", help="for a bank: anyone can read these users' personal prompts")
-    parser.add_argument("--license", metavar="ID", help="of a bank, such as cc-by-4.0; an adapter's is on its card")
+    parser.add_argument(
+        "--license", metavar="ID", help="license of a bank, such as cc-by-4.0; an adapter's is on its card"
+    )
     parser.add_argument("--revision", metavar="BRANCH", help="branch to push to (default: main)")
-    parser.add_argument("--message", metavar="TEXT", help="of the commit")
+    parser.add_argument("--message", metavar="TEXT", help="message of the commit")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -32,7 +34,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.storage.contents import BANK, require_ours
 
     if args.repo and args.namespace:
-        raise ConfigurationError(f"give the namespace within the name, {args.namespace}/{args.repo.split('/')[-1]}")
+        raise ConfigurationError(f"give the namespace in the name: {args.namespace}/{args.repo.split('/')[-1]}")
     kind = require_ours(args.path)
     commit = _push_bank(args) if kind == BANK else _push_adapter(args)
     repo_id = commit.repo_url.repo_id
@@ -51,11 +53,11 @@ def _push_adapter(args: argparse.Namespace) -> CommitInfo:
         raise ConfigurationError(f"state an adapter's license with puma-hub card {args.path} --license ID")
     facts = local_facts(adapter)
     if facts is None or not facts.evaluations:
-        say(f"the card tells of no evaluation; add one with puma-hub card {args.path} --evaluation FILE")
+        say(f"the card has no evaluation; add one with puma-hub card {args.path} --evaluation FILE")
     if facts is None or not facts.license:
         say(
-            "no license is stated, and none is guessed: an adapter inherits the obligations of both LLMs; state yours "
-            f"with puma-hub card {args.path} --license ID"
+            "the adapter has no license; it inherits the obligations of both LLMs; state one with "
+            f"puma-hub card {args.path} --license ID"
         )
     private = True if args.private else False if args.public else None
     name = args.repo or pair_repo_id(adapter.config.sources, adapter.config.require_pair(), args.namespace)
@@ -67,7 +69,7 @@ def _push_bank(args: argparse.Namespace) -> CommitInfo:
     from puma_hub.errors import ConfigurationError
 
     if not args.repo:
-        raise ConfigurationError("a bank has no name of its own; give one, such as my-lab/movie-prompts")
+        raise ConfigurationError("a bank has no default name; give one, such as my-lab/movie-prompts")
     return PromptBank.from_pretrained(args.path).push_to_hub(
         args.repo,
         private=not args.public,

@@ -12,8 +12,8 @@ EXAMPLE = "puma-hub route HuggingFaceTB/SmolLM2-135M-Instruct google/gemma-3-270
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="SOURCE", help="id of the LLM the prompts are for, or a bank's folder")
-    parser.add_argument("target", metavar="TARGET", help="id of the LLM they shall be for")
-    parser.add_argument("--namespace", metavar="NAME", help="adapters of this user or organisation alone")
+    parser.add_argument("target", metavar="TARGET", help="id of the LLM to migrate them to")
+    parser.add_argument("--namespace", metavar="NAME", help="only adapters of this user or organisation")
 
 
 def run(args: argparse.Namespace) -> Result:

@@ -15,9 +15,9 @@ EXAMPLE = "puma-hub search --source HuggingFaceTB/SmolLM2-135M-Instruct --target
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--source", metavar="ID", help="an LLM whose prompts go in, or a bank's folder")
-    parser.add_argument("--target", metavar="ID", help="the LLM whose prompts come out")
-    parser.add_argument("--namespace", metavar="NAME", help="of this user or organisation alone")
+    parser.add_argument("--source", metavar="ID", help="the LLM to migrate prompts from, or a bank's folder")
+    parser.add_argument("--target", metavar="ID", help="the LLM to migrate prompts to")
+    parser.add_argument("--namespace", metavar="NAME", help="only adapters of this user or organisation")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> Result:
 
     source = common.model_of(args.source) if args.source else None
     found = find_adapters(source, args.target, namespace=args.namespace)
-    text = "no adapter is published for this, or none that this token may see"
+    text = "no such adapter is published, or this token may not see it"
     if found:
         text = table(("repository", "pair", "loss", "evaluated on", "downloads", "likes"), [_row(a) for a in found])
     return Result(text, {"adapters": [adapter.to_dict() for adapter in found]})

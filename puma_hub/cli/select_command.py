@@ -15,9 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the source bank")
     common.add_interactions(parser)
     common.add_choice(parser, "--strategy", STRATEGIES, "puma")
-    parser.add_argument("--budget", type=common.whole_number, default=2000, help="how many users (default: 2000)")
+    parser.add_argument("--budget", type=common.whole_number, default=2000, help="the number of users (default: 2000)")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
-    parser.add_argument("--out", required=True, metavar="FILE", help="one user id a line")
+    parser.add_argument("--out", required=True, metavar="FILE", help="list of users to write, one id on each line")
 
 
 def run(args: argparse.Namespace) -> Result:

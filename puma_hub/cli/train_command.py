@@ -48,14 +48,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--items", type=common.whole_number, default=240, help="of the catalogue, to draw rows of (default: 240)"
     )
     common.add_training(parser)
-    parser.add_argument("--select", metavar="FILE", help="users to train on, one id a line (default: all)")
     parser.add_argument(
-        "--recent-rows", type=common.whole_number, help="of each of them, the most recent to train on (default: all)"
+        "--select", metavar="FILE", help="list of users to train on, one id on each line (default: all)"
     )
-    parser.add_argument("--warm-start", metavar="ID", help="the source LLM: begin at the map between shared tokens")
     parser.add_argument(
-        "--teacher", metavar="ID", help="the source LLM: learn what it predicts for the rows in place of their labels"
+        "--recent-rows", type=common.whole_number, help="train on this many recent rows of each user (default: all)"
     )
+    parser.add_argument(
+        "--warm-start", metavar="ID", help="the source LLM: start from a map fitted to the tokens of both vocabularies"
+    )
+    parser.add_argument("--teacher", metavar="ID", help="the source LLM: learn from its predictions in place of labels")
     parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
 
 
@@ -147,13 +149,13 @@ def _require_known(users: Sequence[str], banks: Sequence[PromptBank], file: str)
     unknown = [number for number, user in enumerate(users, start=1) if not any(user in bank for bank in banks)]
     if unknown:
         raise SelectionError(
-            f"{len(unknown)} of {len(users)} users in {file} are in no bank (the first is number {unknown[0]}); write "
-            "ids of the bank's users alone, as puma-hub select does"
+            f"{len(unknown)} of {len(users)} users in {file} are in no bank (the first is number {unknown[0]}); list "
+            "only users of the bank, as puma-hub select does"
         )
 
 
 def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
-    """What the adapter's card will tell of this run."""
+    """The facts about this run for the adapter's card."""
     from puma_hub.adapter.facts import Training
     from puma_hub.adapter.made_anew import ALL_USERS
 

@@ -1,4 +1,4 @@
-"""Where fetched data and models are kept."""
+"""The cache of fetched data and models."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CACHE_VARIABLE = "PUMA_HUB_CACHE"
 
 
 def cache_folder() -> Path:
-    """``$PUMA_HUB_CACHE``, or ``puma_hub`` where the system keeps a user's caches."""
+    """``$PUMA_HUB_CACHE``, or ``puma_hub`` in the user's cache folder."""
     given = os.environ.get(CACHE_VARIABLE)
     return Path(given) if given else user_cache_path("puma_hub", appauthor=False)
 

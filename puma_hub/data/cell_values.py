@@ -1,4 +1,4 @@
-"""Arrow columns as text and as numbers: what stands in them, whatever type a writer gave it."""
+"""Converting Arrow columns of any type to text or numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from puma_hub.errors import InteractionsError
 
-_EXACT = 2.0**53  # from here on not every whole number is a float
+_EXACT = 2.0**53  # above this, a float cannot hold every whole number
 _TRUTH = {"true": "1", "false": "0"}
 _NUMBER = r"^\s*[+-]?((\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|(?i:inf(inity)?))\s*$"
 _COMMA = r"^\s*[+-]?\d+(,\d+)?\s*$"
@@ -22,7 +22,7 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def first_row(mask: Any) -> int:
-    """Number of the first true row of an Arrow or numpy mask, counted from 1."""
+    """The number of the first true row of an Arrow or NumPy mask, counted from 1."""
     return int(np.argmax(np.asarray(mask))) + 1
 
 
@@ -39,13 +39,13 @@ def decoded(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def as_text(values: pa.ChunkedArray, name: str, fractions: bool = False) -> pa.ChunkedArray:
-    """The column as ``string``, nulls kept. Whole numbers in a float column lose their ``.0``: ``7.0`` becomes ``7``.
+    """The column as ``string``; nulls are kept. Whole numbers in a float column lose their ``.0``: ``7.0`` is ``7``.
 
     Args:
-        fractions: take other floats as well, as their shortest text; of ids they are refused.
+        fractions: allow other floats too, as their shortest text. By default they are an error, since ids are whole.
 
     Raises:
-        InteractionsError: the column holds something that is not text or a number, or floats that are no ids.
+        InteractionsError: the column holds something other than text and numbers, or floats that cannot be ids.
     """
     values = decoded(values)
     kind = values.type
@@ -73,7 +73,7 @@ def as_text(values: pa.ChunkedArray, name: str, fractions: bool = False) -> pa.C
 
 
 def _rechunked(values: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray:
-    """Cast text of any width to ``kind``, in chunks that its 32-bit offsets can hold."""
+    """Cast text of any Arrow type to ``kind``, in chunks that fit its 32-bit offsets."""
     chunks: list[pa.Array] = []
     waiting = list(reversed(values.chunks))
     while waiting:
@@ -97,15 +97,15 @@ def _float_text(values: pa.ChunkedArray, name: str, fractions: bool) -> pa.Chunk
         return pc.if_else(whole, text, values.cast(pa.string()))
     bad = pc.invert(whole)
     raise InteractionsError(
-        f"column {name!r} holds {pc.sum(bad).as_py()} floats that are no exact whole numbers, the first in row "
+        f"column {name!r} holds {pc.sum(bad).as_py()} floats that are not exact whole numbers, the first in row "
         f"{first_row(bad)}; ids must be text or whole numbers: make the column text before it is written"
     )
 
 
 def _decimal_text(values: pa.ChunkedArray, name: str, fractions: bool) -> pa.ChunkedArray:
-    """Databases write whole numbers as decimals with places: an id ``7.0000`` is ``7``, as in a float column."""
+    """Decimals as text. Databases write whole numbers with decimal places: the id ``7.0000`` is ``7``."""
     try:
-        wide = values.cast(pa.decimal256(76, max(values.type.scale, 0)))  # the width that all functions know
+        wide = values.cast(pa.decimal256(76, max(values.type.scale, 0)))  # the type that all functions support
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InteractionsError(f"column {name!r} holds decimals of type {values.type}; make it text") from error
     with_places = pc.not_equal(pc.round(wide), wide)
@@ -113,23 +113,23 @@ def _decimal_text(values: pa.ChunkedArray, name: str, fractions: bool) -> pa.Chu
         return values.cast(pa.string())
     if pc.any(with_places).as_py():
         raise InteractionsError(
-            f"column {name!r} holds {pc.sum(with_places).as_py()} decimals that are no whole numbers, the first in row "
-            f"{first_row(pc.fill_null(with_places, False))}; ids must be text or whole numbers: make the column text "
-            "before it is written"
+            f"column {name!r} holds {pc.sum(with_places).as_py()} decimals that are not whole numbers, the first in "
+            f"row {first_row(pc.fill_null(with_places, False))}; ids must be text or whole numbers: make the column "
+            "text before it is written"
         )
     return wide.cast(pa.decimal256(76, 0)).cast(pa.string())
 
 
 def blank(values: pa.ChunkedArray) -> int:
-    """How many values of a column of text are missing or empty."""
+    """The number of missing or empty values in a column of text."""
     return int(values.null_count + (pc.sum(pc.equal(values, "")).as_py() or 0))
 
 
 def as_numbers(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    """The column as ``double``: numbers, decimals, true and false as 1 and 0, or text of these; nulls are kept.
+    """The column as ``double``; nulls are kept. Takes numbers, decimals, booleans (as 1 and 0), or text of these.
 
     Raises:
-        InteractionsError: something is not a number; the message counts the values and gives the first one's row.
+        InteractionsError: some values are not numbers. The message has their number and the first one's row.
     """
     values = decoded(values)
     kind = values.type
@@ -144,7 +144,7 @@ def as_numbers(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
 
 
 def _parsed(values: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
-    distinct = values.unique()  # labels are few; so the rules below may take their time
+    distinct = values.unique()  # there are few distinct labels, so the checks below may be slow
     stripped = pc.utf8_trim_whitespace(distinct)
     stripped = pc.if_else(pc.equal(stripped, ""), pa.scalar(None, stripped.type), stripped)
     for word, number in _TRUTH.items():

@@ -1,7 +1,7 @@
-"""Delimited text as an Arrow table of text: every cell as it stands, every row with the header's number of fields.
+"""Reading delimited text as an Arrow table of text. Cells are not changed, and all rows must have as many fields.
 
-Arrow's parser is fast and lenient with quotes, Python's is strict and knows line numbers: files with regular quotes are
-read by the first, others by the second.
+Arrow's parser is fast, but lenient with quotes. Python's parser is strict and knows line numbers. Arrow reads files
+with regular quotes, Python all others.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from puma_hub.data.schema import REQUIRED_COLUMNS, plain_column_name, require_co
 from puma_hub.errors import ConfigurationError, InteractionsError
 
 SEPARATORS = (",", ";", "\t", "::", "|")
-_UNIT = "\x1f"  # stands for a separator of several characters, which no parser takes
+_UNIT = "\x1f"  # replaces a separator of several characters, which parsers do not support
 _ROWS = 50_000
 _BLOCK = 2**24
-_FIELD_LIMIT = threading.Lock()  # the csv module's limit is one for the whole process
+_FIELD_LIMIT = threading.Lock()  # the csv module has one limit for the whole process
 
 
 def read_csv(
@@ -39,19 +39,19 @@ def read_csv(
     columns: Sequence[str] | None = None,
     needed: Sequence[str] = REQUIRED_COLUMNS,
 ) -> pa.Table:
-    """Read a file whose first row names the columns, or one without such a row whose ``columns`` are named.
+    """Read a file with a header, or a file without one whose column names are given as ``columns``.
 
     Args:
-        separator: found out by the first row if not given.
-        encoding: by the byte order mark if not given, else UTF-8.
+        separator: detected from the first row by default.
+        encoding: that of the byte order mark, or UTF-8, by default.
         needed: columns that must be there.
 
     Returns:
-        A table of text; empty cells are null. A first column without a name, the index of pandas, is left out.
+        A table of text. Empty cells are null. An unnamed first column, the index of pandas, is left out.
 
     Raises:
-        InteractionsError: the file is empty, a row has another number of fields than the header, a quote is not closed,
-            names repeat, or the text is not in its encoding.
+        InteractionsError: the file is empty, a row and the header have different numbers of fields, a quote is not
+            closed, names repeat, or the text is not in its encoding.
     """
     if separator == "":
         raise ConfigurationError("the separator must be a character, got ''; leave it out to have it found")
@@ -135,7 +135,7 @@ def _check_header(
 
 
 def _has_regular_quotes(path: Path, separator: str) -> bool:
-    """Whether quotes only enclose fields, or stand twice inside such a field, and all are closed."""
+    """Whether all quotes enclose fields, or are doubled inside such a field, and all are closed."""
     quote, edges = ord('"'), np.zeros(256, dtype=bool)
     edges[[ord(separator), ord("\n"), ord("\r"), quote]] = True
     count, tail = 0, b"\n"
@@ -156,7 +156,7 @@ def _has_regular_quotes(path: Path, separator: str) -> bool:
 
 
 def _by_arrow(path: Path, separator: str, header: list[str], has_header: bool) -> pa.Table | None:
-    """None where Arrow cannot read it; Python's parser then says why."""
+    """The file read by Arrow's parser. None if it fails; Python's parser then finds out why."""
     try:
         with open_bytes(path) as file:
             _skip_mark(file)
@@ -172,7 +172,7 @@ def _by_arrow(path: Path, separator: str, header: list[str], has_header: bool) -
 
 
 def _skip_mark(file: Any) -> None:
-    """Go past a byte order mark of UTF-8; not every file of bytes can go back."""
+    """Skip a byte order mark of UTF-8. Not all files can seek back."""
     if file.peek(3)[:3] == codecs.BOM_UTF8:
         file.read(3)
 
@@ -203,12 +203,12 @@ def _rows(lines: Iterable[str], separator: str) -> Any:
 def _with_unit(lines: Iterable[str], separator: str) -> Iterator[str]:
     for line in lines:
         if _UNIT in line:
-            raise csv.Error(f"the control character {_UNIT!r} cannot stand in a file with the separator {separator!r}")
+            raise csv.Error(f"a file with the separator {separator!r} must not have the control character {_UNIT!r}")
         yield line.replace(separator, _UNIT)
 
 
 def _first_fault(path: Path, separator: str, encoding: str, header: list[str]) -> None:
-    """Read row by row to where it goes wrong, and say so."""
+    """Read row by row up to the first fault, and raise an error that describes it."""
     with open_text(path, encoding) as text:
         rows = _rows(text, separator)
         line = 1
@@ -232,7 +232,7 @@ def _first_fault(path: Path, separator: str, encoding: str, header: list[str]) -
 
 
 def _require_one_reading(path: Path, separator: str, encoding: str, table: pa.Table) -> None:
-    """Refuse quotes that join rows: a text that begins with a quote, and a later one that ends with one."""
+    """Check that quotes do not join rows: one text begins with a quote, and a later text ends with one."""
     for values in table.columns if len(separator) == 1 else ():
         joined = pc.match_substring(values, "\n")
         if pc.any(joined).as_py() and pc.any(pc.match_substring(values.filter(joined), separator)).as_py():
@@ -259,7 +259,7 @@ def _no_field_limit() -> Iterator[None]:
 
 
 def _named(path: Path, table: pa.Table) -> pa.Table:
-    """The columns that have a name; the first one without is the index that pandas writes."""
+    """The columns with a name. A first column without a name is the index that pandas writes."""
     kept = {}
     for number, name in enumerate(table.column_names):
         values = table.column(number)

@@ -1,4 +1,4 @@
-"""Data files: which kind they are, and their content without compression."""
+"""Data files: their format, and their decompressed content."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ _UNREADABLE = (OSError, EOFError, lzma.LZMAError)  # pyarrow's errors of compres
 
 
 def plain_name(path: Path) -> Path:
-    """The path without the ending of a compressed file: ``rows.csv`` of ``rows.csv.gz``."""
+    """The path without the ending of a compressed file: ``rows.csv`` for ``rows.csv.gz``."""
     return path.with_suffix("") if path.suffix.lower() in COMPRESSED else path
 
 
 def kind_of(path: Path) -> str | None:
-    """The name of the file format by the file's ending in any case; None for another."""
+    """The name of the file format with the file's ending, in upper or lower case; None if there is none."""
     return FORMATS.by_ending(plain_name(path).suffix)
 
 
 def require_kind(path: Path) -> str:
-    """As :func:`kind_of`.
+    """As :func:`kind_of`, with an error in place of None.
 
     Raises:
         StorageError: no file format has that ending.
@@ -50,11 +50,11 @@ def require_kind(path: Path) -> str:
 
 @contextmanager
 def open_bytes(path: Path) -> Iterator[IO[bytes]]:
-    """The file's content, decompressed by what its first bytes are, whatever its ending.
+    """The file's decompressed content. The compression is recognised by the first bytes, not by the ending.
 
     Raises:
         StorageError: the file cannot be read.
-        InteractionsError: it is cut short or damaged.
+        InteractionsError: the file is truncated or damaged.
     """
     try:
         with open(path, "rb") as file:
@@ -79,7 +79,7 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
         except _UNREADABLE as error:
             if packing is None or isinstance(error, (InteractionsError, StorageError)):
                 raise
-            raise InteractionsError(f"{path} is cut short or damaged: {error}; copy it again") from error
+            raise InteractionsError(f"{path} is truncated or damaged: {error}; copy it again") from error
 
 
 def encoding_of(path: Path, named: str | None) -> str:
@@ -97,10 +97,10 @@ def encoding_of(path: Path, named: str | None) -> str:
 
 @contextmanager
 def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
-    """The file's text with its line ends as they are.
+    """The file's text with unchanged line ends.
 
     Raises:
-        InteractionsError: the text is not in ``encoding``; the message gives the line.
+        InteractionsError: the text is not in ``encoding``. The message has the line.
     """
     with open_bytes(path) as file, io.TextIOWrapper(file, encoding=encoding, newline="") as text:
         try:
@@ -113,7 +113,7 @@ def open_text(path: Path, encoding: str) -> Iterator[io.TextIOWrapper]:
 
 
 def _where(path: Path, encoding: str) -> str:
-    """The first line that cannot be decoded, of encodings in which a line ends with the byte of a newline."""
+    """Names the first line that cannot be decoded, for encodings in which the newline is a single byte."""
     if encoding.startswith(("utf-16", "utf-32")):
         return ""
     with open_bytes(path) as file:

@@ -1,4 +1,4 @@
-"""Folders of data files: which files make up which split."""
+"""Finding the files of each split in a folder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from puma_hub.errors import InteractionsError
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation")
-# The usual names of each split; of the held-out ones, the first that is there is taken.
+# The usual names of each split. For the held-out split, the first name that exists is used.
 _NAMES = {
     "train": "train",
     "training": "train",
@@ -27,16 +27,17 @@ _PART = re.compile(r"part[-_.]\d+.*", re.I)  # as Spark and Dask name the files 
 
 
 def files_by_split(folder: Path) -> dict[str, list[Path]] | list[Path]:
-    """The files of ``train`` and ``validation``, or of one table that is not split.
+    """The files of ``train`` and ``validation``, or of a single table without splits.
 
-    Files named ``valid``, ``val``, ``dev``, or if there is none of these ``test``, are ``validation``. A split may be
-    in several files (``train-00000-of-00002.parquet``) or in a folder of its own; a table in files named ``part-...``.
+    ``validation`` may also be named ``valid``, ``val`` or ``dev``. If none of these exists, ``test`` is used. A split
+    may have several files (``train-00000-of-00002.parquet``) or a folder of its own. A table may have files named
+    ``part-...``.
 
     Raises:
-        InteractionsError: a split or one of its files is missing, or has two names.
+        InteractionsError: a split or one of its files is missing, or a split exists under two names.
     """
     if _entries(folder) == [folder / "data"]:
-        folder = folder / "data"  # as repositories of data sets are laid out
+        folder = folder / "data"  # the usual layout of data set repositories
     found: dict[str, dict[str, list[Path]]] = {}
     parts: list[Path] = []
     others: list[str] = []
@@ -58,9 +59,9 @@ def files_by_split(folder: Path) -> dict[str, list[Path]] | list[Path]:
     splits = {split: files for split, names in found.items() for files in names.values() if files}
     if "validation" not in splits and "test" in splits:
         splits["validation"] = splits.pop("test")
-        logger.info("%s has no validation files; the rows of test are held out in their place", folder)
+        logger.info("%s has no validation files; the rows of test are held out instead", folder)
     elif "test" in splits:
-        logger.info("%s: the files of test are left out; validation is what is held out", folder)
+        logger.info("%s: the files of test are not used; the rows of validation are held out", folder)
     if not set(SPLITS) <= set(splits):
         present = ", ".join(sorted({*splits, *others})) or "none"
         raise InteractionsError(
@@ -73,7 +74,7 @@ def files_by_split(folder: Path) -> dict[str, list[Path]] | list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Data files and folders, without hidden ones and marks such as ``_SUCCESS``."""
+    """Data files and folders, without hidden files and markers such as ``_SUCCESS``."""
     return [
         path
         for path in sorted(folder.iterdir())
@@ -91,21 +92,21 @@ def _require_all_shards(split: str, files: list[Path]) -> None:
     totals = {int(match["shards"]) for match in numbered}
     if len(totals) > 1 or (numbered and len(numbered) != len(files)):
         raise InteractionsError(
-            f"the files of {split} are of several sets: {', '.join(f.name for f in files)}; keep one"
+            f"the files of {split} belong to several sets: {', '.join(f.name for f in files)}; keep one set"
         )
     missing = sorted({n for total in totals for n in range(total)} - {int(match["shard"]) for match in numbered})
     if missing:
         raise InteractionsError(
             f"{len(missing)} of the {totals.pop()} files of {split} are missing, the first is number {missing[0]}; "
-            "fetch them"
+            "copy them too"
         )
     formats = {kind_of(path) for path in files}
     if len(formats) > 1:
         names = ", ".join(path.name for path in files)
-        raise InteractionsError(f"{split} is there in several formats: {names}; keep one of them")
+        raise InteractionsError(f"{split} exists in several formats: {names}; keep one of them")
     if len(files) > 1 and len(numbered) != len(files) and not all(_numbered(path) for path in files):
         names = ", ".join(path.name for path in files)
-        raise InteractionsError(f"{split} is there more than once: {names}; keep one file, or number the parts")
+        raise InteractionsError(f"{split} exists more than once: {names}; keep one file, or number the parts")
 
 
 def _numbered(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Which rows are held out, and a sample of the rows a bank was trained on, by which they are told apart later."""
+"""Recognising training rows among held-out rows: a bank keeps hashes of a sample of the rows it was trained on."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from puma_hub.errors import BankError, InteractionsError
 
 logger = logging.getLogger(__name__)
 
-_MARK = "Interactions: "  # at the start of a description, so that no other's is taken for ours
+_MARK = "Interactions: "  # the start of our descriptions, to tell them from others
 _SIZE = 1024
-_TOLERATED = 0.01  # share of held-out rows that may be in a training set by chance: repeated rows
-_KEY = b"puma_hub row"  # the same everywhere, so that samples of two banks can be joined
+_TOLERATED = 0.01  # the share of held-out rows that may be in the training set by chance, as repeated rows
+_KEY = b"puma_hub row"  # always the same, so that samples of two banks can be joined
 
 
 def with_description(rows: datasets.Dataset, step: str) -> datasets.Dataset:
-    """``rows`` whose dataset information says one more step of how they were chosen."""
+    """``rows`` with one more step in the description of how they were chosen."""
     info = rows.info.copy()
     before = description(rows)
     info.description = f"{_MARK}{before}; {step}" if before else _MARK + step
@@ -40,15 +40,15 @@ def with_description(rows: datasets.Dataset, step: str) -> datasets.Dataset:
 
 
 def description(rows: datasets.Dataset) -> str | None:
-    """How ``rows`` were chosen, as far as :mod:`puma_hub.data` chose them."""
+    """How :mod:`puma_hub.data` chose ``rows``; None if it did not."""
     text = rows.info.description or ""
     return text.removeprefix(_MARK) if text.startswith(_MARK) else None
 
 
 def row_hashes(rows: datasets.Dataset) -> np.ndarray:
-    """uint64 ``(N,)`` of user, item, label and timestamp of checked rows; an item's text may differ between splits.
+    """Hashes of user, item, label and timestamp of checked rows, uint64 ``(N,)``.
 
-    Rows may lack labels and timestamps.
+    The item's text is left out, since it may differ between splits. Rows may lack labels and timestamps.
     """
     mixed = np.zeros(len(rows), dtype=np.uint64)
     for name in ("user_id", "item_id"):
@@ -63,7 +63,7 @@ def row_hashes(rows: datasets.Dataset) -> np.ndarray:
 
 
 def among(values: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Mask of the hashes ``values (N,)`` that are among ``others (M,)``."""
+    """A mask ``(N,)`` of the hashes ``values (N,)`` that are in ``others (M,)``."""
     if not len(others):
         return np.zeros(len(values), dtype=bool)
     ordered = np.sort(others)
@@ -80,7 +80,7 @@ def _hash(text: str) -> int:
 
 
 def _moments(times: pa.ChunkedArray) -> np.ndarray:
-    """Timestamps as the same numbers whatever type a file gave them: in microseconds, where that can be known."""
+    """Timestamps as numbers that do not depend on the file's type: in microseconds, if the unit is known."""
     if pa.types.is_temporal(times.type):
         zone = getattr(times.type, "tz", None)
         return order_key(pc.cast(times, pa.timestamp("us", zone), safe=False))
@@ -88,7 +88,7 @@ def _moments(times: pa.ChunkedArray) -> np.ndarray:
 
 
 def _bits(values: np.ndarray) -> np.ndarray:
-    """uint64 of numbers; whole numbers are the same whether they are int64 or float64."""
+    """Numbers as uint64. Whole numbers give the same result as int64 and as float64."""
     if values.dtype.kind in "iu":
         return values.astype(np.int64).view(np.uint64)
     whole = (np.abs(values) < 2.0**53) & (values == np.rint(values))
@@ -96,7 +96,7 @@ def _bits(values: np.ndarray) -> np.ndarray:
 
 
 def _mix(values: np.ndarray) -> np.ndarray:
-    """The finaliser of SplitMix64: every bit of a value changes half of the result's."""
+    """The finaliser of SplitMix64: each bit of a value changes about half the bits of the result."""
     values = values + np.uint64(0x9E3779B97F4A7C15)
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -105,11 +105,11 @@ def _mix(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class TrainedRows:
-    """The rows a bank was trained on: how many distinct ones, and the ``hashes`` of a sample of up to 1,024.
+    """A record of the rows that a bank was trained on.
 
-    The sample is the rows of the smallest hashes (a bottom-k sketch), so that two can be joined without the rows, and
-    any row that was trained on is in it by the same chance. ``chosen`` says how the rows were chosen, ``timed`` whether
-    they had timestamps, if that is known.
+    It has the number of distinct ``rows``, and the ``hashes`` of a sample of up to 1,024 of them. The sample has the
+    smallest hashes (a bottom-k sketch). So each training row is in it with the same probability, and two samples can be
+    joined without the rows. ``chosen`` says how the rows were chosen, ``timed`` whether they had timestamps, if known.
     """
 
     rows: int
@@ -119,23 +119,23 @@ class TrainedRows:
 
     @classmethod
     def of(cls, rows: datasets.Dataset) -> TrainedRows:
-        """Of checked interactions."""
+        """The record of checked interactions."""
         hashes = _distinct(row_hashes(rows))
         return cls(len(hashes), hashes[:_SIZE], description(rows), "timestamp" in rows.column_names)
 
     @classmethod
     def of_all(cls, parts: Iterable[TrainedRows | None]) -> TrainedRows | None:
-        """The rows of all parts that are known, None if none is."""
+        """The joined record of all known parts; None if no part is known."""
         known = [part for part in parts if part is not None]
         return reduce(cls.joined, known) if known else None
 
     @property
     def is_whole(self) -> bool:
-        """Whether the sample holds every row."""
+        """Whether the sample has all rows."""
         return len(self.hashes) == self.rows
 
     def joined(self, other: TrainedRows) -> TrainedRows:
-        """The rows of both; their number is estimated where one of the samples is not whole."""
+        """The record of both. The number of rows is estimated unless both samples have all rows."""
         hashes = np.union1d(self.hashes, other.hashes)
         rows = len(hashes)
         if not (self.is_whole and other.is_whole):
@@ -145,7 +145,7 @@ class TrainedRows:
         return TrainedRows(rows, hashes[:_SIZE], chosen, self.timed if self.timed == other.timed else None)
 
     def found_in(self, hashes: np.ndarray) -> int:
-        """How many of the rows with these hashes ``(M,)`` were trained on; estimated where the sample is not whole."""
+        """The number of training rows among rows with these hashes ``(M,)``; estimated from the sample if need be."""
         found = int(among(hashes, self.hashes).sum())
         return found if self.is_whole else min(len(hashes), round(found * self.rows / len(self.hashes)))
 
@@ -155,10 +155,10 @@ class TrainedRows:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> TrainedRows:
-        """Rebuild from :meth:`to_dict`.
+        """Rebuild from the output of :meth:`to_dict`.
 
         Raises:
-            BankError: it is damaged.
+            BankError: the record is damaged.
         """
         try:
             hashes = np.frombuffer(base64.b64decode(data["hashes"], validate=True), "<u8").astype(np.uint64)
@@ -182,10 +182,10 @@ class TrainedRows:
 def refuse_trained_rows(
     rows: datasets.Dataset, trained: TrainedRows | None, train: datasets.Dataset | None = None, allowed: bool = False
 ) -> int:
-    """How many of the checked held-out ``rows`` the bank was trained on.
+    """The number of checked held-out ``rows`` that the bank was trained on.
 
-    A row that stands in ``train`` too, the training rows of the same split, is a repeated one: the same user gave the
-    same label to the same item again. Few such rows, up to 1 % or a single one, are counted and no fault.
+    A row that is also in ``train``, the training rows of the same split, is repeated: the same user gave the same item
+    the same label again. A few such rows (up to 1 %, or a single one) are counted, but are not an error.
 
     Raises:
         InteractionsError: there are more, and they are not ``allowed``.
@@ -194,7 +194,7 @@ def refuse_trained_rows(
         return 0
     if trained.timed is not None and trained.timed != ("timestamp" in rows.column_names):
         logger.warning(
-            "whether these rows were trained on cannot be told: the bank's training rows %s timestamps, these %s; give "
+            "cannot check whether the bank was trained on these rows: its training rows %s timestamps, these %s; give "
             "the same columns as in training",
             *(("had", "have none") if trained.timed else ("had no", "have some")),
         )
@@ -207,7 +207,7 @@ def refuse_trained_rows(
     about = "" if trained.is_whole else "about "
     ways = f" It was trained with {trained.chosen}." if trained.chosen else ""
     raise InteractionsError(
-        f"{about}{found} of {len(rows)} held-out rows were trained on, so their error tells nothing of new rows; hold "
-        f"out the same rows as in training (--users, --rows-per-user, --held-out), or pass allow_training_rows=True "
-        f"(--allow-training-rows).{ways}"
+        f"the bank was trained on {about}{found} of {len(rows)} held-out rows, so their error says nothing about new "
+        "rows; hold out the same rows as in training (--users, --rows-per-user, --held-out), or pass "
+        f"allow_training_rows=True (--allow-training-rows).{ways}"
     )

@@ -1,4 +1,4 @@
-"""What the training rows say of an item, as part of its text."""
+"""Adding an item's mean label in the training rows to its text."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import pyarrow.compute as pc
 
 from puma_hub.data.rows import codes, column, flat, from_table, numbers
 
-_PRIOR_ROWS = 5  # an item's mean is shrunk as if it had this many rows of the overall mean
-_STEP = 0.2  # of the shown mean: the fewer different texts, the fewer prefixes an LLM has to compute
+_PRIOR_ROWS = 5  # shrinkage: an item's mean is computed with this many further rows of the overall mean
+_STEP = 0.2  # rounding of the shown mean: with fewer different texts the LLM has to compute fewer prefixes
 
 
 def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
     """Add an item's mean label in ``train`` to its text in every split.
 
-    The paper's Yelp items carry their stars in the same way. A training row shows the mean of the item's other
-    training rows, so that its text does not tell its own label, and held-out labels are never used. Items without
-    such rows show the overall mean. The words are those of the rating template, so an LLM that continues a pattern
-    reads the number before any training.
+    The paper's Yelp items show their stars in the same way. A training row shows the mean of the item's other training
+    rows, so its text does not reveal its own label. Held-out labels are never used. Items without such rows show the
+    overall mean. The words are those of the rating template, so that even an LLM without training can continue the
+    pattern.
     """
     labels = numbers(splits["train"], "label")
     item_of, items = codes(column(splits["train"], "item_id"))
     overall = float(labels.mean())
-    # One more place, for items without training rows.
+    # The last entry is for items without training rows.
     sums = np.bincount(item_of, labels, minlength=len(items) + 1)
     counts = np.bincount(item_of, minlength=len(items) + 1)
     known = pa.array(items, pa.string())

@@ -1,4 +1,4 @@
-"""JSON and JSON lines as an Arrow table: ids as they are written, no type guessed from the first rows."""
+"""Reading JSON and JSON lines as an Arrow table. Ids stay as they are written; no type is guessed from first rows."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _OURS = REQUIRED_COLUMNS + OPTIONAL_COLUMNS
 
 
 def read_json(path: Path, *, encoding: str | None = None) -> pa.Table:
-    """Read one object a line; or one document: a list of objects, such a list under ``data`` or another single name,
-    or columns by name as pandas writes them.
+    """Read JSON lines (one object on each line) or one JSON document.
 
-    Numbers as ids become text as they are written, however long; numbers and text may be mixed. A key that a row lacks
-    is null.
+    A document may be a list of objects, such a list under ``data`` or another single name, or columns by name as pandas
+    writes them. Ids that are numbers of any length become text as they are written. An id column may mix numbers and
+    text. A missing key is null.
 
     Raises:
-        InteractionsError: it is not JSON, the message gives the line; or holds no rows.
+        InteractionsError: the file is not JSON (the message has the line), or has no rows.
     """
     encoding = encoding_of(path, encoding)
     builder = _Columns(path)
@@ -47,7 +47,7 @@ def _rows(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
 
 
 def _is_object(line: str) -> bool:
-    """Whether a line is a row; one that holds a whole table is a document."""
+    """Whether a line is a row, and not a document with a whole table."""
     try:
         value = json.loads(line)
     except (ValueError, RecursionError):
@@ -69,7 +69,7 @@ def _lines(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
                 raise InteractionsError(
-                    f"cannot read {path} as json: line {number}: {error}; give one object a line, or one list of them"
+                    f"cannot read {path} as json: line {number}: {error}; give one object on each line, or one list"
                 ) from error
             if not isinstance(row, dict):
                 raise InteractionsError(
@@ -90,7 +90,7 @@ def _document(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
     rows = _records(document)
     if rows is None:
         raise InteractionsError(
-            f"{path} holds json, but no table: give a list of objects, or one object a line, with the columns "
+            f"{path} holds json, but no table: give a list of objects, or one object on each line, with the columns "
             f"{', '.join(REQUIRED_COLUMNS)}"
         )
     for number, row in enumerate(rows, 1):
@@ -100,7 +100,7 @@ def _document(path: Path, encoding: str) -> Iterator[dict[str, Any]]:
 
 
 def _records(document: Any) -> Iterable[Any] | None:
-    """The rows of a document in any of the shapes of :func:`read_json`."""
+    """The rows of a document in one of the shapes of :func:`read_json`."""
     if isinstance(document, list):
         return document
     if not isinstance(document, dict):
@@ -128,8 +128,8 @@ def _records(document: Any) -> Iterable[Any] | None:
 def _of_columns(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) != 1:
-        told = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        raise InteractionsError(f"the columns differ in length: {told}; give each row a value in every column")
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise InteractionsError(f"the columns differ in length: {listed}; give each row a value in every column")
     return [dict(zip(columns, row)) for row in zip(*columns.values())]
 
 
@@ -188,16 +188,16 @@ def _text(name: str, value: Any) -> str | None:
             return str(int(value))
         if name != "item_text":
             raise InteractionsError(
-                f"column {name!r} holds {value!r}, which is no exact whole number; ids must be text or whole numbers"
+                f"column {name!r} holds {value!r}, which is not a whole number; ids must be text or whole numbers"
             )
     return str(value)
 
 
 def _numbers(name: str, values: list[Any]) -> pa.Array:
-    """int64 or double where all are numbers, else text, which is read as numbers or times later."""
+    """int64 or double if all values are numbers, otherwise text, which is parsed as numbers or times later."""
     values = [int(value) if isinstance(value, bool) else value for value in values]
     if any(isinstance(value, (dict, list)) for value in values):
-        raise InteractionsError(f"column {name!r} must hold single values, found nested ones; give one a row")
+        raise InteractionsError(f"column {name!r} must hold single values, found nested ones; give each row one value")
     if any(isinstance(value, str) for value in values):
         return pa.array([None if value is None or value != value else str(value) for value in values], pa.string())
     try:
@@ -209,7 +209,7 @@ def _numbers(name: str, values: list[Any]) -> pa.Array:
 def _number(value: Any) -> float | None:
     try:
         return None if value is None else float(value)
-    except OverflowError:  # told later, as one that is infinite
+    except OverflowError:  # reported later, like infinity
         return math.inf
 
 
@@ -218,7 +218,7 @@ def _json(value: Any) -> str | None:
 
 
 def _joined(name: str, chunks: list[pa.Array]) -> pa.ChunkedArray:
-    """Batches of one type; those that differ are brought to a common one, text if there is no other."""
+    """The batches cast to a common type, or to text if there is none."""
     if len({chunk.type for chunk in chunks}) == 1:
         return pa.chunked_array(chunks)
     try:

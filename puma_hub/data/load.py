@@ -44,26 +44,27 @@ def load_interactions(
     seed: int = 42,
     **options: Any,
 ) -> datasets.DatasetDict:
-    """Load interactions as ``train`` and ``validation``, the last rows of each user held out.
+    """Load interactions, split into ``train`` and ``validation``, the last rows of each user.
 
-    The columns are ``user_id``, ``item_id``, ``item_text`` and ``label``, and if there are any, ``timestamp`` (numbers,
-    times, or text of ISO 8601) and ``history`` (lists of titles, the oldest first, which csv cannot hold). Ids and
-    texts are read as they stand. Files may be compressed (.gz, .bz2, .xz, .zst).
+    Required columns are ``user_id``, ``item_id``, ``item_text`` and ``label``. Optional columns are ``timestamp``
+    (numbers, times, or ISO 8601 text) and ``history`` (lists of titles, oldest first; not in csv). Ids and texts are
+    not changed. Files may be compressed (.gz, .bz2, .xz, .zst).
 
     Args:
-        name_or_path: a data set by name, such as ``movielens-100k``; a csv, tsv, parquet, json or jsonl file; a folder
-            with ``train`` and ``validation`` files, which are then taken as they are; or a folder of
+        name_or_path: one of these: the name of a data set, such as ``movielens-100k``; a csv, tsv, parquet, json or
+            jsonl file; a folder with ``train`` and ``validation`` files, which are not split again; a folder of
             ``Dataset.save_to_disk``.
-        folder: where a named data set's files are; for ``movielens-100k`` the cache of ``puma-hub fetch``.
-        task: checks the labels.
+        folder: the folder with a named data set's files; for ``movielens-100k`` the cache of ``puma-hub fetch`` by
+            default.
+        task: the task whose values the labels must have.
         users: draw this many users at random with ``seed``.
-        rows_per_user: keep the most recent rows of each user.
+        rows_per_user: keep only this many of the most recent rows of each user.
         item_statistics: add each item's mean label in ``train`` to its text.
-        held_out: the share of each user's rows, the last in time, that become ``validation``.
-        format: ``csv``, ``json`` or ``parquet``, where a file's ending does not tell.
-        options: of the file format or data set. Of csv, ``separator`` (``,`` ``;`` tab ``::`` and ``|`` are told apart
-            by the header), ``encoding`` (UTF-8, or by the byte order mark) and ``columns``, the names of the columns in
-            order where the first line does not hold them; of json, ``encoding``.
+        held_out: the share of each user's rows that become ``validation``. These are the last in time.
+        format: ``csv``, ``json`` or ``parquet``, if a file's ending does not show it.
+        options: options of the file format or data set. csv has ``separator`` (by default ``,`` ``;`` tab ``::`` or
+            ``|``, detected from the header), ``encoding`` (by default that of the byte order mark, or UTF-8) and
+            ``columns``, the column names in order, for files without a header. json has ``encoding``.
 
     Raises:
         InteractionsError: columns or labels are wrong.
@@ -83,53 +84,53 @@ def load_interactions(
         if users is not None or rows_per_user is not None:
             raise ConfigurationError("these interactions are split already; users and rows_per_user need one file")
         splits = datasets.DatasetDict({name: check_interactions(rows, task) for name, rows in loaded.items()})
-    _tell(splits)
+    _log_splits(splits)
     return with_item_statistics(splits) if item_statistics else splits
 
 
 def _loaded(
     name_or_path: str | Path, folder: str | Path | None, format: str | None, options: Mapping[str, Any]
 ) -> datasets.Dataset | dict[str, datasets.Dataset]:
-    """The rows of a data set by name, of a file or of a folder, unchecked."""
+    """The unchecked rows of a named data set, a file or a folder."""
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise ConfigurationError(
-            f"interactions are loaded by the path of a file or folder, got {type(name_or_path).__name__}; write it to "
-            "a parquet file, or split a dataset with chronological_split(check_interactions(rows))"
+            f"interactions are loaded from the path of a file or folder, got {type(name_or_path).__name__}; write it "
+            "to a parquet file, or split a dataset with chronological_split(check_interactions(rows))"
         )
     name = os.fsdecode(name_or_path)
     if "://" in name:
-        raise StorageError(f"{name} is an address; download the file and give its path")
+        raise StorageError(f"{name} is a URL; download the file and give its path")
     if name not in DATASETS:
         return _Files(format, options).load(Path(name))
     if format is not None:
-        raise ConfigurationError(f"{name} is a data set with files of its own; leave format={format!r} out")
+        raise ConfigurationError(f"{name} is a data set with its own file format; leave format={format!r} out")
     read: Any = DATASETS.bound(name, options)
     loaded: datasets.Dataset | dict[str, datasets.Dataset] = read(folder or data_folder(name))
     return loaded
 
 
-def _tell(splits: datasets.DatasetDict) -> None:
-    """Log what a reader of figures on these splits has to know."""
+def _log_splits(splits: datasets.DatasetDict) -> None:
+    """Log facts that matter for results on these splits."""
     train, held_out = splits["train"], splits["validation"]
-    everybody = len(codes(column(train, "user_id"))[1])
+    users = len(codes(column(train, "user_id"))[1])
     with_rows = len(codes(column(held_out, "user_id"))[1])
     if not len(held_out):
-        logger.warning("no row is held out: each of the %d users has a single row", everybody)
+        logger.warning("no row is held out: each of the %d users has a single row", users)
         return
-    if with_rows < everybody:
-        logger.info("%d of %d users have held-out rows; the others have a single row", with_rows, everybody)
+    if with_rows < users:
+        logger.info("%d of %d users have held-out rows; the others have a single row", with_rows, users)
     repeated = int(among(row_hashes(held_out), row_hashes(train)).sum())
     if repeated:
         logger.warning(
-            "%d of %d held-out rows stand among the training rows too (same user, item, label and time); "
-            "drop repeated rows if they are no new opinions",
+            "%d of %d held-out rows are training rows too (same user, item, label and time); drop repeated rows if "
+            "they are not new opinions",
             repeated,
             len(held_out),
         )
 
 
 class _Files:
-    """Files on disk, read with one format, by their endings if it is None, and the same options."""
+    """Reads files with the same options, and in one format; if it is None, in the formats of their endings."""
 
     def __init__(self, format: str | None, options: Mapping[str, Any]) -> None:
         self._format, self._options = format, options
@@ -165,7 +166,7 @@ class _Files:
 
 
 def _readable(table: pa.Table, path: Path) -> pa.Table:
-    """The columns that a dataset can hold, without the row numbers of pandas."""
+    """The columns that a dataset can hold, without the index of pandas."""
     names = table.column_names
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
@@ -181,12 +182,12 @@ def _readable(table: pa.Table, path: Path) -> pa.Table:
                 ) from error
             unknown.append(field.name)
     if unknown:
-        logger.warning("%s: the columns %s are of types that datasets lacks and are left out", path, ", ".join(unknown))
+        logger.warning("%s: the columns %s have types that datasets lacks and are left out", path, ", ".join(unknown))
     return table.drop_columns([name for name in names if name in unknown or _INDEX.fullmatch(name)])
 
 
 def _saved(path: Path) -> datasets.Dataset | dict[str, datasets.Dataset]:
-    """What ``save_to_disk`` wrote."""
+    """The dataset, or its splits, in a folder of ``save_to_disk``."""
     try:
         found = datasets.load_from_disk(str(path))
     except (OSError, ValueError, KeyError, TypeError) as error:

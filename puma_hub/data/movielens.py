@@ -14,7 +14,7 @@ _FIRST_GENRE = "Action"
 
 
 def read_movielens(folder: str | Path) -> datasets.Dataset:
-    """Read ratings and titles from the two parquet files in ``folder``; an item's text is its title and genres.
+    """Read ratings and titles from the two parquet files in ``folder``. An item's text is its title and genres.
 
     Raises:
         StorageError: a file is missing or cannot be read.

@@ -1,4 +1,4 @@
-"""Parquet as an Arrow table."""
+"""Reading Parquet as an Arrow table."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _MAGIC = b"PAR1"
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """Read one file, memory-mapped unless it is compressed as a whole.
+    """Read one file. It is memory-mapped unless the whole file is compressed.
 
     Raises:
-        InteractionsError: it is not Parquet, or damaged.
-        StorageError: it cannot be read.
+        InteractionsError: the file is not Parquet, or damaged.
+        StorageError: the file cannot be read.
     """
     try:
         with open_bytes(path) as file:

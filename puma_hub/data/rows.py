@@ -1,4 +1,4 @@
-"""Rows and columns of a dataset, read from its Arrow table: whatever its format, and without Python over rows."""
+"""Rows and columns of a dataset, read from its Arrow table: fast, and independent of the dataset's format."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from puma_hub.errors import InteractionsError
 
-# Arrow's text and lists have 32-bit offsets: what is taken at once has to stay well below 2 GiB.
+# Arrow's text and lists have 32-bit offsets, so one chunk has to stay well below 2 GiB.
 _BYTES_AT_ONCE = 256 * 2**20
 _RECORDS_AT_ONCE = 10_000
 
 
 def require_dataset(rows: object) -> datasets.Dataset:
-    """``rows``, if they are a ``datasets.Dataset``.
+    """Check that ``rows`` are a ``datasets.Dataset``, and return them.
 
     Raises:
         InteractionsError: they are a DatasetDict, an IterableDataset or something else.
@@ -29,17 +29,17 @@ def require_dataset(rows: object) -> datasets.Dataset:
     if isinstance(rows, (datasets.DatasetDict, datasets.IterableDatasetDict, dict)):
         advice = f"give one split of {', '.join(map(str, rows)) or 'it (it has none)'}, such as rows['train']"
     elif isinstance(rows, datasets.IterableDataset):
-        advice = "a stream can be read once only: load it without streaming=True"
+        advice = "a stream can be read only once: load it without streaming=True"
     raise InteractionsError(f"interactions must be a datasets.Dataset, got {type(rows).__name__}; {advice}")
 
 
 def from_table(table: pa.Table, info: datasets.DatasetInfo | None = None) -> datasets.Dataset:
-    """A dataset of the table, named without the usual hash, for which all of it would be pickled."""
+    """A dataset of the table. It gets a random fingerprint, since hashing would pickle the whole table."""
     return datasets.Dataset(table, info=info, fingerprint=secrets.token_hex(8))
 
 
 def column(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
-    """The column as Arrow holds it, in the dataset's order."""
+    """The Arrow column, in the dataset's order."""
     dataset = require_dataset(rows)
     if dataset._indices is None:
         return dataset.data.table.column(name)
@@ -63,7 +63,7 @@ def records(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
 
 
 def codes(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
-    """A column of text without nulls as numbers ``(N,)`` of its distinct values, in the order they come in."""
+    """A text column without nulls as codes ``(N,)`` and its distinct values, in order of first appearance."""
     encoded = values.dictionary_encode().unify_dictionaries()
     if not encoded.num_chunks:
         return np.zeros(0, np.int64), []
@@ -72,13 +72,13 @@ def codes(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
 
 
 def take_rows(dataset: datasets.Dataset, numbers: Sequence[int] | np.ndarray) -> datasets.Dataset:
-    """The rows ``numbers``, in that order, copied into memory; unlike ``select``, with no index behind them."""
+    """The rows ``numbers``, in that order, copied into memory. Unlike ``select``, this keeps no index."""
     plain = flat(dataset)
     return from_table(_taken(plain.data.table, np.asarray(numbers, dtype=np.int64)), plain.info)
 
 
 def flat(dataset: datasets.Dataset) -> datasets.Dataset:
-    """The dataset without a format, the index of a ``select``, ``sort`` or ``shuffle`` applied to its table."""
+    """The dataset without a format. The index of a ``select``, ``sort`` or ``shuffle`` is applied to its table."""
     if require_dataset(dataset)._indices is None:
         return dataset if dataset.format["type"] is None else from_table(dataset.data, dataset.info)
     return from_table(_taken(dataset.data.table, _order(dataset)), dataset.info)
@@ -93,14 +93,14 @@ def _taken(table: pa.Table, numbers: np.ndarray) -> pa.Table:
     if size <= _BYTES_AT_ONCE:
         return table.combine_chunks().take(pa.array(numbers))
     parts = -(-size * len(numbers) // (len(table) * _BYTES_AT_ONCE))
-    batches = table.to_batches()  # as they lie, so that a memory-mapped table is read only where it is asked
+    batches = table.to_batches()  # the table's own batches: of a memory-mapped table, only the needed ones are read
     starts = np.cumsum([0, *(len(batch) for batch in batches)])
     taken = [_from_batches(batches, starts, part) for part in np.array_split(numbers, max(1, parts)) if len(part)]
     return pa.concat_tables(taken) if taken else table.slice(0, 0)
 
 
 def _from_batches(batches: list[pa.RecordBatch], starts: np.ndarray, numbers: np.ndarray) -> pa.Table:
-    """The rows ``numbers`` of the table made of ``batches``, which begin at ``starts``."""
+    """The rows ``numbers`` of a table in ``batches``, which begin at the rows ``starts``."""
     home = np.searchsorted(starts, numbers, side="right") - 1
     order = np.argsort(home, kind="stable")
     cuts = np.searchsorted(home[order], np.arange(len(batches) + 1))

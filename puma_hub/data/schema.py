@@ -1,4 +1,4 @@
-"""The columns of interactions and the checks on them."""
+"""Checking the columns of interactions."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ OPTIONAL_COLUMNS = ("timestamp", "history")
 def check_interactions(rows: datasets.Dataset, task: Task | None = None, *, labels: bool = True) -> datasets.Dataset:
     """Return ``rows`` with ids and texts as strings, labels as float64, timestamps as numbers or times.
 
-    The Arrow columns are read, whatever format the dataset has; the result has none.
+    The dataset's format is ignored; the result has no format.
 
     Args:
         labels: false lets rows come without the column ``label``.
 
     Raises:
-        InteractionsError: a column is missing or empty somewhere, labels are outside the task's values, timestamps have
-            no order or histories are not lists.
+        InteractionsError: a column is missing or has empty values, labels are outside the task's values, timestamps
+            cannot be ordered, or histories are not lists.
     """
     dataset = require_dataset(rows)
     require_columns(dataset.column_names, [name for name in REQUIRED_COLUMNS if labels or name != "label"])
@@ -57,7 +57,11 @@ def check_interactions(rows: datasets.Dataset, task: Task | None = None, *, labe
 
 
 def require_columns(found: Iterable[str], wanted: Sequence[str] = REQUIRED_COLUMNS) -> None:
-    """Raise InteractionsError unless all ``wanted`` columns are among ``found``; the message tells near misses."""
+    """Check that all ``wanted`` columns are in ``found``.
+
+    Raises:
+        InteractionsError: a column is missing. The message lists similar names.
+    """
     names = list(found)
     missing = [name for name in wanted if name not in names]
     if not missing:
@@ -72,12 +76,12 @@ def require_columns(found: Iterable[str], wanted: Sequence[str] = REQUIRED_COLUM
 
 
 def plain_column_name(name: str) -> str:
-    """The name without blanks, signs and case: what two spellings of one name have in common."""
+    """The name in lower case without blanks and punctuation, to recognise other spellings."""
     return re.sub(r"[\W_]+", "", name).casefold()
 
 
 def _named_classes(values: pa.ChunkedArray, feature: object, name: str) -> pa.ChunkedArray:
-    """A column of class numbers as the names of the classes."""
+    """A column of class numbers as class names."""
     if not isinstance(feature, datasets.ClassLabel):
         return values
     names = pa.array(feature.names, pa.string())
@@ -87,11 +91,11 @@ def _named_classes(values: pa.ChunkedArray, feature: object, name: str) -> pa.Ch
         except pa.ArrowInvalid as error:
             raise InteractionsError(
                 f"column 'label' is a ClassLabel with the names {', '.join(feature.names[:5])}; make it the numbers "
-                "of the task, for instance rows.cast_column('label', Value('int64')) where the class numbers are "
-                "what you mean"
+                "of the task, for instance with rows.cast_column('label', Value('int64')) if the class numbers are the "
+                "labels"
             ) from error
     outside = pc.fill_null(pc.or_(pc.less(values, 0), pc.greater_equal(values, len(names))), False)
-    values = pc.if_else(outside, pa.scalar(None, values.type), values)  # -1 is how datasets writes a missing class
+    values = pc.if_else(outside, pa.scalar(None, values.type), values)  # datasets writes a missing class as -1
     return pa.chunked_array([names.take(chunk) for chunk in values.chunks], names.type)
 
 
@@ -140,7 +144,7 @@ def _check_history(found: pa.DataType) -> None:
 
 
 def rows_by_user(rows: datasets.Dataset) -> Mapping[str, np.ndarray]:
-    """Row numbers of each user, in the dataset's order; users in the order they come in."""
+    """Row numbers of each user, in the dataset's order. Users are in order of first appearance."""
     numbers, names = codes(_user_column(rows))
     order = np.argsort(numbers, kind="stable")
     cuts = np.cumsum(np.bincount(numbers, minlength=len(names)))[:-1]

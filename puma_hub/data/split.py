@@ -1,4 +1,4 @@
-"""Chronological splits inside each user (paper, data section)."""
+"""Splitting each user's rows chronologically (the paper's data section)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from puma_hub.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class TimeOrder:
-    """Rows user by user, users in the order of their ids, a user's rows from the oldest on.
+    """Rows sorted by user id, then by time. Ties, and rows without a timestamp, keep their order.
 
-    ``rows (N,)``: row numbers in that order. ``position (N,)``: the place among the user's rows, from 0, of each of
-    ``rows``; ``count (N,)``: how many rows that user has. Ties, and rows without a timestamp, keep their order.
+    Attributes:
+        rows: ``(N,)`` row numbers in that order.
+        position: ``(N,)`` for each of ``rows``, its position among the user's rows, counted from 0.
+        count: ``(N,)`` for each of ``rows``, the number of rows of its user.
     """
 
     rows: np.ndarray
@@ -43,15 +45,15 @@ class TimeOrder:
         return cls(order, np.arange(len(order)) - starts[sorted_users], counts[sorted_users])
 
     def first_part(self, share: float) -> np.ndarray:
-        """Mask ``(N,)`` of the first ``share`` of each user's rows, rounded down, but at least one."""
+        """A mask ``(N,)`` of the first ``share`` of each user's rows, rounded down, but at least one row."""
         return self.position < np.maximum(1, np.floor(self.count * share + 1e-9))
 
 
 def chronological_split(rows: datasets.Dataset, held_out: float = 0.2) -> datasets.DatasetDict:
     """Split off the last ``held_out`` share of each user's rows as ``validation``.
 
-    Rows are ordered by ``timestamp`` where there is one, else as they stand. At least one row of each user
-    stays in ``train``: a user with a single row has no held-out row.
+    Rows are ordered by ``timestamp`` if they have one; otherwise the dataset's order counts. At least one row of each
+    user stays in ``train``, so a user with a single row has no held-out row.
     """
     if not 0.0 < held_out < 1.0:
         raise ConfigurationError(f"held_out must lie between 0 and 1, got {held_out}")
@@ -75,7 +77,7 @@ def most_recent(rows: datasets.Dataset, limit: int) -> datasets.Dataset:
 
 
 def sample_users(rows: datasets.Dataset, users: int, seed: int) -> datasets.Dataset:
-    """Keep all rows of ``users`` users drawn at random; all users when there are fewer."""
+    """Keep all rows of ``users`` users drawn at random, or of all users if there are fewer."""
     if users < 1:
         raise ConfigurationError(f"the number of users must be at least 1, got {users}")
     names = sorted(codes(as_text(column(rows, "user_id"), "user_id"))[1])

@@ -1,4 +1,4 @@
-"""Timestamps that can be ordered: numbers, times, or text of either."""
+"""Converting timestamps to values that can be ordered: numbers, times, or text of either."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 _ISO = r"^\s*\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?\s*([Zz]|[+-]\d\d(:?\d\d)?)?\s*$"
 _ZONE = r"\d\d:\d\d.*([Zz]|[+-]\d\d(:?\d\d)?)\s*$"
 _EXAMPLE = "numbers or times such as 2024-12-31 23:59:00"
-# Seconds since 1970 of the years 1985 to 2128; the same in milliseconds, microseconds and nanoseconds.
+# Ranges of the years 1985 to 2128 in seconds since 1970, and in milliseconds, microseconds and nanoseconds.
 _SECONDS = (5e8, 5e9)
 
 
 def as_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Timestamps as int64, double or an Arrow date or timestamp; of text, whichever it holds.
+    """Timestamps as int64, double or an Arrow date or timestamp. Text is parsed as one of these.
 
-    Times of several zones become times in UTC.
+    Times with time zones become times in UTC.
 
     Raises:
-        InteractionsError: some are missing, not finite or of another kind than the others; the message gives the row.
+        InteractionsError: values are missing, not finite or of different kinds. The message has the row.
     """
     values = decoded(values)
     kind = values.type
@@ -50,7 +50,7 @@ def as_times(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def order_key(values: pa.ChunkedArray) -> np.ndarray:
-    """What :func:`as_times` gives as int64 or float64 ``(N,)`` of the same order; times as microseconds or finer."""
+    """The result of :func:`as_times` as int64 or float64 ``(N,)`` in the same order; times in microseconds or finer."""
     kind = values.type
     if pa.types.is_date(kind):
         values = values.cast(pa.timestamp("ms"))
@@ -60,7 +60,7 @@ def order_key(values: pa.ChunkedArray) -> np.ndarray:
 
 
 def as_microseconds(values: np.ndarray) -> np.ndarray:
-    """Numbers ``(N,)`` whose size tells their unit (of the years 1985 to 2128) in microseconds; others as they are."""
+    """Numbers ``(N,)`` in microseconds if their size shows the unit (years 1985 to 2128); other numbers unchanged."""
     result = values.copy()
     for unit in (1.0, 1e3, 1e6, 1e9):
         within = (values >= _SECONDS[0] * unit) & (values < _SECONDS[1] * unit)
@@ -113,7 +113,7 @@ def _of_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if zoned.any() and not zoned.all():
         raise InteractionsError(
             f"column 'timestamp' has a time zone in {int(zoned.sum())} of {len(values)} rows, the first without one is "
-            f"row {first_row(~zoned)}; give all of them one, or none"
+            f"row {first_row(~zoned)}; give all of them a time zone, or none"
         )
     zone = "UTC" if zoned.any() else None
     text = pc.utf8_trim_whitespace(values)
@@ -126,7 +126,7 @@ def _of_text(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _first_unreadable(text: pa.ChunkedArray, zone: str | None) -> str:
-    """Which row holds no date of the calendar; looked for by halves."""
+    """The first row whose date does not exist, found by bisection."""
     low, high = 0, len(text)
     while high - low > 1:
         middle = (low + high) // 2
@@ -135,7 +135,7 @@ def _first_unreadable(text: pa.ChunkedArray, zone: str | None) -> str:
             low = middle
         except pa.ArrowInvalid:
             high = middle
-    return f"{text[low].as_py()!r} in row {low + 1} is none of the calendar; correct it"
+    return f"{text[low].as_py()!r} in row {low + 1} is not a date of the calendar; correct it"
 
 
 def _holds(values: pa.ChunkedArray, pattern: str) -> bool:

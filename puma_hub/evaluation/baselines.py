@@ -15,10 +15,10 @@ _BIAS_PENALTY = 5.0
 
 
 def baseline_predictions(train: datasets.Dataset, rows: datasets.Dataset) -> dict[str, np.ndarray]:
-    """What each of :data:`puma_hub.extensions.BASELINES` predicts for ``rows`` from the labels of ``train`` alone.
+    """The predictions of all :data:`puma_hub.extensions.BASELINES` for ``rows``, from the labels of ``train`` only.
 
     Returns:
-        Predictions float64 ``(N,)`` by the baseline's name.
+        For each baseline, by name, predictions float64 ``(N,)``.
     """
     return {name: BASELINES.bound(name, {})(train, rows) for name in BASELINES}
 
@@ -29,7 +29,7 @@ def global_mean(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarray:
 
 
 def user_mean(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarray:
-    """The mean label of the row's user; the global mean for users without training rows."""
+    """The mean label of the row's user, or the global mean for users without training rows."""
     labels = numbers(train, "label")
     users, user_of = _codes(train, rows, "user_id")
     size = max(int(users.max()), int(user_of.max(initial=0))) + 1
@@ -55,7 +55,7 @@ def user_item_bias(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarra
 
 
 def _codes(first: datasets.Dataset, second: datasets.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A column of both as numbers of its distinct values."""
+    """A column of both datasets as codes of its distinct values."""
     both = pa.chunked_array([*column(first, name).chunks, *column(second, name).chunks])
     return np.split(codes(both)[0], [len(first)])  # type: ignore[return-value]
 

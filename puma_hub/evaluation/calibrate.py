@@ -15,8 +15,8 @@ from puma_hub.evaluation.evaluate import HeldOut
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.teacher import PREDICTION
 
-# Standard deviations of the Gaussian prior around the present head: of the level, in standard deviations of the labels,
-# and of the slope. With few rows the head changes little; with many the prior has no effect.
+# Standard deviations of the Gaussian prior around the current head: of the level, in standard deviations of the labels,
+# and of the slope. With few rows the head changes little. With many rows the prior has no effect.
 _LEVEL_SCALE, _SLOPE_SCALE = 0.5, 0.3
 
 
@@ -32,7 +32,7 @@ class Calibration:
 
 
 def level_and_slope(predictions: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """The most probable level and slope for predictions and labels ``(N,)``, near 0 and 1 where there are few rows.
+    """The most probable level and slope for predictions and labels ``(N,)``. With few rows they are close to 0 and 1.
 
     Bayesian linear regression with known noise, the variance of the residuals (Bishop, Pattern Recognition and Machine
     Learning, section 3.3).
@@ -49,14 +49,14 @@ def level_and_slope(predictions: np.ndarray, labels: np.ndarray) -> tuple[float,
 def calibrate(
     lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
 ) -> tuple[PromptBank, Calibration]:
-    """Set level and slope of a bank's rating head from rows of its users; prompts stay as they are.
+    """Set level and slope of a bank's rating head from rows of its users. The prompts are not changed.
 
-    A migrated bank has the adapter's head, which was trained on other users and items. Yours may be rated higher or
-    lower, or differ more. A few hundred rows over many users are enough:
+    A migrated bank has the adapter's head, which was trained on other users and items. The ratings of your users may
+    have another mean or spread. A few hundred rows of many users are enough:
 
-    - rated rows that the source prompts were not trained on (prompts overfit the rows they were trained on);
-    - or, without labels, rows from :func:`puma_hub.training.with_source_predictions` (``noise=0``). They give the head
-      level and slope of the source's predictions.
+    - rated rows that the source prompts were not trained on (prompts overfit their training rows);
+    - or, without labels, rows from :func:`puma_hub.training.with_source_predictions` (``noise=0``). The head then gets
+      the level and slope of the source's predictions.
 
     Args:
         lm: the scorer of the bank's LLM.
@@ -67,20 +67,20 @@ def calibrate(
     Raises:
         ConfigurationError: the bank has no head, as for clicks.
         MismatchError: the bank belongs to another LLM, template or task, or the rows contradict its predictions.
-        InteractionsError: rows are malformed, were trained on, or none belongs to a user of the bank.
+        InteractionsError: rows are malformed, the bank was trained on them, or none belongs to a user of the bank.
     """
     if bank.head is None or not lm.task.has_head:
         raise ConfigurationError(
-            f"there is no rating head to calibrate, the task is {lm.task}; prompts of RatingTask are trained with one"
+            f"there is no rating head to calibrate, the task is {lm.task}; only RatingTask has one"
         )
-    taught = PREDICTION in interactions.column_names
-    held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size, allow_training_rows=taught)
-    predictions, labels = held_out.own, numbers(held_out.rows, PREDICTION) if taught else held_out.labels
+    from_source = PREDICTION in interactions.column_names
+    held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size, allow_training_rows=from_source)
+    predictions, labels = held_out.own, numbers(held_out.rows, PREDICTION) if from_source else held_out.labels
     level, slope = level_and_slope(predictions, labels)
     if not slope > 0:
         raise MismatchError(
-            f"the labels of {len(labels)} rows fall where the predictions rise (slope {slope:.2f}); check that bank, "
-            "template and rows belong together, or give more rows"
+            f"the labels of {len(labels)} rows decrease where the predictions increase (slope {slope:.2f}); check that "
+            "bank, template and rows belong together, or give more rows"
         )
     head = copy.deepcopy(bank.head).cpu().eval().requires_grad_(False)
     head.rescale(level, slope)

@@ -1,4 +1,4 @@
-"""Two banks side by side, with the controls that show whether anything personal was moved."""
+"""Comparing two banks, with controls that show whether anything personal was migrated."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ def controls(
     seed: int = 42,
     allow_training_rows: bool = False,
 ) -> dict[str, Any]:
-    """Own prompts against one mean prompt for all and against prompts shuffled among users.
+    """Compare own prompts with one mean prompt for all users, and with prompts shuffled among users.
 
     Args:
         interactions: held-out rows.
-        users: whose rows count, for instance users an adapter never saw; all users of the bank by default. The mean
-            prompt is that of the whole bank. Prompts are shuffled among these users by a random derangement.
-        allow_training_rows: also if the bank was trained on these rows.
+        users: users whose rows count, for example users an adapter never saw; all users of the bank by default. The
+            mean prompt is that of the whole bank. Prompts are shuffled among these users by a random derangement.
+        allow_training_rows: allow rows that the bank was trained on.
 
     Returns:
-        The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
-        (positive is better for either direction of the metric). The metric is the task's main one that is defined
-        for these rows, such as RMSE. ``shuffled`` is None for one user alone, and so is what is not defined; ``notes``
-        say why.
+        The metric with ``own``, ``mean`` and ``shuffled`` prompts, and the ``gain`` of own over mean prompts, positive
+        if own prompts are better. The metric is the first main metric of the task that is defined for these rows, such
+        as RMSE. Values that are not defined are None, such as ``shuffled`` for a single user. ``notes`` say why.
 
     Raises:
         UnknownUserError: some of ``users`` are not in the bank.
@@ -57,8 +56,8 @@ def controls(
 class Controls:
     """Predictions of the same held-out rows with own, mean and shuffled prompts.
 
-    ``row_users`` and ``labels (N,)`` are the rows'; ``predictions[name]`` are ``(N,)``, named ``own``, ``mean`` and,
-    where there is more than one user, ``shuffled``. ``own_source_bank``: what the bank says of its migration.
+    ``row_users`` and ``labels`` have one entry for each row. ``predictions`` ``(N,)`` are named ``own``, ``mean`` and,
+    if there is more than one user, ``shuffled``. ``own_source_bank`` is what the bank records of its migration.
     """
 
     task: Task
@@ -69,7 +68,7 @@ class Controls:
 
     @classmethod
     def of(cls, held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> Controls:
-        """Predict the rows of ``users``, by default of the whole bank.
+        """Predict the rows of ``users``, by default of all users of the bank.
 
         Raises:
             UnknownUserError: some of ``users`` are not in the bank.
@@ -94,7 +93,7 @@ class Controls:
         return cls(held_out.lm.task, row_users, held_out.labels[numbers], predictions, own_source_bank)
 
     def report(self) -> dict[str, Any]:
-        """What :func:`controls` returns."""
+        """The result of :func:`controls`."""
         metrics = {
             name: self.task.scores(array, self.labels, self.row_users) for name, array in self.predictions.items()
         }
@@ -104,7 +103,7 @@ class Controls:
         gain = None
         if own is not None and mean is not None:
             gain = mean - own if metric.lower_is_better else own - mean
-        alone = [] if "shuffled" in values else ["shuffled is not defined: one user has nobody to change prompts with"]
+        alone = [] if "shuffled" in values else ["shuffled is not defined: it needs at least two users"]
         return {
             "metric": metric.name,
             "shuffled": None,
@@ -116,7 +115,7 @@ class Controls:
         }
 
     def errors_by_user(self, name: str = "own") -> dict[str, tuple[float, int]]:
-        """Mean squared error and number of rows of each user, with their ``name`` prompts."""
+        """Mean squared error and number of rows of each user, with ``name`` prompts."""
         values: dict[str, list[float]] = {}
         for user, value in zip(self.row_users, np.square(self.predictions[name] - self.labels)):
             values.setdefault(user, []).append(float(value))
@@ -124,7 +123,7 @@ class Controls:
 
 
 def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> dict[str, Any]:
-    """The :func:`controls` of rows that may have been scored before.
+    """The :func:`controls` of rows that may be partly scored already.
 
     Raises:
         UnknownUserError: some of ``users`` are not in the bank.
@@ -134,9 +133,9 @@ def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int
 
 
 def derangement(size: int, seed: int) -> np.ndarray:
-    """A random derangement of ``size`` >= 2 places (no place keeps its own), all derangements being equally likely.
+    """A random derangement of ``size`` >= 2: a permutation that moves every element. All are equally likely.
 
-    Permutations are drawn until one is a derangement: e = 2.7 of them on average.
+    Permutations are drawn until one is a derangement, on average e = 2.7 times.
     """
     generator, places = np.random.default_rng(seed), np.arange(size)
     while True:
@@ -160,30 +159,30 @@ def compare_banks(
 
     Args:
         interactions: held-out rows.
-        users: whose rows count, as far as they are in both banks; the users of both banks by default.
-        allow_training_rows: compare even if a bank was trained on these rows.
+        users: users whose rows count, if they are in both banks; the users in both banks by default.
+        allow_training_rows: allow rows that a bank was trained on.
 
     Returns:
         A report with these keys:
 
         - ``source`` and ``target``: the :func:`controls` of each.
-        - ``retention``: the target's personal gain / the source's; None where the source has none.
-        - ``users``: how many users have rows and a prompt in both banks. ``users_in_one_bank`` and
-          ``users_without_rows`` were left out.
-        - ``worse_users``: how many users have a higher error on the target; ``worse_user_ids``: their ids.
-        - ``clusters``: the error by k-means cluster of the source prompts. Errors are root mean squares of prediction
-          minus label.
-        - ``own_source_bank``: whether the target bank was migrated from the training its adapter was trained on; None
-          where it is not known.
+        - ``retention``: personal gain on the target / on the source; None if the source has no gain.
+        - ``users``: the number of users with rows and with a prompt in both banks. ``users_in_one_bank`` and
+          ``users_without_rows`` are left out.
+        - ``worse_users``: the number of users with a higher error on the target; ``worse_user_ids``: their ids.
+        - ``clusters``: the error in each k-means cluster of the source prompts. Errors are root mean squares of
+          prediction minus label.
+        - ``own_source_bank``: whether the target bank was migrated from the same training that its adapter was trained
+          on; None if not known.
 
     Raises:
-        MismatchError: the banks share no user, a bank does not fit its scorer, or the scorers have other tasks.
+        MismatchError: the banks share no user, a bank does not fit its scorer, or the scorers' tasks differ.
         UnknownUserError: some of ``users`` are in neither bank.
         InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
     tasks = source_lm.task, target_lm.task
     if tasks[0] != tasks[1]:
-        raise MismatchError(f"the scorers have other tasks, {tasks[0]} and {tasks[1]}; give both the same task")
+        raise MismatchError(f"the scorers' tasks differ, {tasks[0]} and {tasks[1]}; give both the same task")
     either = list(dict.fromkeys(user_list(users) if users is not None else [*source.user_ids, *target.user_ids]))
     strange = sum(user not in source and user not in target for user in either)
     if strange:
@@ -211,7 +210,7 @@ def compare_controls(source: PromptBank, before: Controls, after: Controls, seed
         seed: of the clusters.
 
     Returns:
-        What :func:`compare_banks` returns, but for the users it leaves out.
+        The result of :func:`compare_banks` without the numbers of users left out.
     """
     reports = before.report(), after.report()
     errors = [before.errors_by_user(), after.errors_by_user()]
@@ -234,7 +233,9 @@ def _by_cluster(
 ) -> list[dict[str, Any]]:
     prompts = source.prompts[source.rows(users)].reshape(len(users), -1)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer different prompts than clusters make fewer clusters
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # with fewer distinct prompts than clusters there are fewer clusters
         labels = KMeans(min(_CLUSTERS, len(users)), random_state=seed, n_init=1).fit_predict(prompts)
     clusters = []
     for cluster in sorted(set(labels.tolist())):

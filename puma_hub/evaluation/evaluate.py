@@ -1,4 +1,4 @@
-"""How well a bank's prompts predict held-out rows."""
+"""Evaluating a bank's prompts on held-out rows."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from puma_hub.tasks import RatingHead
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows of a bank's users, ready to be scored with any prompts of these users."""
+    """Held-out rows of a bank's users, ready to be scored with any prompts for these users."""
 
     lm: PersonalizedLM
     bank: PromptBank
@@ -52,10 +52,10 @@ class HeldOut:
         train: datasets.Dataset | None = None,
         allow_training_rows: bool = False,
     ) -> HeldOut:
-        """Keep the rows of ``users``, by default all of the bank's, and count the others.
+        """Keep the rows of ``users``, by default of all users of the bank, and count the others.
 
-        ``head`` is the bank's own by default; a copy of it is taken to the LLM's device. ``train`` are the training
-        rows of the same split, which tell repeated rows from rows the bank was trained on.
+        ``head`` is the bank's by default; a copy of it is moved to the LLM's device. ``train`` are the training rows of
+        the same split. They show which rows are repeated, and are no sign that the bank was trained on held-out rows.
 
         Raises:
             MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
@@ -69,12 +69,12 @@ class HeldOut:
         head = head if head is not None else bank.head
         if head is not None and head.answers != len(lm.task.answers):
             raise MismatchError(
-                f"the rating head takes {head.answers} answers, the task has {len(lm.task.answers)}; give the head of "
+                f"the rating head is for {head.answers} answers, the task has {len(lm.task.answers)}; give the head of "
                 "this task"
             )
         wanted = bank.user_ids if users is None else users_of(bank, users)
         if isinstance(rows, datasets.Dataset) and not len(rows):
-            raise InteractionsError("no row is held out; a user needs at least two rows, of which the last is held out")
+            raise InteractionsError("no row is held out; a user needs at least two rows, and the last is held out")
         rows = check_interactions(rows, lm.task)
         kept = of_users(rows, wanted)
         if not len(kept):
@@ -109,21 +109,21 @@ class HeldOut:
 
     @property
     def truncated(self) -> int:
-        """How many rows show less than their item's text."""
+        """The number of rows whose item text was shortened."""
         return self._encoded.truncated
 
     def rows_of(self, user_ids: Collection[str]) -> np.ndarray:
-        """Numbers of the rows of some users."""
+        """The row numbers of some users."""
         wanted = set(user_ids)
         return np.flatnonzero([user in wanted for user in self.users])
 
     def predict(
         self, prompts: np.ndarray, prompt_of: Sequence[int] | np.ndarray, numbers: np.ndarray | None = None
     ) -> np.ndarray:
-        """Predictions of the rows ``numbers``, of all by default; the i-th with ``prompts[prompt_of[i]]``.
+        """Predictions of the rows ``numbers``, by default of all. Row i is scored with ``prompts[prompt_of[i]]``.
 
         Raises:
-            NotFiniteError: some are NaN or infinite.
+            NotFiniteError: some predictions are NaN or infinite.
         """
         device = self.lm.device
         logits = predict_rows(
@@ -163,14 +163,14 @@ def evaluate_bank(
 
     Args:
         interactions: held-out rows, or the splits ``train`` and ``validation``; the baselines need ``train``.
-        head: the rating head; the bank's own by default.
-        allow_training_rows: evaluate even if the bank was trained on these rows; the errors are then too small.
+        head: the rating head; the bank's by default.
+        allow_training_rows: allow rows that the bank was trained on. The errors are then too small.
 
     Returns:
-        A report with the task's metrics, the number of rows and users, rows of users without a prompt, rows the bank
-        was trained on (``rows_trained_on``, estimated beyond 1,024 training rows), and, where ``train`` is given, the
-        metrics of the non-LLM baselines on the same rows. A metric that these rows do not define is None, such as
-        ``auc`` where all labels are of one class; ``notes`` say why.
+        A report with the task's metrics and the numbers of rows and users. It counts rows of users without a prompt,
+        and rows that the bank was trained on (``rows_trained_on``, an estimate for more than 1,024 training rows). With
+        ``train`` it has the metrics of the baselines without an LLM on the same rows. A metric that is not defined for
+        these rows is None, such as ``auc`` with labels of one class. ``notes`` say why.
 
     Raises:
         MismatchError: the bank belongs to another LLM, template or task, or the head to another task.

@@ -1,4 +1,4 @@
-"""Prompts given by hand."""
+"""Prompts given as arrays."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def as_array(prompts: Any) -> np.ndarray:
     """Prompts as a finite float32 array; see :func:`as_float32`.
 
     Raises:
-        BankError: it does not hold real numbers in rows of one length, or some are not finite.
+        BankError: the prompts are not real numbers in rows of equal length, or some are not finite.
     """
     array = as_float32(prompts, "a prompt")
     if not np.isfinite(array).all():

@@ -1,4 +1,4 @@
-"""The base of our pipelines: loading with our own errors; inputs one at a time, in batches or streamed."""
+"""The base class of our pipelines: loading with clear errors, and inputs one at a time, in batches or streamed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from transformers.pipelines import Pipeline
 
 from puma_hub.errors import ConfigurationError, PumaHubError
 
-# Arguments of transformers.pipeline that no model takes.
+# Arguments of transformers.pipeline that are not passed to a model.
 _NO_OPTIONS = ("trust_remote_code", "code_revision", "_from_pipeline", "_commit_hash")
 
 # It is annotated for pipelines that take and return one dict of tensors.
@@ -22,9 +22,9 @@ _Pipeline: Any = Pipeline
 
 
 class Deferred:
-    """The name of a model, which the pipeline's own class loads later.
+    """The name of a model, which the pipeline's class loads later.
 
-    ``transformers.pipeline`` would hide errors of loading, try other classes and dtypes, and accept other formats than
+    ``transformers.pipeline`` would hide loading errors, try other classes and dtypes, and accept formats other than
     safetensors.
     """
 
@@ -37,7 +37,7 @@ class Deferred:
 
     @classmethod
     def from_pretrained(cls, name: str | os.PathLike[str], **options: Any) -> Deferred:
-        """Keep the arguments the model is to be loaded with."""
+        """Store the arguments for loading the model."""
         return cls(os.fspath(name), options)
 
     def options(self) -> dict[str, Any]:
@@ -52,37 +52,36 @@ class Deferred:
 
 
 def place_of(model: Any, device: Any, options: Mapping[str, Any]) -> Any:
-    """The device for a pipeline: the one asked for, or the single device that ``device_map`` chose."""
+    """The device of a pipeline: the given one, or the single device that ``device_map`` chose."""
     alone = options.get("device_map") is not None and getattr(model, "hf_device_map", None) is None
     return model.device if device is None and alone else device
 
 
 def require_dtype(model: Any, dtype: Any) -> None:
-    """Refuse a dtype that differs from that of a model in memory.
+    """Check that ``dtype`` is that of a model in memory.
 
     Raises:
-        ConfigurationError: they differ.
+        ConfigurationError: the dtypes differ.
     """
     wanted = getattr(torch, dtype, dtype) if isinstance(dtype, str) else dtype
     if wanted not in (None, "auto", model.dtype):
         raise ConfigurationError(
-            f"the model was given in {model.dtype}, dtype={dtype} asks for another one; load the model in that dtype, "
-            "or give its name"
+            f"the model was given in {model.dtype}, but dtype={dtype}; load the model in that dtype, or give its name"
         )
 
 
 def refuse_unknown(task: str, options: Mapping[str, Any]) -> None:
-    """Refuse unknown arguments of a pipeline.
+    """Check that a pipeline has no unknown arguments.
 
     Raises:
-        ConfigurationError: there are some.
+        ConfigurationError: it has some.
     """
     if options:
         raise ConfigurationError(f"the pipeline {task} has no argument {', '.join(options)}; see docs/pipelines.md")
 
 
 class BatchPipeline(_Pipeline):
-    """A pipeline whose ``_forward`` takes a list of prepared inputs and returns a list of as many results.
+    """A pipeline whose ``_forward`` takes a list of prepared inputs and returns one result for each.
 
     One input gives one result. A list, tuple or ``datasets.Dataset`` gives a list of results. A generator or any other
     iterable gives an iterator over results, which reads a batch at a time.
@@ -100,15 +99,15 @@ class BatchPipeline(_Pipeline):
         raise NotImplementedError  # abstract: each pipeline has its own kinds of input; transformers' base is no ABC
 
     def admit(self, item: Any, **forward: Any) -> None:
-        """Refuse a prepared input early, where a check is cheap, instead of in ``_forward`` with its batch."""
+        """Check a prepared input before it joins a batch for ``_forward``, if the check is cheap."""
 
     def __call__(
         self, inputs: Any, *, batch_size: int | None = None, num_workers: int | None = None, **options: Any
     ) -> Any:
-        """Run the pipeline; ``num_workers`` is taken for compatibility and has no effect.
+        """Run the pipeline. ``num_workers`` is accepted for compatibility and has no effect.
 
         Raises:
-            ConfigurationError: the batch size is no whole number of at least 1, or the inputs cannot be iterated.
+            ConfigurationError: the batch size is not a whole number of at least 1, or the inputs cannot be iterated.
         """
         from datasets import Dataset
 
@@ -124,10 +123,10 @@ class BatchPipeline(_Pipeline):
         return list(results) if isinstance(inputs, (list, tuple, Dataset)) else results
 
     def size_of(self, batch_size: int | None) -> int:
-        """The batch size of a call: its own, else the pipeline's, else the default.
+        """The batch size: that of the call, or of the pipeline, or the default.
 
         Raises:
-            ConfigurationError: it is no whole number of at least 1.
+            ConfigurationError: it is not a whole number of at least 1.
         """
         size = next(s for s in (batch_size, self._batch_size, self.usual_batch_size) if s is not None)
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
@@ -159,24 +158,24 @@ class BatchPipeline(_Pipeline):
             yield from (self.postprocess(output, **postprocess) for output in outputs)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-        """Refused.
+        """Not supported.
 
         Raises:
-            ConfigurationError: always; a saved pipeline would ask its users to run code from its folder.
+            ConfigurationError: always. A saved pipeline could only be loaded by running code from its folder.
         """
         raise ConfigurationError(
-            "a pipeline is not saved, only its parts are: use save_pretrained or push_to_hub of the model, the bank "
+            "a pipeline cannot be saved, but its parts can: use save_pretrained or push_to_hub of the model, the bank "
             "and the adapter"
         )
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> Any:
-        """Refused, like :meth:`save_pretrained`."""
+        """Not supported, like :meth:`save_pretrained`."""
         self.save_pretrained("")
 
 
 @contextmanager
 def _named(position: int) -> Iterator[None]:
-    """Let errors name the position of an input."""
+    """Add the position of the input to errors."""
     try:
         yield
     except PumaHubError as error:

@@ -1,4 +1,4 @@
-"""``pipeline("personalized-text-generation")``: texts and chats continued for one user each."""
+"""``pipeline("personalized-text-generation")``: continues texts and chats with users' prompts."""
 
 from __future__ import annotations
 
@@ -12,30 +12,32 @@ from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_us
 from puma_hub.scorer.encoding import Segments, text_length
 from puma_hub.scorer.text import SLOT, TextGenerator
 
-_CHAT_SLOT = "\ue000soft-prompt\ue001"  # private characters: no text holds them, and chat templates leave them alone
+_CHAT_SLOT = (
+    "\ue000soft-prompt\ue001"  # private-use characters: they do not occur in text, and chat templates keep them
+)
 _USUAL_NEW_TOKENS = 256  # as in transformers' text-generation
 
 
 class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
-    """Continues texts and chats in which a user's soft prompt takes the place of ``<user>``.
+    """Continues texts and chats, with a user's soft prompt in place of ``<user>``.
 
     An input is a text, a chat, or a dict with ``text`` or ``messages`` and its own ``user_id`` or ``prompt``
-    (``(l, d)``). A chat is a list of messages with ``role`` and ``content``, rendered with the tokenizer's chat
-    template. A final assistant message is continued. Without a slot the prompt goes in front of the text, or of the
-    first message's content. A result is a list of ``{"generated_text": ...}``, one for each of
+    (``(l, d)``). A chat is a list of messages with ``role`` and ``content``. It is rendered with the tokenizer's chat
+    template. A final assistant message is continued. Without ``<user>``, the prompt is put before the text or before
+    the first message's content. A result is a list of ``{"generated_text": ...}``, one for each of
     ``num_return_sequences``, as in transformers' ``text-generation``.
 
     Args:
         model, bank, adapter: see :class:`PersonalizedPipeline`.
-        user_id, prompt: for inputs without one of their own.
-        unknown_users: ``error``, or ``mean`` to use the bank's mean prompt for users who are not in the bank; results
+        user_id, prompt: the user or the prompt of inputs that have none of their own.
+        unknown_users: ``error``, or ``mean`` to use the bank's mean prompt for users who are not in the bank. Results
             then say in ``cold_start`` whether it was used.
-        return_full_text: whether ``generated_text`` begins with the text or the messages, as given (the default).
-        generation_kwargs: as in ``model.generate``; 256 new tokens unless they or the model say otherwise.
+        return_full_text: ``generated_text`` begins with the given text or messages (the default).
+        generation_kwargs: passed to ``model.generate``. 256 new tokens unless these or the model set another number.
 
     Raises:
         MismatchError: bank, adapter and LLM do not belong together.
-        UnsupportedModelError: the model is not decoder-only, or takes no embeddings.
+        UnsupportedModelError: the model is not decoder-only, or does not accept input embeddings.
         ConfigurationError: an argument cannot be used.
         StorageError, CheckpointError, HubError: something cannot be loaded.
     """
@@ -64,7 +66,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
     def preprocess(
         self, inputs: Any, user_id: str | None = None, prompt: Any = None, unknown_users: str = "error"
     ) -> dict[str, Any]:
-        """The token ids before and after the prompt, the prompt ``(l, d)``, and the input as it was given."""
+        """The token ids before and after the prompt, the prompt ``(l, d)``, and the given input."""
         item: Any = inputs if isinstance(inputs, Mapping) else {"messages" if _is_chat(inputs) else "text": inputs}
         if item.get("user_id") is None and item.get("prompt") is None:
             item = {**item, "user_id": user_id, "prompt": prompt}
@@ -87,7 +89,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
     def _chat_parts(self, messages: list[dict[str, Any]]) -> Segments:
         contents: list[Any] = [message.get("content") for message in messages]
         if not all(isinstance(content, str) for content in contents):
-            raise TemplateError("every message needs a content that is a string; soft prompts go into text alone")
+            raise TemplateError("every message needs a content that is a string; soft prompts go only into text")
         slots = sum(content.count(SLOT) for content in contents)
         if slots > 1:
             raise TemplateError(f"the messages must hold {SLOT} at most once, found {slots} times")
@@ -109,7 +111,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
             ) from error
         if text.count(_CHAT_SLOT) != 1:
             raise TemplateError(
-                f"the chat template writes the message with {SLOT} {text.count(_CHAT_SLOT)} times; put the slot into "
+                f"the chat template writes the message with {SLOT} {text.count(_CHAT_SLOT)} times; put {SLOT} into "
                 "another message"
             )
         return self.generator.split_rendered(text, _CHAT_SLOT, cut)
@@ -119,7 +121,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         self.generator.require_room(text_length(item["parts"]) + len(item["prompt"]), options)
 
     def _forward(self, inputs: list[dict[str, Any]], **generation_kwargs: Any) -> list[dict[str, Any]]:
-        """New token ids ``(sequences, tokens)`` of each input, beside what :meth:`preprocess` found."""
+        """Add new token ids ``(sequences, tokens)`` to each input from :meth:`preprocess`."""
         options = {**self._usual_options(generation_kwargs), **generation_kwargs}
         ids = self.generator.generate(
             [item["parts"] for item in inputs], [item["prompt"] for item in inputs], **options
@@ -127,7 +129,7 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         return [{**item, "ids": sequences} for item, sequences in zip(inputs, ids)]
 
     def _usual_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Defaults for what caller and model leave open; none beside a whole ``generation_config``."""
+        """Defaults for options that neither caller nor model set; none if the caller gives a ``generation_config``."""
         if given.get("generation_config") is not None:
             return {}
         said = {*self.model.generation_config.to_diff_dict(), *given}
@@ -151,7 +153,7 @@ def _is_chat(inputs: Any) -> bool:
 
 
 def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last message is the assistant's, so that it is continued."""
+    """Whether the last message is the assistant's, and is therefore continued."""
     return messages[-1]["role"] == "assistant"
 
 

@@ -1,4 +1,4 @@
-"""``pipeline("prompt-migration")``: an adapter on banks, data sets and arrays."""
+"""``pipeline("prompt-migration")``: migrates banks, data sets and arrays with an adapter."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ class PromptMigrationPipeline(BatchPipeline):
     """Maps prompts of an adapter's source LLM to its target LLM, as :meth:`puma_hub.PumaAdapter.migrate` does.
 
     A bank, or a data set with a bank's columns, gives a bank. An array or tensor ``(l, d)`` or ``(N, l, d)`` gives a
-    float32 array of the same number of dimensions, and a list of them a list. An array does not record its training, so
-    ``mean`` is needed. The same prompts give the same bits whichever way they are given (with the same ``batch_size``,
-    4096 by default).
+    float32 array with the same number of dimensions, and a list of arrays gives a list. An array does not record its
+    training, so ``mean`` is needed. The kind of input does not change the result: with the same ``batch_size`` (4096 by
+    default) the same prompts give the same bits.
 
     Args:
         model: repository or folder of an adapter, or a :class:`~puma_hub.PumaAdapter`.
 
     Raises:
-        ConfigurationError: the model is no adapter, or cannot have the dtype asked for.
+        ConfigurationError: the model is not an adapter, or cannot have the given dtype.
         CheckpointError: the adapter is damaged.
-        HubError: it cannot be downloaded.
+        HubError: the adapter cannot be downloaded.
     """
 
     usual_batch_size = 4096
@@ -55,17 +55,17 @@ class PromptMigrationPipeline(BatchPipeline):
         """Migrate.
 
         Args:
-            inputs: a bank, a data set with a bank's columns, or for several sources a list with one of them for each
-                source, in the adapter's order; an array; a list, data set or generator of arrays. A data set records no
-                LLM: the adapter's source is assumed, with a warning and a note in the result's history.
-            batch_size: prompts at a time.
-            mean: see :func:`puma_hub.migrate`; arrays need it, a bank has it in its provenance.
+            inputs: a bank or a data set with a bank's columns (for several sources a list of these, in the adapter's
+                order); or an array, or a list, data set or generator of arrays. A data set records no LLM, so the
+                adapter's source is assumed, with a warning and a note in the result's history.
+            batch_size: the number of prompts in a batch.
+            mean: see :func:`puma_hub.migrate`. Arrays need it; a bank has it in its provenance.
 
         Returns:
-            A :class:`~puma_hub.PromptBank` for banks and data sets; arrays, float32, for arrays.
+            A :class:`~puma_hub.PromptBank` for banks and data sets; float32 arrays for arrays.
 
         Raises:
-            MismatchError: prompts or a bank are of another LLM, size or length, or absurdly far from their mean.
+            MismatchError: prompts or a bank have another LLM, size or length, or are extremely far from their mean.
             BankError: prompts are malformed, their mean is not known, or the result is not finite.
         """
         import datasets
@@ -81,18 +81,18 @@ class PromptMigrationPipeline(BatchPipeline):
         for number, part in enumerate(given):
             if isinstance(part, datasets.Dataset):  # it records no LLM
                 spec = config.sources[min(number, len(config.sources) - 1)]
-                logger.warning("input %d records no LLM; its prompts are taken to be of %s", number, spec.model_id)
-                details = {"model": "unknown, the data set records none; taken to be the adapter's source"}
+                logger.warning("input %d records no LLM; its prompts are assumed to be of %s", number, spec.model_id)
+                details = {"model": "unknown, the data set records none; assumed to be the adapter's source"}
                 part = PromptBank(part, Provenance(spec, config.prompt_length, details=details))
                 part = part.with_provenance(statistics=BankStatistics.of_prompts(part.prompts))
             banks.append(part)
         return self.model.migrate(banks, batch_size=size, mean=mean)
 
     def _references(self, mean: Any) -> list[Reference] | None:
-        """The mean and sensitivity by which arrays are standardised; None where the adapter was not standardised.
+        """The mean and sensitivity to standardise arrays with; None if the adapter was not standardised.
 
         Raises:
-            ConfigurationError: none was given.
+            ConfigurationError: no mean was given.
         """
         from puma_hub.migration.means import WAYS, given_references
 
@@ -117,7 +117,7 @@ class PromptMigrationPipeline(BatchPipeline):
         config: Any = self.model.config
         shape = (config.prompt_length, config.source_size)
         array = as_array(inputs)
-        if array.shape == (shape[0] * shape[1],):  # as a bank's column holds it
+        if array.shape == (shape[0] * shape[1],):  # as in a bank's column
             array = array.reshape(shape)
         if array.ndim not in (2, 3) or array.shape[-2:] != shape:
             raise MismatchError(

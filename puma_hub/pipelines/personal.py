@@ -1,4 +1,4 @@
-"""The base of pipelines with an LLM: the LLM, its tokenizer and its users' prompts."""
+"""The base class of pipelines with an LLM: it holds the LLM, its tokenizer and the users' prompts."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class PersonalizedPipeline(BatchPipeline):
 
     Args:
         model: id or folder of a causal LM, a model with ``tokenizer=``, or a :class:`~puma_hub.PersonalizedLM`.
-        bank: the users' prompts: a :class:`~puma_hub.PromptBank`, its folder or its repository; for an adapter of
-            several sources a list of them. Without a bank, every input has its own prompt.
-        adapter: migrates a bank of another LLM: a :class:`~puma_hub.PumaAdapter`, its folder or its repository. A
-            bank of this LLM, by fingerprint or else by name, is used as it is.
+        bank: the users' prompts, as a :class:`~puma_hub.PromptBank`, its folder or its repository. For an adapter with
+            several sources, a list of these. Without a bank, every input needs its own prompt.
+        adapter: an adapter for a bank of another LLM, as a :class:`~puma_hub.PumaAdapter`, its folder or its
+            repository. A bank of this LLM, by fingerprint or else by name, is not migrated.
 
     Raises:
         MismatchError: bank, adapter and LLM do not belong together.
@@ -72,7 +72,7 @@ class PersonalizedPipeline(BatchPipeline):
             require_dtype(llm, kwargs.get("dtype"))
         if isinstance(tokenizer, str):
             tokenizer = load_tokenizer(tokenizer, token=token)
-        if self.lm is None:  # the caller's model keeps its mode and its device
+        if self.lm is None:  # the mode and the device of the caller's model are not changed
             llm = text_model(sharing_weights(llm))
         kept = has_hooks(llm)  # accelerate has placed it
         super().__init__(model=llm, tokenizer=tokenizer, device=_given_place(llm) if kept else device, **kwargs)
@@ -90,10 +90,10 @@ class PersonalizedPipeline(BatchPipeline):
 
 
 def checked_unknown_users(unknown_users: str) -> str:
-    """The argument ``unknown_users`` of a pipeline.
+    """Check the argument ``unknown_users`` of a pipeline, and return it.
 
     Raises:
-        ConfigurationError: it is none of the choices.
+        ConfigurationError: it is not one of the choices.
     """
     if unknown_users not in UNKNOWN_USERS:
         raise ConfigurationError(f"unknown_users must be one of {', '.join(UNKNOWN_USERS)}, got {unknown_users!r}")
@@ -101,12 +101,12 @@ def checked_unknown_users(unknown_users: str) -> str:
 
 
 def _given_place(llm: PreTrainedModel) -> Any:
-    """The device argument that makes transformers leave a model where it is."""
+    """The device argument with which transformers does not move a model."""
     return None if getattr(llm, "hf_device_map", None) is not None else llm.device
 
 
 def _require_place(lm: PersonalizedLM, device: Any) -> None:
-    """Refuse to move somebody's scorer: others may be using it."""
+    """Check that a scorer is on ``device``. It is not moved, since others may be using it."""
     if device is None or device == -1:
         return
     if isinstance(device, int):
@@ -116,6 +116,6 @@ def _require_place(lm: PersonalizedLM, device: Any) -> None:
         wanted = torch.device(device)
     if wanted.type != lm.device.type or (wanted.index is not None and wanted.index != lm.device.index):
         raise ConfigurationError(
-            f"this PersonalizedLM is on {lm.device} and stays there, device={device} asks for {wanted}; move it first "
-            f"with .to({str(wanted)!r})"
+            f"this PersonalizedLM is on {lm.device}, not on {wanted} as device={device} says; move it first with "
+            f".to({str(wanted)!r})"
         )

@@ -22,7 +22,7 @@ UNKNOWN_USERS = ("error", "mean")
 
 
 class UserPrompts:
-    """Soft prompts for an LLM of ``hidden_size``; ``bank`` is of that LLM, or None where prompts are given by hand."""
+    """Soft prompts for an LLM of ``hidden_size``: from a ``bank`` of that LLM, or given with each input (None)."""
 
     def __init__(self, hidden_size: int, bank: PromptBank | None) -> None:
         self.hidden_size = hidden_size
@@ -32,12 +32,12 @@ class UserPrompts:
         """The prompt ``(l, d)`` of an input with ``user_id`` or ``prompt``, and whether it is the mean prompt.
 
         Args:
-            unknown_users: ``error``, or ``mean`` for the bank's mean prompt where a user is not in the bank.
+            unknown_users: ``error``, or ``mean`` to use the bank's mean prompt for users who are not in the bank.
 
         Raises:
-            InteractionsError: the input names neither a user nor a prompt, or both.
+            InteractionsError: the input has neither a user nor a prompt, or both.
             UnknownUserError: the user is not in the bank.
-            ConfigurationError: there is no bank to find the user in.
+            ConfigurationError: the input has a user, but there is no bank.
             MismatchError: the prompt has another shape.
             BankError: the prompt is malformed, or the bank is empty and has no mean.
         """
@@ -50,7 +50,7 @@ class UserPrompts:
         if not isinstance(user, str):
             raise InteractionsError(f"user_id must be a string, got {type(user).__name__}; convert it with str()")
         if self.bank is None:
-            raise ConfigurationError("there is no bank to find a user in; give the pipeline bank=, or inputs prompts")
+            raise ConfigurationError("there is no bank to look up a user in; give bank=, or give each input a prompt")
         if user in self.bank:
             return torch.from_numpy(np.array(self.bank[user])), False
         if unknown_users == "mean":
@@ -80,7 +80,7 @@ class UserPrompts:
 
 
 def load_banks(bank: Any, token: str | bool | None = None) -> list[PromptBank]:
-    """The banks given as bank, folder or repository, or as a list of these, one for each source of an adapter.
+    """The banks from a bank, folder or repository, or from a list of these, one for each source of an adapter.
 
     Raises:
         ConfigurationError: something else was given.
@@ -99,11 +99,11 @@ def load_banks(bank: Any, token: str | bool | None = None) -> list[PromptBank]:
 
 
 def load_adapter(adapter: Any, token: str | bool | None = None) -> PumaAdapter:
-    """The adapter given as adapter, folder or repository.
+    """The adapter from an adapter, folder or repository.
 
     Raises:
         ConfigurationError: something else was given.
-        CheckpointError, HubError: it cannot be read.
+        CheckpointError, HubError: the adapter cannot be read.
     """
     if isinstance(adapter, (str, os.PathLike)):
         adapter = PumaAdapter.from_pretrained(adapter, token=token)
@@ -115,7 +115,7 @@ def load_adapter(adapter: Any, token: str | bool | None = None) -> PumaAdapter:
 
 
 def bank_for(lm: ModelSpec, banks: Sequence[PromptBank], adapter: PumaAdapter | None) -> PromptBank:
-    """The bank for this LLM; it is migrated unless it belongs to this LLM already.
+    """The bank for this LLM. It is migrated unless it belongs to this LLM already.
 
     Raises:
         MismatchError: the bank belongs to another LLM and there is no adapter, or the adapter does not map from the
@@ -140,7 +140,7 @@ def bank_for(lm: ModelSpec, banks: Sequence[PromptBank], adapter: PumaAdapter | 
 
 
 def _known_same(ours: ModelSpec, theirs: ModelSpec) -> bool:
-    """By fingerprint, or by name where one is not recorded."""
+    """Whether both are the same LLM: by fingerprint, or by name if a fingerprint is not recorded."""
     if ours.fingerprint and theirs.fingerprint:
         return ours.fingerprint == theirs.fingerprint
     return (ours.model_id, ours.hidden_size) == (theirs.model_id, theirs.hidden_size)

@@ -1,4 +1,4 @@
-"""``pipeline("personalized-scoring")``: predicted answers for rows of users and items."""
+"""``pipeline("personalized-scoring")``: predicts answers for rows of users and items."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ _NOTHING = SimpleNamespace(task=None, scored_task=None, template=None, details={
 
 
 class PersonalizedScoringPipeline(PersonalizedPipeline):
-    """Scores rows ``{"user_id": ..., "item_text": ...}``, or with ``prompt`` (``(l, d)``) instead of ``user_id``, and
-    ``history`` where the template has that slot.
+    """Scores rows ``{"user_id": ..., "item_text": ...}``.
 
-    A result is ``{"score": float, "distribution": {answer: probability}}``: the score is the task's prediction, such as
-    the rating head's rating or the click probability; the distribution is the softmax over the task's answers. With
-    ``unknown_users="mean"`` it says in ``cold_start`` whether the mean prompt was used.
+    A row may have ``prompt`` (``(l, d)``) in place of ``user_id``. It needs ``history`` if the template shows it.
+
+    A result is ``{"score": float, "distribution": {answer: probability}}``. The score is the task's prediction: the
+    rating of the rating head, or the probability of a click. The distribution is the softmax over the task's answers.
+    With ``unknown_users="mean"``, ``cold_start`` says whether the mean prompt was used.
 
     Args:
         model, bank, adapter: see :class:`PersonalizedPipeline`.
-        template: a template, the name of a preset or a text with slots; the bank's by default, or else the adapter's,
-            or else the task's.
-        scored_task: such as :class:`~puma_hub.RatingTask`; the bank's by default, or else the
-            adapter's. (``task`` is the pipeline's own name.)
-        head: a rating head; the bank's by default, or else the adapter's.
+        template: a template, the name of a preset, or a text with the placeholder ``<user>``. By default the bank's,
+            the adapter's or the task's, in this order.
+        scored_task: a task such as :class:`~puma_hub.RatingTask`. By default the bank's or the adapter's. (``task`` is
+            the name of the pipeline.)
+        head: a rating head. By default the bank's or the adapter's.
         unknown_users: ``error``, or ``mean`` to use the bank's mean prompt for users who are not in the bank.
 
     Raises:
@@ -68,13 +69,14 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
             )
         if bank.task not in (None, self.lm.task):
             raise MismatchError(
-                f"the bank's prompts were made for {bank.task}, {self.lm.task} is asked for; give both the same task"
+                f"the bank's prompts were made for {bank.task}, the pipeline scores {self.lm.task}; give both the same "
+                "task"
             )
         self.lm.require_spelling(bank.details.get("answer_texts"))
         self.head = self._fitting_head(head)
 
     def _fitting_head(self, head: RatingHead | None) -> RatingHead | None:
-        """The head given, the bank's or the adapter's, on the pipeline's device."""
+        """The given head, the bank's or the adapter's, on the pipeline's device."""
         assert self.lm is not None
         owners = [owner.head for owner in (self.bank, self.adapter) if owner is not None]
         found: Any = _first(head, *owners)
@@ -82,7 +84,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
             return None
         if found.answers != len(self.lm.task.answers):
             raise MismatchError(
-                f"the rating head takes {found.answers} answers, the task has {len(self.lm.task.answers)}; give the "
+                f"the rating head is for {found.answers} answers, the task has {len(self.lm.task.answers)}; give the "
                 "head of this task"
             )
         own: RatingHead = copy.deepcopy(found).to(self.device).eval()
@@ -98,7 +100,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         return {} if unknown_users is None else {"unknown_users": checked_unknown_users(unknown_users)}, {}, {}
 
     def preprocess(self, row: Any, unknown_users: str = "error") -> dict[str, Any]:
-        """The row with its prompt ``(l, d)``; ``cold_start`` where the mean prompt was allowed."""
+        """The row with its prompt ``(l, d)``, and with ``cold_start`` if the mean prompt is allowed."""
         if not isinstance(row, Mapping) or not isinstance(row.get("item_text"), str):
             found = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
             raise InteractionsError(f"a row needs item_text, a string, and user_id or prompt; found {found}")
@@ -107,7 +109,7 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         return {"row": {key: row[key] for key in _RENDERED if key in row}, "prompt": prompt, **allowed}
 
     def _forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Add answer logits ``(answers,)`` and score to each row that :meth:`preprocess` gave.
+        """Add answer logits ``(answers,)`` and score to each row from :meth:`preprocess`.
 
         Raises:
             NotFiniteError: the LLM's answers to some rows are NaN or infinite.

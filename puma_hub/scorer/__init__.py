@@ -1,4 +1,4 @@
-"""A frozen language model with a template and a task, scoring rows through soft prompts."""
+"""The scorer: a frozen language model with a template and a task. It scores rows given users' soft prompts."""
 
 from puma_hub.scorer.encoding import EncodedRows
 from puma_hub.scorer.lm import PersonalizedLM

@@ -1,4 +1,4 @@
-"""The output layer cut down to the answers."""
+"""An output layer that computes the logits of the answers only."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class AnswerHead(nn.Module):
 
 
 def with_answer_head(model: PreTrainedModel, answer_ids: list[int]) -> PreTrainedModel:
-    """Return a model over the same weights whose output layer knows the answers only, where that can be.
+    """Return a model with the same weights whose output layer computes the answers' logits only, if possible.
 
-    What the model does to its logits afterwards (soft-capping, scaling) is the model's own code, so it is respected
-    whatever it is. An output layer that is not a plain matrix, or whose weights are elsewhere, is left whole, and so is
-    that of a model whose forward somebody changed: it may need the logits of all tokens.
+    The model's own code still processes the logits (soft-capping, scaling). The full output layer is kept if it is not
+    a plain matrix, if its weights are offloaded, or if the model's forward was changed: changed code may need the
+    logits of all tokens.
     """
     output = model.get_output_embeddings()
     if output is None or not _is_plain(output) or _is_changed(model):

@@ -1,4 +1,4 @@
-"""The tokens of the answers, and how the answers are spelled so that their first tokens differ."""
+"""The tokens of the answers. Answers are spelled so that their first tokens differ."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from puma_hub.tasks.template import VALUES_OF_PRESETS, PromptTemplate
 
 @dataclass(frozen=True)
 class Answers:
-    """Token ids of a task's answers, and the texts they are the first tokens of."""
+    """The token ids of a task's answers, and the texts that begin with these tokens."""
 
     ids: list[int]
     texts: tuple[str, ...]
@@ -25,25 +25,27 @@ class Answers:
 def find_answers(
     tokenizer: PreTrainedTokenizerBase, text: TextTokenizer, template: PromptTemplate, answers: Sequence[str]
 ) -> Answers:
-    """How each answer is spelled behind the template, and the token it begins with there.
+    """Find a spelling of each answer after the template, and its first token there.
 
-    Answers are spelled as they are, with or without a space before them, if their first tokens differ. Numbers whose
-    first tokens do not (``1`` and ``10``, ``0.5`` and ``0``) are spelled by letters that stand for them: of A to Z, a
-    to z, AA to ZZ and aa to zz, in this order, those that are single tokens: with a space before them, without one, or
-    as the tokens they are on their own, whichever takes the fewest. Numbers that the tokenizer would join to the
-    template's last sign are taken as the tokens they are on their own.
+    Three spellings are tried in turn:
+
+    1. The answers themselves, with or without a space before them, if their first tokens differ.
+    2. Numbers that the tokenizer would merge with the template's last character: their tokens when tokenised alone.
+    3. Numbers whose first tokens are equal (``1`` and ``10``, ``0.5`` and ``0``): letters in their place. These are the
+       first single tokens out of A to Z, a to z, AA to ZZ and aa to zz. They are tried with a space before them,
+       without one, and tokenised alone; the variant that gets by with the earliest letters is used.
 
     Raises:
         AnswerTokenError: no spelling tells the answers apart.
-        ConfigurationError: the template is a preset that asks for other values.
+        ConfigurationError: the template is a preset for other values.
     """
-    asked = VALUES_OF_PRESETS.get(template.text)
-    if asked is not None and tuple(answers) != asked:
+    of_preset = VALUES_OF_PRESETS.get(template.text)
+    if of_preset is not None and tuple(answers) != of_preset:
         raise ConfigurationError(
-            f"this template asks for whole numbers from {asked[0]} to {asked[-1]}, the task's answers are "
+            f"this template asks for whole numbers from {of_preset[0]} to {of_preset[-1]}, the task's answers are "
             f"{', '.join(answers[:3])}, ..., {answers[-1]}; use the template 'rating', or a text of your own"
         )
-    # What is farther away than these signs changes nothing.
+    # These last characters are enough: earlier text does not change the tokens.
     context = template.render({"item_text": "a", "history": ["a"]})[-1][-64:] or "Answer:"
     return _Search(tokenizer, text, context).found(answers)
 
@@ -68,9 +70,9 @@ class _Search:
             if found_letters := [letters for letters in spelled if letters is not None]:
                 return min(found_letters, key=lambda found: found[0])[1]
         remedy = (
-            "; nor are there as many letters and pairs of letters that are single tokens. Use fewer values"
+            "; nor are there enough letters and pairs of letters that are single tokens. Use fewer values"
             if numbers
-            else ". Use answers that start differently, or end the template with another sign"
+            else ". Use answers that start differently, or end the template with another character"
         )
         raise AnswerTokenError(
             f"the tokenizer cannot tell the answers {_short(answers)} apart after {self._context[-20:]!r}; first "
@@ -88,7 +90,7 @@ class _Search:
         return self._distinct([self._text.following(answer) for answer in answers], answers)
 
     def _letters(self, count: int, separator: str | None) -> tuple[int, Answers] | None:
-        """The first letters that are single tokens, and how many were tried for them."""
+        """The first ``count`` letters that are single tokens, and the number of letters tried to find them."""
         ids: dict[int, str] = {}
         for tried, letters in enumerate(_letters(), 1):
             tokens = self._text.following(letters) if separator is None else self._behind(separator + letters)
@@ -99,7 +101,7 @@ class _Search:
         return None
 
     def _behind(self, text: str) -> Tokens:
-        """The tokens of ``text`` behind the template; none where it is joined to the template's own."""
+        """The tokens of ``text`` after the template; none if the tokenizer merges it with the template's end."""
         whole = self._text.following(self._context + text)
         size = len(self._head)
         return whole[size:] if whole[:size] == self._head else ()

@@ -1,9 +1,9 @@
 """Attention of a few new tokens over a long constant prefix, without copies of keys and values.
 
-transformers' ``sdpa`` repeats every key and value head for grouped-query attention as soon as there is a
-mask, and its caches join the prefix with the new tokens in every layer. With a long cached prefix and a short query
-these copies, and their backward passes, cost more than the attention itself. Folding the query heads of a group into
-the query axis, and attending to the prefix and to the new tokens apart, gives the same numbers.
+For grouped-query attention with a mask, transformers' ``sdpa`` repeats every key and value head. Its caches concatenate
+the prefix and the new tokens in every layer. With a long cached prefix and a short query, these copies and their
+backward passes cost more than the attention itself. Two changes avoid them and give the same numbers: the query heads
+of a group are folded into the query axis, and prefix and new tokens are attended to separately.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ def grouped_sdpa(
 ) -> tuple[torch.Tensor, None]:
     """Attention of ``query (B, H, q, D)`` over ``key``/``value (B, H_kv, k, D)``; returns ``(B, q, H, D)``.
 
-    With ``prefix_layers`` the keys and values of the prefix come from there, and ``key`` and ``value`` are the new
-    tokens' alone.
+    With ``prefix_layers``, these hold the keys and values of the prefix, and ``key`` and ``value`` are those of the new
+    tokens only.
     """
     if kwargs.get("softcap") is not None or kwargs.get("position_bias") is not None:
         raise ValueError(f"{GROUPED_SDPA} has no soft-capping or position bias; use attn_implementation='eager'")
     batch, heads, length, _ = query.shape
     groups = heads // key.shape[1]
-    # No mask: one new token sees everything, several see those before them.
+    # Without a mask, attention is causal: a single new token sees everything.
     causal = attention_mask is None and length > 1 and (is_causal or is_causal is None)
     if causal and (groups > 1 or key.shape[2] != length):
         attention_mask = torch.ones(length, key.shape[2], dtype=torch.bool, device=query.device)
@@ -70,7 +70,7 @@ def _over_both(
     mask: torch.Tensor | None,
     scaling: float | None,
 ) -> torch.Tensor:
-    """One softmax over the prefix and the new tokens; no gradient is computed for the prefix."""
+    """One softmax over the prefix and the new tokens. No gradient is computed for the prefix."""
     query = query * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     scores = torch.cat([query @ prefix[0].transpose(-1, -2), query @ new[0].transpose(-1, -2)], -1)
     if mask is not None:
@@ -81,7 +81,7 @@ def _over_both(
 
 
 class PrefixLayer(DynamicLayer):
-    """One layer's constant prefix; what :func:`grouped_sdpa` attends to beside the new tokens."""
+    """The constant prefix of one layer. :func:`grouped_sdpa` attends to it and to the new tokens."""
 
     keys: torch.Tensor
     values: torch.Tensor
@@ -95,12 +95,12 @@ class PrefixLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the new tokens' keys and values as they are."""
+        """Return the new tokens' keys and values unchanged: they are not joined with the prefix."""
         return key_states, value_states
 
 
 def use(model: PreTrainedModel, implementation: str) -> None:
-    """Let ``model`` attend by ``implementation``: transformers' own, or :data:`GROUPED_SDPA`."""
+    """Set the model's attention: an implementation of transformers, or :data:`GROUPED_SDPA`."""
     if implementation == GROUPED_SDPA:
         AttentionInterface.register(GROUPED_SDPA, grouped_sdpa)
         AttentionMaskInterface.register(GROUPED_SDPA, sdpa_mask)

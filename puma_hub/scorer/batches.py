@@ -1,4 +1,4 @@
-"""Scoring many rows without gradients, a batch at a time."""
+"""Scoring many rows in batches, without gradients."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def predict_rows(
 ) -> torch.Tensor:
     """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``.
 
-    Equal texts with one prompt are scored once, and texts of like length together.
-    Rows of one prefix follow one another, so that a prefix is computed once though none is kept.
+    Rows with equal text and prompt are scored once. Texts of similar length are scored together. Rows with the same
+    prefix follow one another, so that each prefix is computed once even if none is kept.
 
     Raises:
-        NotFiniteError: rows have logits that are NaN or infinite.
+        NotFiniteError: logits of some rows are NaN or infinite.
     """
-    distinct: dict[tuple[Segments, int], int] = {}  # to the first row that is so
+    distinct: dict[tuple[Segments, int], int] = {}  # text and prompt: the first row that has them
     same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.segments, users.tolist()))]
     prefixes = rows.prefixes
 
     def length_and_prefix(row: int) -> tuple[int, Tokens]:
         return text_length(rows.segments[row]), prefixes[row]
 
-    order = sorted(distinct.values(), key=length_and_prefix)  # equal prefixes one after the other: computed once
+    order = sorted(distinct.values(), key=length_and_prefix)  # equal prefixes are neighbours
     parts = []
     for start in range(0, len(order), batch_size):
         numbers = order[start : start + batch_size]

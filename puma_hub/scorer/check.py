@@ -1,4 +1,4 @@
-"""The comparison at loading: the scorer's logits against the model's own, before the first row is scored."""
+"""The check at loading: the scorer's logits are compared with those of the model's plain forward pass."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from puma_hub.scorer.inputs import Batch, ModelInputs, SoftIds
 from puma_hub.scorer.models import accepted_arguments
 from puma_hub.tasks.template import SoftSlot
 
-_ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # of the largest logit
+_ALLOWED = {torch.float32: 1e-3, torch.float64: 1e-3}  # relative to the largest logit
 _ALLOWED_IN_HALF = 5e-2
 
 
 class LoadingCheck:
-    """A few short rows, and what the model itself says of them, one at a time.
+    """A few short rows, with the model's own logits for each of them alone.
 
-    The rows are scored as plain text, from the token ids alone, and with prompts that are no token's embedding.
+    The rows are scored as plain text from token ids, and with random prompts, which are not the embedding of any token.
 
     Args:
-        model: as the caller gave it, with all its outputs.
-        rows: rows of unequal lengths.
+        model: the caller's model, with all its outputs.
+        rows: rows of different lengths.
         answer_ids: the answers' token ids.
 
     Raises:
-        UnsupportedModelError: the model cannot be scored, with the reason.
+        UnsupportedModelError: the model cannot be scored. The message has the reason.
     """
 
     def __init__(self, model: PreTrainedModel, rows: EncodedRows, answer_ids: Sequence[int]) -> None:
@@ -51,16 +51,16 @@ class LoadingCheck:
         as_noise = Batch(rows, dict.fromkeys(slots, noise * embeds.square().mean().sqrt()))
         fault = self._compared(self._guarded(_EMBEDDINGS, self._of_embeddings, as_text), self._text)
         if fault:
-            raise self._refusal(f"reads inputs_embeds otherwise than the same tokens' ids ({fault})")
+            raise self._refusal(f"gives other logits for inputs_embeds than for the same tokens' ids ({fault})")
         self._expected = ((as_text, self._text), (as_noise, self._guarded(_EMBEDDINGS, self._of_embeddings, as_noise)))
         self._require_causal()
 
     @torch.no_grad()
     def choose(self, forward: Forward, policy: str) -> None:
-        """Let ``forward`` take the fastest way that is exact under ``policy``.
+        """Set the fastest way of scoring in ``forward`` that is exact and possible under ``policy``.
 
         Raises:
-            UnsupportedModelError: none is.
+            UnsupportedModelError: no way is exact.
         """
         fault = ""
         for way in forward.cached_ways() if policy != "off" else ():
@@ -84,18 +84,20 @@ class LoadingCheck:
         raise self._refusal(whole)
 
     def _fault(self, forward: Forward, way: Way) -> str | None:
-        """Why scoring this way is not exact; None where it is."""
+        """Why scoring this way is not exact, or None if it is exact."""
         forward.take(way)
         name = "in a batch or alone" if way.kind is None else "from a cached prefix"
         try:
-            cache = forward.new_cache("full")  # prefixes are computed in one shape, whatever the batch
+            cache = forward.new_cache(
+                "full"
+            )  # prefixes are always computed in one shape, so one cache serves all batches
             for numbers in (list(range(len(self._rows))), [0]):
                 for whole, expected in self._expected:
                     batch = whole.take(numbers)
                     logits = forward.whole(batch) if cache is None else forward.from_prefix(batch, cache)
                     fault = self._compared(logits, expected[numbers])
                     if fault:
-                        return f"gives other logits {name} than for its own text ({fault})"
+                        return f"gives other logits {name} than for the plain text ({fault})"
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -173,13 +175,13 @@ _BATCH = "gives a row other logits beside other rows than alone, as 8-bit layers
 
 
 def difference(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> str | None:
-    """How far logits computed in ``dtype`` are from those expected; None where they agree within rounding."""
+    """A text on how far logits computed in ``dtype`` are from ``expected``; None if they agree up to rounding."""
     allowed = _ALLOWED.get(dtype, _ALLOWED_IN_HALF) * float(expected.abs().max()) + 1e-6
     largest = float((found - expected.to(found.device)).abs().max())
     return None if largest <= allowed else f"difference {largest:.3g}, allowed {allowed:.3g}"
 
 
 def reason(error: Exception) -> str:
-    """One line that says what went wrong."""
+    """The error's type and first line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

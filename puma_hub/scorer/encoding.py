@@ -1,4 +1,4 @@
-"""Rows of interactions as segments: token ids, and slots for soft prompts."""
+"""Rows of interactions as segments: token ids, and soft slots, the places of soft prompts."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _log = logging.getLogger(__name__)
 _SHOWN = 5  # row numbers in an error
 
 Segments = tuple[Tokens | SoftSlot, ...]
-"""A row: tokens and soft slots taking turns. The first and the last are tokens, which may be none."""
+"""A row: tokens and soft slots in turn. The first and the last segment are tokens, which may be empty."""
 _Texts = tuple[Parts | SoftSlot, ...]  # a row before it is tokenised
 
 
 def text_length(row: Iterable[Tokens | SoftSlot]) -> int:
-    """How many tokens of text are in ``row``."""
+    """The number of text tokens in ``row``."""
     return sum(len(segment) for segment in row if not isinstance(segment, SoftSlot))
 
 
 def with_tokens(row: Segments, tokens: Mapping[str, Sequence[int]]) -> list[int]:
-    """The row as token ids, with ``tokens`` in the places of its soft slots."""
+    """The row as token ids, with ``tokens`` in place of its soft slots."""
     return [token for segment in row for token in (tokens[segment.name] if isinstance(segment, SoftSlot) else segment)]
 
 
@@ -36,7 +36,8 @@ def with_tokens(row: Segments, tokens: Mapping[str, Sequence[int]]) -> list[int]
 class EncodedRows:
     """Tokenised rows.
 
-    Equal rows are one object, so that a row costs 9 bytes. ``cut (N,)`` bool: whether an item's text was shortened.
+    Equal rows share one object, so a row takes 9 bytes. ``cut``, bool ``(N,)``, says whether the item's text was
+    shortened.
     """
 
     segments: list[Segments]
@@ -47,17 +48,17 @@ class EncodedRows:
 
     @property
     def prefixes(self) -> list[Tokens]:
-        """The tokens of each row before its first soft slot: the same whatever the prompts are."""
+        """The tokens of each row before its first soft slot. They do not depend on the prompts."""
         return [row[0] for row in self.segments]  # type: ignore[misc]
 
     @property
     def text_after(self) -> list[int]:
-        """How many tokens of text stand in each row behind its first soft slot."""
+        """The number of text tokens in each row after its first soft slot."""
         return [text_length(row[1:]) for row in self.segments]
 
     @property
     def truncated(self) -> int:
-        """How many rows show less than their item's text."""
+        """The number of rows whose item text was shortened."""
         return int(self.cut.sum())
 
     def texts(self) -> Iterator[Tokens]:
@@ -79,8 +80,8 @@ class RowEncoder:
     """Tokenises rows with a template.
 
     Args:
-        max_length: positions the model has.
-        truncate_items: shorten the items' texts at their end where a row does not fit.
+        max_length: the number of positions of the model.
+        truncate_items: shorten the end of an item's text if the row does not fit.
     """
 
     def __init__(
@@ -96,11 +97,11 @@ class RowEncoder:
         self.truncate_items = truncate_items
 
     def encode(self, rows: Iterable[Mapping[str, Any]], soft_length: int = 1) -> EncodedRows:
-        """Tokenise ``rows``, whose soft prompts take ``soft_length`` positions together.
+        """Tokenise ``rows``. The soft prompts of a row take ``soft_length`` positions in total.
 
         Raises:
-            InteractionsError: ``rows`` are no rows, a row lacks its item's text, or its history is no list of texts.
-            TemplateError: rows with their prompts do not fit the model's context, or one has no position to score.
+            InteractionsError: ``rows`` are not rows, a row has no item text, or a history is not a list of texts.
+            TemplateError: rows with their prompts do not fit the model's context, or a row has no position to score.
         """
         texts, of_row, first = self._distinct(rows)
         encoded = self._encoded(texts)
@@ -116,11 +117,11 @@ class RowEncoder:
             raise TemplateError("a row has no position to score; give the prompt a length of 1 or more")
         found = EncodedRows([encoded[number] for number in of_row], cut[np.asarray(of_row, dtype=np.int64)])
         if found.truncated:
-            _log.warning("the item's text was cut at its end in %d of %d rows", found.truncated, len(found))
+            _log.warning("the end of the item's text was cut off in %d of %d rows", found.truncated, len(found))
         return found
 
     def _distinct(self, rows: Iterable[Mapping[str, Any]]) -> tuple[list[_Texts], list[int], list[Mapping[str, Any]]]:
-        """The different texts, the number of each row's text, and the first row of each text."""
+        """The distinct texts, the index of each row's text, and the first row with each text."""
         if isinstance(rows, (str, bytes, Mapping)) or not isinstance(rows, Iterable):
             raise InteractionsError(f"rows must be a list of rows or a dataset, got {type(rows).__name__}")
         numbers: dict[_Texts, int] = {}
@@ -146,13 +147,13 @@ class RowEncoder:
         ]
 
     def _shortened(self, row: Mapping[str, Any], limit: int) -> Segments:
-        """The row with the longest beginning of its item's text that fits, or with none of it."""
+        """The row with as much of the beginning of its item's text as fits, perhaps none."""
         text = str(row.get("item_text", ""))
 
         def kept(signs: int) -> Segments:
             return self._encoded([self.template.segments({**row, "item_text": text[:signs]})])[0]
 
-        low, high = 0, min(len(text), max(1, limit))  # a text of so many signs may fit, or not
+        low, high = 0, min(len(text), max(1, limit))  # bisection over the number of characters kept
         while high < len(text) and text_length(kept(high)) <= limit:
             low, high = high, min(len(text), 2 * high)
         while high - low > 1:
@@ -168,13 +169,13 @@ class RowEncoder:
         rows = [row for row, number in enumerate(of_row) if lengths[number] > self.max_length]
         remedy = "shorten item_text, or cut it with truncate_items=True (--truncate-items)"
         if self.truncate_items:
-            remedy = "without its item's text too; shorten the template or the history, or take shorter prompts"
+            remedy = "even without its item's text; shorten the template or the history, or take shorter prompts"
         if len(of_row) == 1:
             raise TemplateError(
                 f"the row needs {longest} positions with its prompt, the model has {self.max_length}; {remedy}"
             )
         shown = ", ".join(map(str, rows[:_SHOWN])) + (", ..." if len(rows) > _SHOWN else "")
         raise TemplateError(
-            f"{len(rows)} of {len(of_row)} rows (numbers {shown}, from 0) need up to {longest} positions with their "
-            f"prompts, the model has {self.max_length}; {remedy}"
+            f"{len(rows)} of {len(of_row)} rows (numbers {shown}, counted from 0) need up to {longest} positions with "
+            f"their prompts, the model has {self.max_length}; {remedy}"
         )

@@ -1,4 +1,4 @@
-"""Whether what the LLM gives are numbers: a dtype of narrow range overflows on some texts and prompts."""
+"""Checking the LLM's outputs for NaN and infinity: dtypes of narrow range overflow on some texts and prompts."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ _ELSE = "check the LLM's weights and the prompts, they are damaged or far too la
 
 
 def rows_not_finite(values: torch.Tensor) -> torch.Tensor:
-    """How many of the rows of ``values (N, ...)`` hold NaN or infinite numbers, and ``N``; int64 ``(2,)``."""
+    """The number of rows of ``values (N, ...)`` with NaN or infinite numbers, and ``N``; int64 ``(2,)``."""
     finite = values.detach().isfinite().reshape(len(values), -1).all(1)
     return torch.stack([(~finite).sum(), torch.full_like(finite.sum(), len(values))])
 
 
 def not_finite(what: str, dtype: torch.dtype) -> NotFiniteError:
-    """The error that ``what`` is not finite where the LLM computes in ``dtype``."""
+    """The error that ``what`` is not finite, with a remedy for an LLM that computes in ``dtype``."""
     name = str(dtype).removeprefix("torch.")
     return NotFiniteError(f"{what} NaN or infinite with the LLM in {name}; {_REMEDY.get(dtype, _ELSE)}")
 
 
 def require_finite(values: torch.Tensor, what: str, dtype: torch.dtype) -> None:
-    """Refuse ``values (N, ...)`` unless every row is finite; ``what`` names them, ``dtype`` is the LLM's.
+    """Check that ``values (N, ...)`` are finite. ``what`` names them in the message, ``dtype`` is the LLM's.
 
     Raises:
-        NotFiniteError: with the number of rows that are not.
+        NotFiniteError: some rows are not finite. The message has their number.
     """
     bad, rows = rows_not_finite(values).tolist()
     if bad:

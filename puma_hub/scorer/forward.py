@@ -1,4 +1,4 @@
-"""Rows with their soft prompts through a model: whole, or from the cached states of their prefixes."""
+"""The forward pass of rows with soft prompts: of whole rows, or from cached states of their prefixes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from puma_hub.scorer.tokens import Tokens
 
 @dataclass(frozen=True)
 class Way:
-    """How rows go through the model.
+    """A way to compute the logits of rows.
 
     Args:
-        kind: of the cached states that rows go on from; none where they go whole.
-        grouped: with :data:`attention.GROUPED_SDPA`.
-        apart: the prefix is attended to without joining it with the new tokens.
-        even: only rows of one length together.
+        kind: the kind of cached prefix states; None to compute whole rows.
+        grouped: use :data:`attention.GROUPED_SDPA`.
+        apart: attend to the prefix and the new tokens separately, without joining them.
+        even: batch only rows of the same length.
     """
 
     kind: CacheKind | None = None
@@ -40,12 +40,13 @@ WHOLE = (Way(), Way(even=True))
 
 
 class Forward:
-    """Answer logits by a model whose output layer knows the answers, or all tokens.
+    """Computes answer logits.
 
     Args:
-        model: of :func:`puma_hub.scorer.answer_head.with_answer_head`.
+        model: a model of :func:`puma_hub.scorer.answer_head.with_answer_head`. It gives the logits of the answers, or
+            of all tokens.
         answer_ids: the answers' token ids.
-        cache: what the model's forward calls its cache, if it has one.
+        cache: the name of the cache argument of the model's forward, if it has one.
     """
 
     def __init__(self, model: PreTrainedModel, answer_ids: Sequence[int], cache: str | None) -> None:
@@ -59,14 +60,14 @@ class Forward:
         self._lock = threading.RLock()
 
     def take(self, way: Way) -> None:
-        """Go this way from now on."""
+        """Compute logits in this way from now on."""
         wanted = attention.GROUPED_SDPA if way.grouped else self._attention
         if wanted != getattr(self.model.config, "_attn_implementation", None):
             attention.use(self.model, wanted)
         self.way = way
 
     def cached_ways(self) -> list[Way]:
-        """Those from cached states that may fit the model, the fastest first."""
+        """The ways with cached prefixes that may fit the model, fastest first."""
         ways: list[Way] = []
         for made in cache_kinds() if self._argument is not None else ():
             kind = made(self.model.config)
@@ -78,20 +79,20 @@ class Forward:
         return ways
 
     def new_cache(self, policy: str, budget: int | None = None) -> PrefixCache | None:
-        """An empty cache for the way taken; none where rows go whole."""
+        """An empty cache for the current way; None if whole rows are computed."""
         kind = self.way.kind
         if kind is None:
             return None
         token = kind.of_row(self.prefix_states([(int(self._answers[0]),)], 1), 0, 1)
         return PrefixCache(kind, self.prefix_states, policy, budget, token)
 
-    # All of a row
+    # Whole rows
 
     def whole(self, batch: Batch) -> torch.Tensor:
-        """Logits ``(B, answers)`` of rows that go through the model from their first token on.
+        """Logits ``(B, answers)``, computed from the first token of each row.
 
-        Shorter rows are padded on the right. Nothing before padding can see it, so the model needs neither mask nor
-        positions: it has them as for one row alone.
+        Shorter rows are padded on the right. Tokens before the padding cannot see it, so the model needs neither mask
+        nor positions: its defaults are those of a single row.
         """
         if not self.way.even:
             return self._whole(batch)
@@ -117,7 +118,7 @@ class Forward:
         return _by_length([len(prefix) for prefix in batch.rows.prefixes], batch, of_one_length)
 
     def _from_prefix(self, batch: Batch, kind: CacheKind, cache: PrefixCache) -> torch.Tensor:
-        # Layout: left padding, prefix, from the first soft slot on, right padding; positions count real tokens only.
+        # Layout: left padding, prefix, the rest from the first soft slot, right padding. Positions skip the padding.
         device, prefixes = self.inputs.device, batch.rows.prefixes
         with self._lock:
             states = cache.gather(prefixes)
@@ -136,10 +137,10 @@ class Forward:
 
     @torch.no_grad()
     def prefix_states(self, prefixes: Sequence[Tokens], width: int) -> States:
-        """What the layers keep of the prefixes, padded on the left to ``width`` with states of any values."""
+        """The layers' cached states of the prefixes. On the left they are padded to ``width`` with arbitrary values."""
         kind = self.way.kind
         assert kind is not None
-        # Models cannot run over no tokens at all, so an empty prefix is computed as one token, which is padding.
+        # Models cannot compute zero tokens, so an empty prefix is computed as one padding token.
         ids, mask = padded([prefix or (0,) for prefix in prefixes], "left", self.inputs.device, width)
         options: dict[str, Any] = {}
         if kind.padded:
@@ -167,7 +168,7 @@ class Forward:
 
 
 def _by_length(lengths: Sequence[int], batch: Batch, score: Callable[[Batch], torch.Tensor]) -> torch.Tensor:
-    """Scores of ``batch``, rows of one length together, in the batch's order."""
+    """Scores of ``batch``, in its order. Only rows of the same length are scored together."""
     if len(set(lengths)) == 1:
         return score(batch)
     groups = [[i for i, other in enumerate(lengths) if other == length] for length in sorted(set(lengths))]

@@ -1,4 +1,4 @@
-"""What a model reads: the embeddings of tokens and soft prompts, and what else it takes with each token."""
+"""The inputs of a model: embeddings of tokens and soft prompts, and further per-token inputs of some models."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from puma_hub.scorer.tokens import Tokens
 from puma_hub.tasks.template import SoftSlot
 
 Prompts = Mapping[str, torch.Tensor]
-"""Soft prompts by the names of their slots: float ``(B, l, d)`` each, of lengths of their own."""
+"""Soft prompts by the names of their slots: float ``(B, l, d)`` each. Lengths may differ between slots."""
 SoftIds = Mapping[str, torch.Tensor]
-"""Tokens that soft prompts stand for, where they do, by the names of their slots: int64 ``(B, l)`` each."""
+"""Tokens whose embeddings the soft prompts are, if they are, by the names of their slots: int64 ``(B, l)`` each."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Batch:
 
     @property
     def soft_length(self) -> int:
-        """Positions that the prompts of a row take together."""
+        """The total number of positions of a row's prompts."""
         return sum(prompts.shape[1] for prompts in self.prompts.values())
 
     def take(self, numbers: list[int]) -> Batch:
@@ -44,10 +44,10 @@ class Batch:
 
 
 class ModelInputs:
-    """Makes the inputs of a model's forward out of token ids and soft prompts.
+    """Makes the inputs of a model's forward from token ids and soft prompts.
 
     Some models (Gemma 3n, Gemma 4 E2B and E4B) have a second embedding of each token for every layer. A soft prompt
-    is no token; it takes that of the padding token, as images and sounds do in these models.
+    is not a token, so it gets that of the padding token, as images and audio do in these models.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
@@ -61,18 +61,18 @@ class ModelInputs:
 
     @property
     def has_layers(self) -> bool:
-        """Whether each layer has an embedding of its own for every token."""
+        """Whether every token has a separate embedding for each layer."""
         return self._look_up is not None
 
     @property
     def device(self) -> torch.device:
-        """Where inputs belong: of an offloaded model where it computes."""
+        """The device of the inputs: for an offloaded model, the one it computes on."""
         place = getattr(getattr(self._embed, "_hf_hook", None), "execution_device", None)
         return self._embed.weight.device if place is None else torch.device(place)
 
     @property
     def rows(self) -> int:
-        """The number of tokens that have an embedding."""
+        """The number of tokens with an embedding."""
         return int(self._embed.weight.shape[0])
 
     @property
@@ -80,10 +80,10 @@ class ModelInputs:
         return int(self._embed.weight.shape[1])
 
     def require_known(self, texts: Iterable[Sequence[int]]) -> None:
-        """Refuse tokens that have no embedding.
+        """Check that all tokens have an embedding.
 
         Raises:
-            MismatchError: there are some.
+            MismatchError: some tokens have none.
         """
         rows = self.rows
         unknown = {token for tokens in texts if tokens and max(tokens) >= rows for token in tokens if token >= rows}
@@ -100,13 +100,13 @@ class ModelInputs:
         return self._embed(ids).to(self.device, self.model.dtype)
 
     def of_ids(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The inputs of tokens ``(B, n)`` alone."""
+        """The inputs of tokens ``(B, n)`` without soft prompts."""
         return {"inputs_embeds": self.embed(ids), **self._with_layers(ids)}
 
     def of(
         self, rows: Iterable[Iterable[Tokens | SoftSlot]], prompts: Prompts, soft_ids: SoftIds | None = None
     ) -> dict[str, torch.Tensor]:
-        """The inputs of rows of segments, padded on the right; ``prompts`` stand in the soft slots."""
+        """The inputs of rows, padded on the right, with ``prompts`` in the soft slots."""
         device = self.device
         places: dict[str, list[int]] = {name: [] for name in prompts}
         texts: list[list[int]] = []

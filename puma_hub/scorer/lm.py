@@ -36,20 +36,21 @@ class PersonalizedLM:
     """A frozen LLM with a template and a task.
 
     Args:
-        model: a decoder-only model that accepts ``inputs_embeds``; see docs/models.md. It stays as it is: the scorer
-            works on modules of its own over the same weights, so several scorers and threads can share it.
-        tokenizer: its tokenizer.
-        template: a :class:`PromptTemplate`, the name of a preset, or a text with slots.
-        task: what is asked, see :mod:`puma_hub.tasks.base`.
+        model: a decoder-only model that accepts ``inputs_embeds``; see docs/models.md. It is not changed: the scorer
+            has its own modules with the same weights. So several scorers and threads can share a model.
+        tokenizer: the model's tokenizer.
+        template: a :class:`PromptTemplate`, the name of a preset, or a text with the placeholder ``<user>``.
+        task: the task, see :mod:`puma_hub.tasks.base`.
         prefix_cache: ``auto``, ``full``, ``lru``, ``recompute`` or ``off``.
-        cache_budget: bytes the prefix cache may take; a third of the free memory by default.
-        truncate_items: cut the items' texts at their end in rows that do not fit the model; otherwise an error.
+        cache_budget: the largest size of the prefix cache in bytes; a third of the free memory by default.
+        truncate_items: shorten the end of an item's text if its row does not fit the model. By default such rows are
+            an error.
 
     Raises:
-        UnsupportedModelError: the model cannot be scored exactly, with the reason. It is compared at loading with its
-            own forward over token ids.
+        UnsupportedModelError: the model cannot be scored exactly, see the message. At loading, its scores are compared
+            with a plain forward pass over token ids.
         AnswerTokenError: the tokenizer cannot tell the task's answers apart.
-        ConfigurationError: the template asks for other values than the task's, or an argument cannot be used.
+        ConfigurationError: the template is a preset for other values than the task's, or an argument cannot be used.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class PersonalizedLM:
         self._prepare()
 
     def _prepare(self) -> None:
-        """Make modules over the model's weights, choose an exact way through them, and begin an empty cache."""
+        """Create modules with the model's weights, choose an exact way of scoring, and start with an empty cache."""
         policy, budget = self._requested
         self._own = text_model(sharing_weights(self.model))
         self._turns = turns(self._own)
@@ -111,18 +112,18 @@ class PersonalizedLM:
         """Load a causal LM and its tokenizer from a folder or the Hub (safetensors only; no code is run).
 
         Args:
-            device: where the model goes; the process's own GPU, or the CPU, by default.
-            model_id: the name its banks and adapters carry; what it was loaded by, by default.
+            device: the model's device; the process's GPU by default, or the CPU if there is none.
+            model_id: the model's name in banks and adapters; ``model_id_or_dir`` by default.
             loading: ``token``, ``subfolder``, ``cache_dir``, ``local_files_only``, ``attn_implementation``,
-                ``quantization_config``, ``device_map``, ``max_memory`` and ``offload_folder``, as of
+                ``quantization_config``, ``device_map``, ``max_memory`` and ``offload_folder``, passed to
                 ``AutoModelForCausalLM.from_pretrained``.
 
         Raises:
             StorageError: the folder or repository cannot be read as a causal LM.
-            UnsupportedModelError: it needs code of its own, or cannot be scored exactly.
-            ConfigurationError: an option is unknown, both ``device`` and ``device_map`` are given, or there is no
-                such device.
-            MissingDependencyError: a package is needed to read it.
+            UnsupportedModelError: the model needs code from its repository, or cannot be scored exactly.
+            ConfigurationError: an option is unknown, both ``device`` and ``device_map`` are given, or the device does
+                not exist.
+            MissingDependencyError: a package that is needed to read the model is not installed.
         """
         model, tokenizer = load_placed(model_id_or_dir, device, dtype=dtype, revision=revision, **loading)
         return cls(
@@ -137,11 +138,11 @@ class PersonalizedLM:
             truncate_items=truncate_items,
         )
 
-    # What it is
+    # Properties of the model
 
     @cached_property
     def spec(self) -> ModelSpec:
-        """The model's identity; hashing the embeddings takes about a second once."""
+        """The model's identity. The first call takes about a second to hash the embeddings."""
         return ModelSpec.from_model(self.model, self._model_id, self._revision)
 
     @property
@@ -154,28 +155,28 @@ class PersonalizedLM:
 
     @property
     def device(self) -> torch.device:
-        """Where prompts go in and logits come out."""
+        """The device of the logits. Prompts are moved to it."""
         return self._through.inputs.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the model computes in; logits are float32."""
+        """The dtype of the model's computation. Logits are float32."""
         return self.model.dtype
 
     def to(self, *args: Any, **kwargs: Any) -> PersonalizedLM:
-        """Move the model to another device or cast it to another dtype, as ``torch.nn.Module.to``; returns itself.
+        """Move the model to a device or cast it to a dtype, as ``torch.nn.Module.to``. Returns the scorer itself.
 
-        The model that was given is moved. Where anything changes, it is compared with its own forward again, and the
-        prefix cache begins anew. Prompts may come from any device; the heads of banks and adapters are not touched.
+        The caller's model is moved too. If anything changes, the check of loading is repeated and the prefix cache is
+        emptied. Prompts may be on any device. The heads of banks and adapters are not moved.
 
         Raises:
-            ConfigurationError: there is no such device, or the model cannot be moved: accelerate has placed it, or it
-                is quantised.
-            UnsupportedModelError: it cannot be scored exactly in this dtype.
+            ConfigurationError: the device does not exist, or the model cannot be moved because accelerate has placed
+                it or it is quantised.
+            UnsupportedModelError: the model cannot be scored exactly in this dtype.
         """
         with self._lock:
             if move(self.model, *args, **kwargs):
-                for name in ("generator", "embedding_rms"):  # made for the weights as they were
+                for name in ("generator", "embedding_rms"):  # computed from the old weights
                     vars(self).pop(name, None)
                 self._prepare()
         return self
@@ -191,28 +192,28 @@ class PersonalizedLM:
 
     @cached_property
     def embedding_rms(self) -> float:
-        """Root mean square of one coordinate of the input embeddings, as the layers receive them."""
+        """Root mean square of the coordinates of the input embeddings, as the layers receive them."""
         rows = self._through.inputs.rows
         return float(self._embed(torch.arange(0, rows, max(1, rows // 4096))).square().mean().sqrt())
 
     def word_prompt(self, prompt_length: int) -> torch.Tensor:
-        """Input embeddings ``(l, d)`` of the word "user", float32: where a prompt that all users share starts.
+        """Input embeddings of the word "user", float32 ``(l, d)``: the start of the prompt that all users share.
 
-        From there the LLM reads a sentence it can make sense of; the word's tokens are repeated to the length.
+        With this word the LLM reads a meaningful sentence. Its tokens are repeated up to the length.
         """
         ids = self.tokenizer(_START_WORD, add_special_tokens=False)["input_ids"]
         return self._embed(torch.tensor([ids[i % len(ids)] for i in range(prompt_length)]))
 
     @property
     def answer_texts(self) -> tuple[str, ...]:
-        """How each of the task's answers is spelled, in its order: as it is, or by a letter that stands for it."""
+        """The spelling of each of the task's answers, in order: the answer itself, or a letter in its place."""
         return self._answers.texts
 
     def require_spelling(self, texts: Sequence[str] | None) -> None:
-        """Refuse prompts that were trained with other texts for the answers; None where these are not known.
+        """Check that prompts were trained with the same answer texts. ``texts`` is None if theirs are not known.
 
         Raises:
-            MismatchError: they were.
+            MismatchError: they were trained with other texts.
         """
         if texts is not None and tuple(texts) != self.answer_texts:
             first = next((i for i, pair in enumerate(zip(texts, self.answer_texts)) if pair[0] != pair[1]), -1)
@@ -228,15 +229,15 @@ class PersonalizedLM:
     # Scoring
 
     def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
-        """Tokenise rows once, for many calls of :meth:`logits`, and choose the cache policy for them.
+        """Tokenise rows once for many calls of :meth:`logits`, and choose the cache policy for them.
 
         Args:
-            rows: interactions; of the columns those are read that the template shows.
-            prompt_length: positions that a row's soft prompt takes.
+            rows: interactions. Only the columns in the template are read.
+            prompt_length: the number of positions of a row's soft prompt.
 
         Raises:
             TemplateError: a row with its prompt does not fit the model's context.
-            MismatchError: the tokenizer has tokens that the model has no embedding of, and a row holds some.
+            MismatchError: a row has a token without an embedding: the tokenizer does not belong to the model.
         """
         with self._lock:
             plain = records(rows) if isinstance(rows, datasets.Dataset) else rows
@@ -247,7 +248,7 @@ class PersonalizedLM:
         return encoded
 
     def fill_cache(self, rows: EncodedRows, progress: Any = None) -> None:
-        """Compute the prefix caches of ``rows`` ahead of use where the policy keeps them all."""
+        """Compute the prefixes of ``rows`` in advance, if the cache policy keeps all of them."""
         if self._cache is not None:
             with self._turns:
                 self._cache.fill(rows.prefixes, progress)
@@ -256,18 +257,18 @@ class PersonalizedLM:
         """Answer logits, float32 ``(B, answers)``, differentiable in ``prompts``.
 
         Args:
-            prompts: float tensor ``(B, l, d)``, one soft prompt a row.
+            prompts: float tensor ``(B, l, d)``, one soft prompt for each row.
             rows: ``B`` rows of interactions, plain or from :meth:`encode`.
 
         Raises:
-            MismatchError: the prompts have another hidden size, or are no floats.
+            MismatchError: the prompts have another hidden size, or are not floats.
             BankError: the number of prompts differs from the number of rows.
         """
         self._require_prompts(prompts)
         encoded = rows if isinstance(rows, EncodedRows) else self.encode(rows, prompts.shape[1])
         if len(encoded) != len(prompts) or not len(encoded):
             raise BankError(
-                f"{len(prompts)} prompts for {len(encoded)} rows; give one prompt for each of one or more rows"
+                f"{len(prompts)} prompts for {len(encoded)} rows; give at least one row, and one prompt for each"
             )
         return self._logits({USER: prompts}, encoded)
 
@@ -286,9 +287,7 @@ class PersonalizedLM:
                 f"prompts must be a tensor of floats, got {found}; give torch.as_tensor(prompts).float()"
             )
         if prompts.ndim != 3 or prompts.shape[-1] != size:
-            remedy = (
-                "give one prompt (length, d) a row" if prompts.ndim != 3 else "migrate prompts of another model first"
-            )
+            remedy = "give one prompt for each row" if prompts.ndim != 3 else "migrate prompts of another model first"
             raise MismatchError(
                 f"prompts must be (rows, length, {size}) for this model, got {tuple(prompts.shape)}; {remedy}"
             )
@@ -297,7 +296,7 @@ class PersonalizedLM:
 
     @cached_property
     def generator(self) -> TextGenerator:
-        """What continues texts; its first use compares the model's continuations of tokens and of embeddings."""
+        """The text generator. At its first use, continuations of tokens and of their embeddings are compared."""
         return TextGenerator(self._own, self.tokenizer)
 
     @overload
@@ -309,16 +308,16 @@ class PersonalizedLM:
     def generate(
         self, text: str | Sequence[str], prompt: torch.Tensor | Sequence[torch.Tensor], **generation_kwargs: Any
     ) -> str | list[str]:
-        """Continue a text, or a batch of texts, in which ``<user>`` stands for a soft prompt.
+        """Continue a text, or several texts, with a soft prompt in place of ``<user>``.
 
         Args:
             text: one text, or several.
-            prompt: ``(l, d)`` for one text; one such prompt for each of several.
-            generation_kwargs: as in ``model.generate``.
+            prompt: ``(l, d)`` for one text; for several texts, one such prompt for each.
+            generation_kwargs: passed to ``model.generate``.
 
         Returns:
-            What is new: a string (of several sequences the first), or for several texts a list, in which the
-            sequences of a text follow one another.
+            The new text. For one text a string, the first if several sequences are generated. For several texts a list
+            with all sequences of the first text, then of the second, and so on.
 
         Raises:
             TemplateError: a text does not hold ``<user>`` exactly once, or does not fit the model's context.

@@ -29,12 +29,12 @@ _OPTIONS = (*_SOURCE, *_PLACING, "dtype")
 def load_causal_lm(model_id_or_dir: str, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer from a folder or the Hub (safetensors only; no code is run).
 
-    ``options`` are ``AutoModelForCausalLM.from_pretrained``'s.
+    ``options`` are passed to ``AutoModelForCausalLM.from_pretrained``.
 
     Raises:
-        StorageError: one of them cannot be read.
-        UnsupportedModelError: one of them needs code of its own.
-        MissingDependencyError: a package is needed to read it.
+        StorageError: model or tokenizer cannot be read.
+        UnsupportedModelError: model or tokenizer needs code from its repository.
+        MissingDependencyError: a package that is needed to read them is not installed.
     """
     folder = Path(model_id_or_dir, options.get("subfolder") or "")
     if folder.is_dir() and not (folder / "config.json").is_file():
@@ -48,12 +48,12 @@ def load_causal_lm(model_id_or_dir: str, **options: Any) -> tuple[PreTrainedMode
 
 
 def load_tokenizer(model_id_or_dir: str, **source: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer; no code is run.
+    """Load a tokenizer. No code from its repository is run.
 
     Raises:
-        StorageError: it cannot be read.
-        UnsupportedModelError: it needs code of its own.
-        MissingDependencyError: a package is needed to read it.
+        StorageError: the tokenizer cannot be read.
+        UnsupportedModelError: the tokenizer needs code from its repository.
+        MissingDependencyError: a package that is needed to read it is not installed.
     """
     with _clear_errors(model_id_or_dir):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -82,9 +82,9 @@ def _clear_errors(name: str) -> Iterator[None]:
         text = without_secrets(str(error).strip())
         if "trust_remote_code" in text:
             raise UnsupportedModelError(
-                f"{name!r} holds code that it needs to be loaded (auto_map), and puma_hub runs no code of "
-                "repositories; load it yourself and give PersonalizedLM the model and its tokenizer, or choose a model "
-                "of transformers' own"
+                f"{name!r} can only be loaded with code from its repository (auto_map), and puma_hub runs no such "
+                "code; load it yourself and give PersonalizedLM the model and its tokenizer, or choose a model that is "
+                "part of transformers"
             ) from error
         if isinstance(error, ImportError):
             raise MissingDependencyError(f"cannot load {what}: {_package(error)}") from error
@@ -95,7 +95,7 @@ def _clear_errors(name: str) -> Iterator[None]:
 
 
 def _package(error: ImportError) -> str:
-    """The first line that helps: the command that installs what is missing, where one is named."""
+    """The most useful line of the error: the command that installs the package, if it names one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     if any("pip install" in line for line in lines):
         return next(line for line in lines if "pip install" in line)
@@ -107,22 +107,23 @@ def load_placed(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model and its tokenizer, see :func:`load_causal_lm`, and put the model on ``device``.
 
-    By default it goes to the process's own GPU, or the CPU, unless it is quantised or ``options`` place it.
+    By default this is the process's GPU, or the CPU. Quantised models, and models that ``options`` place, stay where
+    they are.
 
     Raises:
-        ConfigurationError: an option is unknown, both ``device`` and ``device_map`` are given, or there is no such
-            device.
-        StorageError, UnsupportedModelError, MissingDependencyError: as of :func:`load_causal_lm`.
+        ConfigurationError: an option is unknown, both ``device`` and ``device_map`` are given, or the device does not
+            exist.
+        StorageError, UnsupportedModelError, MissingDependencyError: as for :func:`load_causal_lm`.
     """
     given = {name: value for name, value in options.items() if value is not None}
     if unknown := sorted(set(given) - set(_OPTIONS)):
-        raise ConfigurationError(f"unknown option {', '.join(unknown)}; a model is loaded by {', '.join(_OPTIONS)}")
+        raise ConfigurationError(f"unknown option {', '.join(unknown)}; options of loading are {', '.join(_OPTIONS)}")
     if device is not None and "device_map" in given:
         raise ConfigurationError(f"give device={device!r} or device_map={given['device_map']!r}, not both")
     place: Any = None if device is None else usable_device(device)
     model, tokenizer = load_causal_lm(model_id_or_dir, **given)
     if place is None and "device_map" not in given and getattr(model, "hf_quantizer", None) is None:
-        # Each process of torchrun or accelerate its own.
+        # Each process of torchrun or accelerate has a GPU of its own.
         place = torch.device(f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu")
     return (model if place is None else model.to(place)), tokenizer
 
@@ -135,30 +136,32 @@ def move(model: PreTrainedModel, *args: Any, **kwargs: Any) -> bool:
     """
     if has_hooks(model):
         raise ConfigurationError(
-            "accelerate has placed this model (device_map, offloading), so it stays where it is; load it with device="
+            "accelerate has placed this model (device_map, offloading), so it cannot be moved; load it with device="
         )
     before = {(parameter.device, parameter.dtype) for parameter in model.parameters()}
     try:
         model.to(*args, **kwargs)
     except torch.OutOfMemoryError:
         raise
-    # torch raises NotImplementedError for tensors on "meta", and AssertionError where it was built without the device.
+    # torch raises NotImplementedError for tensors on "meta", and AssertionError if it was built without the device.
     except (RuntimeError, AssertionError, ValueError, TypeError, NotImplementedError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-        raise ConfigurationError(f"the model cannot be moved so: {reason}; load it as you need it") from error
+        raise ConfigurationError(f"the model cannot be moved: {reason}; load it with this device and dtype") from error
     return before != {(parameter.device, parameter.dtype) for parameter in model.parameters()}
 
 
 def usable_device(device: str | torch.device) -> torch.device:
-    """``device``, tried out.
+    """Check that ``device`` can be used, and return it as a ``torch.device``.
 
     Raises:
-        ConfigurationError: there is none of that name here.
+        ConfigurationError: this machine has no such device.
     """
     try:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0][:200]
-        raise ConfigurationError(f"no device {str(device)!r} can be used here ({reason}); choose another") from error
+        raise ConfigurationError(
+            f"the device {str(device)!r} cannot be used here ({reason}); choose another"
+        ) from error
     return found

@@ -1,4 +1,4 @@
-"""What soft prompts ask of a causal language model."""
+"""Properties of causal language models that soft prompts depend on."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _TURNS = threading.RLock()
 
 
 def plain_model(model: Any) -> PreTrainedModel:
-    """The model of transformers that ``model`` is, or is compiled from.
+    """The transformers model behind ``model``, which may be compiled.
 
     Raises:
-        UnsupportedModelError: it is none, or a wrapper of one.
+        UnsupportedModelError: ``model`` is not of transformers, or is a wrapper around such a model.
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile
     if isinstance(model, PreTrainedModel):
         return model
     name = type(model).__name__
     if hasattr(model, "merge_and_unload"):
-        raise UnsupportedModelError(f"{name} wraps a model; give what its merge_and_unload() returns")
+        raise UnsupportedModelError(f"{name} wraps a model; give the result of its merge_and_unload()")
     raise UnsupportedModelError(
-        f"{name} is no model of transformers; give what AutoModelForCausalLM.from_pretrained loads"
+        f"{name} is not a model of transformers; load one with AutoModelForCausalLM.from_pretrained"
     )
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The causal LM of text within a model of text and images, over the same modules; others as they are."""
+    """The text model in a model of text and images, with the same modules. Other models are returned unchanged."""
     text = model.config.get_text_config()
     inner = getattr(model.base_model, "language_model", None)
     kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
@@ -56,7 +56,7 @@ def text_model(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
-    """The names that ``model.forward`` takes; where it takes any and hands them on, those of what it stands for too."""
+    """The argument names of ``model.forward``. If it passes ``**kwargs`` on, also those of the inner model."""
     kinds = [kind for kind in type(model).__mro__ if "forward" in vars(kind)]
     names: set[str] = set()
     for forward in (model.forward, *(vars(kind)["forward"] for kind in kinds)):
@@ -69,10 +69,10 @@ def accepted_arguments(model: PreTrainedModel) -> frozenset[str]:
 
 
 def cache_argument(model: PreTrainedModel) -> str | None:
-    """What ``model.forward`` calls its key/value cache; None where it takes none.
+    """The name of the cache argument of ``model.forward``; None if it has none.
 
     Raises:
-        UnsupportedModelError: it takes or has no embeddings, or is not decoder-only.
+        UnsupportedModelError: the model does not take or have input embeddings, or is not decoder-only.
     """
     name = type(model).__name__
     if getattr(model.config, "is_encoder_decoder", False):
@@ -81,7 +81,7 @@ def cache_argument(model: PreTrainedModel) -> str | None:
     if "inputs_embeds" not in accepted:
         raise UnsupportedModelError(f"{name}.forward does not accept inputs_embeds; choose another model")
     if getattr(model.get_input_embeddings(), "weight", None) is None:
-        raise UnsupportedModelError(f"{name} has no one matrix of input embeddings; choose a model of text")
+        raise UnsupportedModelError(f"{name} has no single matrix of input embeddings; choose a text model")
     return next((argument for argument in _CACHE_ARGUMENTS if argument in accepted), None)
 
 
@@ -91,17 +91,17 @@ def has_hooks(model: PreTrainedModel) -> bool:
 
 
 def turns(model: PreTrainedModel) -> AbstractContextManager[Any]:
-    """What threads that run ``model`` hold: a lock where its weights come and go (offloading), or nothing."""
+    """A context for threads that run ``model``. With offloading it is a lock, since the weights move."""
     hooks = [vars(module).get("_hf_hook") for module in model.modules()]
     comes_and_goes = any(getattr(hook, "offload", False) or hasattr(hook, "hooks") for hook in hooks)
     return _TURNS if comes_and_goes else nullcontext()
 
 
 def max_positions(model: PreTrainedModel) -> int:
-    """The longest sequence that the model takes, and treats as it treats shorter ones.
+    """The longest sequence that the model can score independently of the other rows in a batch.
 
-    Rotary embeddings of type ``longrope`` and ``dynamic`` change for every position as soon as the longest row of a
-    batch passes the original length, so that one row would change the others; such a model ends there.
+    With rotary embeddings of type ``longrope`` and ``dynamic``, all positions change once the longest row of a batch
+    exceeds the original length. One row would then change the others, so the original length is the limit.
     """
     config = model.config.get_text_config()
     longest = getattr(config, "max_position_embeddings", None)

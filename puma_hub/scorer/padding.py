@@ -15,7 +15,7 @@ def padded(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return token ids, int64 ``(B, n)`` padded with 0 on one side, and their boolean mask.
 
-    ``n`` is the longest sequence's length, or ``width`` if that is more.
+    ``n`` is the length of the longest sequence, but at least ``width``.
     """
     ids = pad_sequence([torch.tensor(s, dtype=torch.long) for s in sequences], batch_first=True, padding_side=side)
     missing = max(0, width - ids.shape[1])

@@ -1,4 +1,4 @@
-"""A second model over the weights of a caller's model, so that the caller's stays as it was."""
+"""A second model that shares the weights of the caller's model, so that the caller's model is not changed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _BOUND = (nn.Module, types.MethodType, types.FunctionType, functools.partial)
 
 
 def sharing_weights(model: PreTrainedModel, replaced: Mapping[nn.Module, nn.Module] | None = None) -> PreTrainedModel:
-    """Return a model with modules of its own over the weights of ``model``, in evaluation mode.
+    """Return a model with new modules and the weights of ``model``, in evaluation mode.
 
-    No weight is copied, and none takes a gradient. Configuration, attention, mode and hooks are the new model's own,
-    and so are the small buffers that a forward may write to. A ``forward`` that was put in a module's place, such as
-    accelerate's, works on the new modules.
+    Weights are not copied and get no gradients. The new model has its own configuration, attention, mode, hooks, and
+    small buffers that a forward may write to. If a module's ``forward`` was replaced, for example by accelerate, the
+    replacement works on the new modules.
 
     Args:
-        replaced: modules that something else stands for.
+        replaced: modules to replace, each with its replacement.
 
     Raises:
         UnsupportedModelError: the modules cannot be copied.
@@ -56,14 +56,14 @@ def sharing_weights(model: PreTrainedModel, replaced: Mapping[nn.Module, nn.Modu
 
 def _frozen(parameter: nn.Parameter | None) -> nn.Parameter | None:
     if type(parameter) is not nn.Parameter:
-        return parameter  # quantised kinds carry more than their values, and never take a gradient
+        return parameter  # quantised parameters have further attributes, and never get gradients
     view = nn.Parameter(parameter.detach(), requires_grad=False)
     view.__dict__.update(parameter.__dict__)
     return view
 
 
 def _rebound(function: types.FunctionType, memo: dict[int, Any]) -> types.FunctionType:
-    """The function with the new modules in the place of those it was made with."""
+    """A copy of the function whose closure refers to the new modules."""
     contents = [cell.cell_contents for cell in function.__closure__ or ()]
     cells = [types.CellType(copy.deepcopy(c, memo) if isinstance(c, _BOUND) else c) for c in contents]
     new = types.FunctionType(

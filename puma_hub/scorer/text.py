@@ -1,4 +1,4 @@
-"""Writing text with soft prompts: several texts a batch, each with a prompt of its own."""
+"""Generating text with soft prompts, in batches with one prompt for each text."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ SLOT = f"<{USER}>"
 
 
 class TextGenerator:
-    """Continues texts in which a soft prompt stands.
+    """Continues texts that contain a soft prompt.
 
     Args:
-        model: a model that nobody else changes; see :func:`~puma_hub.scorer.shared.sharing_weights`.
-        tokenizer: its tokenizer.
+        model: a model that nobody else changes, see :func:`~puma_hub.scorer.shared.sharing_weights`.
+        tokenizer: the model's tokenizer.
 
     Raises:
-        UnsupportedModelError: the model is not decoder-only, or does not continue embeddings as it continues tokens.
+        UnsupportedModelError: the model is not decoder-only, or continues embeddings and tokens differently.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -52,10 +52,11 @@ class TextGenerator:
         return self._inputs.hidden_size
 
     def split(self, text: str) -> Segments:
-        """The segments of a text with one slot, in which control tokens' texts are text.
+        """The segments of a text with one placeholder ``<user>``. Names of control tokens are ordinary text.
 
         Raises:
-            TemplateError: the slot does not stand in the text exactly once, or the text holds a control token.
+            TemplateError: the text does not have the placeholder exactly once, or has a control token that the
+                tokenizer cannot write as text.
             MismatchError: the model has no embedding of a token.
         """
         if text.count(SLOT) != 1:
@@ -67,7 +68,7 @@ class TextGenerator:
         )
 
     def split_rendered(self, text: str, slot: str, cut: str) -> Segments:
-        """Likewise of a text with all its control tokens, with cuts as of :meth:`TextTokenizer.guarded`."""
+        """As :meth:`split`, for a rendered text with control tokens, and with cuts of :meth:`TextTokenizer.guarded`."""
         before, after = text.split(slot)
         return self._known(
             self.text_tokens.of_guarded(before, cut, False), self.text_tokens.of_guarded(after, cut, True)
@@ -79,14 +80,14 @@ class TextGenerator:
 
     @torch.no_grad()
     def generate(self, texts: Sequence[Segments], prompts: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
-        """New token ids ``(B, sequences a text, tokens)``; ``options`` are ``model.generate``'s.
+        """New token ids ``(B, sequences for each text, tokens)``; ``options`` are passed to ``model.generate``.
 
-        A text is continued as it would be alone: texts are padded on the left under the attention mask where the
-        model heeds it, and else only texts of one length go together.
+        A text is continued as it would be alone. Texts are padded on the left and masked. If the model ignores the
+        mask, only texts of the same length share a batch.
 
         Args:
-            texts: of :meth:`split`.
-            prompts: soft prompts ``(l, d)``, one a text.
+            texts: segments from :meth:`split`.
+            prompts: soft prompts ``(l, d)``, one for each text.
 
         Raises:
             MismatchError: a prompt has another shape.
@@ -111,10 +112,10 @@ class TextGenerator:
         return whole[torch.tensor([i for group in groups for i in group], device=whole.device).argsort()]
 
     def require_room(self, width: int, options: Mapping[str, Any]) -> None:
-        """Refuse a text that takes ``width`` positions with its prompt where none is left for new tokens.
+        """Check that there is room for new tokens after a text with ``width`` positions, prompt included.
 
         Raises:
-            TemplateError: none is.
+            TemplateError: there is not enough room.
         """
         said = options.get("generation_config") or self.model.generation_config
         new = options.get("max_new_tokens") or getattr(said, "max_new_tokens", None) or 1
@@ -145,10 +146,10 @@ class TextGenerator:
 
     @torch.no_grad()
     def _checked(self) -> bool:
-        """Whether texts of unequal length can be continued together.
+        """Whether texts of different lengths can be continued together.
 
         Raises:
-            UnsupportedModelError: not even one alone.
+            UnsupportedModelError: the model cannot continue a single text from embeddings.
         """
         vocabulary = self._inputs.rows
         texts = [[(7 * i + 3) % vocabulary for i in range(length)] for length in (9, 21)]
@@ -165,7 +166,7 @@ class TextGenerator:
             ) from error
         if difference(alone, tokens, self.model.dtype):
             raise UnsupportedModelError(
-                f"{name} continues embeddings otherwise than the same tokens' ids; choose another model"
+                f"{name} continues embeddings differently from the same tokens' ids; choose another model"
             )
         try:
             together = self._first_logits(**self._together(rows))[:, :1]
@@ -189,7 +190,7 @@ class TextGenerator:
 
 
 def _only_first(model: Any) -> None:
-    """Let generation give the layers' own embeddings for the text alone; it looks new tokens up by their ids."""
+    """Make generation pass per-layer embeddings for the first step only; for new tokens the model looks them up."""
     prepare = model.prepare_inputs_for_generation
 
     def prepared(*arguments: Any, **options: Any) -> dict[str, Any]:

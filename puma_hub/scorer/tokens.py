@@ -1,4 +1,4 @@
-"""Texts as token ids: users' words never become control tokens, and what follows a soft prompt is tokenised as such."""
+"""Tokenising texts. Users' words never become control tokens, and text after a soft prompt is a continuation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from puma_hub.tasks.template import Part, Parts
 
 Tokens = tuple[int, ...]
 
-# Signs a text may follow without being joined to them: of them, the first that a text leaves as it was is taken.
+# Characters to put before a text to tokenise it as a continuation. The first one that the tokenizer does not merge with
+# the text is used.
 _ANCHORS = ("\n", ":", ".", "a", "1")
 _PROBES = ("user", " user", "\nuser")
-# Between brackets or bars: how control tokens are written that a tokenizer does not mark as special.
+# In brackets or bars: the usual spelling of control tokens that a tokenizer does not mark as special.
 _LOOKS_LIKE_CONTROL = re.compile(r"\s*[^\w\s].*\w.*[^\w\s]\s*", re.DOTALL)
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_CUTS = range(0xFDD0, 0xFDF0)  # code points that no text holds
+_CUTS = range(0xFDD0, 0xFDF0)  # code points that do not occur in text (Unicode noncharacters)
 
 
 def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
-    """What the tokenizer puts before every text, such as ``<bos>``; what it puts behind is left out."""
+    """The tokens that the tokenizer puts before every text, such as ``<bos>``, without those it puts after it."""
     probe = tokenizer("a", add_special_tokens=False)["input_ids"]
     with_special = tokenizer("a")["input_ids"]
     start = next((i for i in range(len(with_special)) if with_special[i : i + len(probe)] == probe), 0)
@@ -32,9 +33,9 @@ def leading_tokens(tokenizer: PreTrainedTokenizerBase) -> Tokens:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The tokens that no user's words may become: special ones, and added ones that are written like them.
+    """The tokens that users' words must not become: special tokens, and added tokens that are written like them.
 
-    Added tokens of other kinds, such as words or runs of spaces, are ordinary text.
+    Other added tokens, such as words or runs of spaces, are ordinary text.
     """
     special = set(tokenizer.all_special_tokens)
     return {
@@ -46,34 +47,34 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
 
 
 class TextTokenizer:
-    """Tokenises texts of a template's own words and words that were given.
+    """Tokenises texts that are made of a template's own words and of given words, such as item texts.
 
-    Own words may hold control tokens. In given words, the text of a control token stays text: the text is cut inside
-    of it and the pieces are tokenised one after the other. All other texts are tokenised whole, so that tokens may
-    join own and given words.
+    Own words may contain control tokens. In given words, the name of a control token stays ordinary text: the text is
+    cut inside the name, and the pieces are tokenised separately. All other texts are tokenised whole, so that a token
+    may span own and given words.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
         self.leading = leading_tokens(tokenizer)
         control = control_tokens(tokenizer)
-        self._ids = frozenset(control.values()) - {tokenizer.unk_token_id}  # unknown words become that one rightly
+        self._ids = frozenset(control.values()) - {tokenizer.unk_token_id}  # unknown words may become that one
         spelled = [re.escape(text) for text in sorted(control, key=lambda text: (-len(text), text))]
         self._control = re.compile("|".join(spelled) or r"(?!)")
         self._first = re.compile("|".join(sorted({re.escape(text[0]) for text in control})) or r"(?!)")
         self._anchors = [(sign, ids) for sign in _ANCHORS if self._is_whole(ids := self._plain([sign])[0])]
-        # Some tokenizers begin every text with a space, though nobody wrote one.
+        # Some tokenizers put a space before every text.
         self._begins_otherwise = any(map(self._differs_behind_text, _PROBES))
 
     def of(self, texts: Sequence[Parts], follows: bool) -> dict[Parts, Tokens]:
         """The token ids of each distinct text.
 
         Args:
-            follows: the texts stand behind something, such as a soft prompt; else they are a text's beginning.
+            follows: the texts continue something, such as a soft prompt. If False, they are the beginning of a text.
 
         Raises:
-            TemplateError: a text holds a control token that this tokenizer cannot write as text.
-            InteractionsError: texts hold halves of UTF-16 pairs.
+            TemplateError: a text contains a control token that this tokenizer cannot write as text.
+            InteractionsError: texts contain halves of UTF-16 pairs.
         """
         distinct = list(dict.fromkeys(texts))
         joined = {parts: "".join(part.text for part in parts) for parts in distinct}
@@ -88,29 +89,31 @@ class TextTokenizer:
         return tokens
 
     def following(self, text: str) -> Tokens:
-        """Token ids of own words that stand behind something."""
+        """Token ids of own words that continue a text."""
         parts = (Part(text, False),)
         return self.of([parts], follows=True)[parts]
 
-    # Texts that were rendered elsewhere
+    # Texts that a chat template renders
 
     def guarded(self, value: Any) -> tuple[Any, str]:
-        """Return ``value`` (strings, or lists and dicts of them) with cuts in control tokens' texts, and the cut.
+        """Mark names of control tokens in ``value``, which holds strings or lists and dicts of them, as ordinary text.
 
-        :meth:`of_guarded` takes the cuts out again.
+        Returns ``value`` with a cut character inside these names, and that character. :meth:`of_guarded` removes it.
         """
         held = "".join(_strings(value))
         _require_text([held])
         cut = next((chr(code) for code in _CUTS if chr(code) not in held), "")
         if not cut:
-            raise TemplateError("messages hold all code points from U+FDD0 to U+FDEF, which are no text; remove them")
+            raise TemplateError(
+                "messages contain all code points from U+FDD0 to U+FDEF, which are no text; remove them"
+            )
         return self._with_cuts(value, cut), cut
 
     def of_guarded(self, text: str, cut: str, follows: bool) -> Tokens:
-        """Token ids of a text in which ``cut`` stands where control tokens' texts are to stay text.
+        """Token ids of a text from :meth:`guarded`, in which ``cut`` marks names of control tokens as text.
 
         Raises:
-            TemplateError: a text holds a control token that this tokenizer cannot write as text.
+            TemplateError: the text contains a control token that this tokenizer cannot write as text.
         """
         pieces = text.split(cut)
         tokens = self._joined(pieces, follows)
@@ -127,7 +130,7 @@ class TextTokenizer:
     # Control tokens in texts
 
     def _occurrences(self, text: str) -> Iterator[tuple[int, int]]:
-        """Where control tokens are written, also inside of one another."""
+        """Where names of control tokens begin and end, also inside one another."""
         position = 0
         if not self._first.search(text):
             return
@@ -136,7 +139,7 @@ class TextTokenizer:
             position = found.start() + 1
 
     def _cut_places(self, parts: Parts, text: str) -> list[int]:
-        """Where ``text`` has to be cut, so that no given word becomes a control token."""
+        """The positions where ``text`` has to be cut so that no given word becomes a control token."""
         own, position = [], 0
         for part in parts:
             if not part.given:
@@ -150,13 +153,13 @@ class TextTokenizer:
 
     def _in_pieces(self, parts: Parts, text: str, cuts: list[int], follows: bool, own: int) -> Tokens:
         tokens = self._joined(_pieces(text, cuts), follows)
-        if self._control_count(tokens) > own:  # a normaliser or the vocabulary itself makes one of other text
+        if self._control_count(tokens) > own:  # a normaliser, or the vocabulary, makes a control token of other text
             tokens = self._joined(_pieces(text, sorted({*cuts, *self._word_cuts(parts)})), follows)
         self._require(tokens, own)
         return tokens
 
     def _word_cuts(self, parts: Parts) -> Iterator[int]:
-        """Every place inside the given words that become control tokens."""
+        """All positions inside given words that become control tokens."""
         position = 0
         for part in parts:
             for word in re.finditer(r"\S+", part.text) if part.given else ():
@@ -201,7 +204,7 @@ class TextTokenizer:
                 if ids[: len(head)] == head:
                     found[text] = ids[len(head) :]
         left = [text for text in texts if text not in found]
-        found |= dict(zip(left, self._plain(left)))  # joined to every sign: nothing better is known
+        found |= dict(zip(left, self._plain(left)))  # merged with every character: tokenise alone
         return [found[text] for text in texts]
 
     def _differs_behind_text(self, text: str) -> bool:
@@ -214,10 +217,10 @@ class TextTokenizer:
 
 
 def _require_text(texts: Collection[str]) -> None:
-    """Refuse lone surrogates, which no tokenizer takes.
+    """Check that texts contain no lone surrogates, which tokenizers cannot read.
 
     Raises:
-        InteractionsError: some texts hold them.
+        InteractionsError: some texts contain them.
     """
     bad = sum(_SURROGATE.search(text) is not None for text in texts)
     if bad:

@@ -1,4 +1,4 @@
-"""Training: the users' prompts on one LLM, and the adapter between two."""
+"""Training the users' prompts on one LLM, and training an adapter between two LLMs."""
 
 from puma_hub.training.adapter_trainer import AdapterTrainer
 from puma_hub.training.args import PumaTrainingArguments

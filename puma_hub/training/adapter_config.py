@@ -1,4 +1,4 @@
-"""The configuration of the adapter that is trained: what is given, made whole by banks and scorer."""
+"""The configuration of a new adapter: the user's own, completed from the banks and the scorer."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from puma_hub.tasks import as_task
 
 _SHAPE = ("architecture", "hidden_size", "dropout", "rating_head")
 _PLAIN_DTYPES = (None, "float32", torch.float32)
-# Facts about a saved adapter, not about the one to be.
+# Facts about a saved adapter. The new one gets its own.
 _OF_A_FILE = ("trained_on", "model_type", "architectures", "dtype", "transformers_version", "_name_or_path")
 
 
 def whole_config(
     lm: PersonalizedLM, banks: Sequence[PromptBank], config: PumaConfig | None, init: PumaAdapter | None
 ) -> PumaConfig:
-    """The configuration of an adapter from ``banks`` to ``lm``, of ``init``'s shape or as ``config`` says.
+    """The configuration of an adapter from ``banks`` to ``lm``, shaped like ``init`` or as ``config`` says.
 
-    A ``config`` without sources and target says only what differs from ``PumaConfig()``.
+    A ``config`` without sources and target need only set what differs from ``PumaConfig()``.
 
     Raises:
-        MismatchError: ``config`` or ``init`` is for other LLMs, another prompt length, task or template.
-        ConfigurationError: ``config`` asks for another shape than ``init`` has, or for another dtype than float32.
+        MismatchError: ``config`` or ``init`` is for other LLMs, or for another prompt length, task or template.
+        ConfigurationError: ``config`` and ``init`` differ in shape, or ``config`` has a dtype other than float32.
     """
     facts: dict[str, Any] = {
         "sources": [bank.model for bank in banks],
@@ -38,23 +38,24 @@ def whole_config(
         "template": lm.template.text,
         "answer_texts": lm.answer_texts,
     }
-    begun: Any = init.config if init is not None else None
+    of_init: Any = init.config if init is not None else None
     if config is not None:
         _require_fit(config, facts)
-        if begun is not None:
-            _require_shape(config, begun)
-    if begun is not None:
-        _require_models(begun, facts, "init")
-        if begun.scored_task != lm.task:
+        if of_init is not None:
+            _require_shape(config, of_init)
+    if of_init is not None:
+        _require_models(of_init, facts, "init")
+        if of_init.scored_task != lm.task:
             raise MismatchError(
-                f"init was made for {begun.scored_task}, the target's scorer is for {lm.task}; give both the same task"
+                f"init was made for {of_init.scored_task}, the target's scorer is for {lm.task}; give both the same "
+                "task"
             )
-        if begun.prompt_length != facts["prompt_length"]:
+        if of_init.prompt_length != facts["prompt_length"]:
             raise MismatchError(
-                f"init takes prompts of length {begun.prompt_length}, the banks' have length "
+                f"init takes prompts of length {of_init.prompt_length}, the banks' have length "
                 f"{facts['prompt_length']}; give banks of that length"
             )
-    base = begun if begun is not None else config
+    base = of_init if of_init is not None else config
     if base is None:
         return PumaConfig(**facts)
     own = {name: value for name, value in base.to_diff_dict().items() if name not in _OF_A_FILE}
@@ -63,16 +64,16 @@ def whole_config(
     return PumaConfig(**{**own, **shape, **facts})
 
 
-def _stated(config: PumaConfig) -> set[str]:
-    """The fields that a configuration means: all of a whole one, or else those that differ from the usual."""
+def _set_fields(config: PumaConfig) -> set[str]:
+    """The fields that the user set: those that differ from the defaults, or all where the LLMs are given."""
     usual = PumaConfig()
     names = ("prompt_length", "task", "template", *_SHAPE)
-    whole = bool(config.sources) or config.target is not None
+    complete = bool(config.sources) or config.target is not None
     values = {name: getattr(config, name) for name in names}
     return {
         name
         for name, value in values.items()
-        if value is not None and ((whole and name not in _SHAPE) or value != getattr(usual, name))
+        if value is not None and ((complete and name not in _SHAPE) or value != getattr(usual, name))
     }
 
 
@@ -90,19 +91,19 @@ def _require_models(config: PumaConfig, facts: dict[str, Any], whose: str) -> No
 
 def _require_fit(config: PumaConfig, facts: dict[str, Any]) -> None:
     _require_models(config, facts, "config")
-    stated = _stated(config)
-    if "prompt_length" in stated and config.prompt_length != facts["prompt_length"]:
+    fields = _set_fields(config)
+    if "prompt_length" in fields and config.prompt_length != facts["prompt_length"]:
         raise MismatchError(
             f"the config has prompt_length={config.prompt_length}, the banks' prompts have length "
             f"{facts['prompt_length']}; leave it out"
         )
-    # The whole task: here it counts how it is trained, too.
-    if "task" in stated and config.task != facts["task"]:
+    # The whole task, with the settings of its loss.
+    if "task" in fields and config.task != facts["task"]:
         raise MismatchError(
             f"the config has the task {config.scored_task}, the target's scorer {as_task(facts['task'])}; give both "
             "the same task"
         )
-    if "template" in stated and config.template != facts["template"]:
+    if "template" in fields and config.template != facts["template"]:
         raise MismatchError(
             f"the config has the template {config.template!r}, the target's scorer {facts['template']!r}; give both "
             "the same template"
@@ -115,9 +116,9 @@ def _require_fit(config: PumaConfig, facts: dict[str, Any]) -> None:
 
 
 def _require_shape(config: PumaConfig, init: PumaConfig) -> None:
-    for name in sorted(_stated(config) & set(_SHAPE)):
+    for name in sorted(_set_fields(config) & set(_SHAPE)):
         wanted, found = getattr(config, name), getattr(init, name)
         if wanted != found:
             raise ConfigurationError(
-                f"the config asks for {name}={wanted!r}, init has {found!r}; give one of config and init"
+                f"the config has {name}={wanted!r}, init has {found!r}; give only one of config and init"
             )

@@ -1,4 +1,4 @@
-"""An adapter as what the training loop trains."""
+"""An adapter as a module for the training loop."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.module import TrainedModule
 
-_MEMORY = 0.9  # of the running sum of residuals from step to step: it looks back some ten steps
+_MEMORY = 0.9  # decay of the running sum of residuals from step to step: it covers about ten steps
 
 
 class AdapterModule(TrainedModule):
     """The adapter, with its head.
 
     Args:
-        source_prompts: ``(users, l, s)``, which validation rows are scored with.
+        source_prompts: ``(users, l, s)``. Validation rows are scored with them.
     """
 
     residuals: torch.Tensor
@@ -43,7 +43,7 @@ class AdapterModule(TrainedModule):
         # Running sum of prediction minus label, and the number of rows in it.
         self.register_buffer("residuals", torch.zeros(2))
         self.to(lm.device)
-        # Neither parameters nor buffers: a checkpoint need not hold them.
+        # Plain attributes: parameters and buffers would be saved in every checkpoint.
         self.source_prompts = source_prompts.to(lm.device)
         self.inputs = rows.inputs(self.source_prompts)
 
@@ -56,7 +56,7 @@ class AdapterModule(TrainedModule):
         return self.adapter
 
     def begin_step(self) -> None:
-        """Let the sums of earlier steps decay."""
+        """Decay the sums of earlier steps."""
         self.residuals.mul_(_MEMORY)
 
     def forward(self, numbers: torch.Tensor) -> torch.Tensor:
@@ -70,8 +70,8 @@ class AdapterModule(TrainedModule):
         loss = lm.task.loss(logits, labels, self.adapter.head)
         if batch.predictions is not None:
             weight, predictions = args.teacher_weight, batch.predictions.to(lm.device)
-            taught = lm.task.loss(logits, predictions, self.adapter.head, batch.probabilities)
-            loss = weight * taught + (1.0 - weight) * loss
+            distillation = lm.task.loss(logits, predictions, self.adapter.head, batch.probabilities)
+            loss = weight * distillation + (1.0 - weight) * loss
         if self.adapter.head is not None:
             with torch.no_grad():
                 errors = self.adapter.head(logits) - batch.targets(args.teacher_weight).to(lm.device)
@@ -95,7 +95,7 @@ class AdapterModule(TrainedModule):
 
     @torch.no_grad()
     def validation_logits(self) -> tuple[EncodedInteractions, torch.Tensor]:
-        """The rows of users the adapter does not train on, and their answer logits ``(N, answers)``."""
+        """The rows of the validation users, and their answer logits ``(N, answers)``."""
         self.adapter.eval()
         users, rows = torch.unique(self.validation_rows.users, return_inverse=True)
         prompts = self.adapter(self.source_prompts[users.to(self.source_prompts.device)]).target_prompts
@@ -103,9 +103,9 @@ class AdapterModule(TrainedModule):
         return own, predict_rows(self.lm, own.rows, prompts, own.users, self.args.per_device_eval_batch_size)
 
     def level(self) -> None:
-        """Set the head's last bias so that the mean prediction of the last steps is the mean of their labels.
+        """Correct the head's last bias: the mean prediction of the last steps becomes the mean of their labels.
 
-        A few dozen steps can leave it off.
+        After a few dozen steps the two can still differ.
         """
         total, rows = self.residuals.tolist()
         if rows and self.adapter.head is not None:

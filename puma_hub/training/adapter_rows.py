@@ -1,4 +1,4 @@
-"""The rows that an adapter is trained and validated on."""
+"""Training and validation rows of an adapter."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from puma_hub.data.rows import codes, column
 from puma_hub.errors import SelectionError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.encoded_rows import EncodedInteractions, some_users
-from puma_hub.training.teacher import TEACHER_COLUMNS, asked_prompts, source_predictions
+from puma_hub.training.teacher import TEACHER_COLUMNS, noisy_prompts, source_predictions
 
 logger = logging.getLogger(__name__)
 
 
 def has_teacher(rows: datasets.Dataset) -> bool:
-    """Whether rows carry what :func:`with_source_predictions` adds."""
+    """Whether rows have the columns that :func:`with_source_predictions` adds."""
     return any(name in rows.column_names for name in TEACHER_COLUMNS)
 
 
@@ -31,16 +31,17 @@ def has_labels(rows: datasets.Dataset) -> bool:
 
 @dataclass(frozen=True)
 class AdapterRows:
-    """Encoded rows of the users to train on, and of those to validate on.
+    """Encoded rows of the training users and of the validation users.
 
     Attributes:
-        users: whom the adapter trains on.
-        without_rows: how many chosen users have no rows.
-        encoded: all rows, those to train on first.
-        train: with the teacher's predictions, where there are some; ``train.users`` are rows of :meth:`inputs`.
-        validation: ``validation.users`` are rows of the banks' prompts.
-        teacher_prompts: prompts ``(N, l, s)`` that the teacher was asked with for each training row, float32; None
-            where these are the users' own.
+        users: the training users.
+        without_rows: the number of chosen users who have no rows.
+        encoded: all rows, training rows first.
+        train: the training rows, with the teacher's predictions if there are any. ``train.users`` index
+            :meth:`inputs`.
+        validation: the validation rows. ``validation.users`` index the banks' prompts.
+        teacher_prompts: the teacher's noisy prompt for each training row, float32 ``(N, l, s)``. None if the teacher
+            used the users' own prompts.
     """
 
     users: list[str]
@@ -51,7 +52,7 @@ class AdapterRows:
     teacher_prompts: torch.Tensor | None
 
     def inputs(self, source_prompts: torch.Tensor) -> torch.Tensor:
-        """The prompts ``(users or N, l, s)`` that ``train.users`` number, on the device of ``source_prompts``."""
+        """The prompts ``(users or N, l, s)`` that ``train.users`` index, on the device of ``source_prompts``."""
         return source_prompts if self.teacher_prompts is None else self.teacher_prompts.to(source_prompts.device)
 
 
@@ -67,37 +68,37 @@ def adapter_rows(
     """Split checked ``rows`` by user and encode them.
 
     Args:
-        row_of: the banks' users, each with the row of its prompts.
-        chosen: the users to train and to validate on.
+        row_of: the row of each bank user's prompts.
+        chosen: the training and validation users together.
         shape: ``(l, s)`` of a source prompt.
 
     Raises:
-        SelectionError: a chosen user is in no bank, or none has rows.
+        SelectionError: a chosen user is in no bank, or no chosen user has rows.
         InteractionsError: the teacher's columns are malformed.
     """
     rows, present = _rows_of(rows, row_of, chosen)
     train, validation = some_users(present, validation_share, seed)
     parts = [of_users(rows, names) for names in (train, validation)]
-    # One call for all rows, so that the prefix groups are the same however users are split.
+    # All rows in one call: the prefix groups are then the same for every split of the users.
     encoded = EncodedInteractions.build(lm, datasets.concatenate_datasets(parts), row_of, shape[0])
-    learnt = encoded.take(torch.arange(len(parts[0])))
+    training = encoded.take(torch.arange(len(parts[0])))
     held_out = encoded.take(torch.arange(len(parts[0]), len(encoded)))
     teacher_prompts = None
     if has_teacher(rows):
         answers = len(lm.task.answers)
-        learnt = learnt.with_teacher(*source_predictions(parts[0], answers))
+        training = training.with_teacher(*source_predictions(parts[0], answers))
         if not has_labels(rows) and len(held_out):
             held_out = held_out.with_teacher(*source_predictions(parts[1], answers))
-        teacher_prompts = asked_prompts(parts[0], shape)
+        teacher_prompts = noisy_prompts(parts[0], shape)
         if teacher_prompts is not None:  # each row has a prompt of its own
-            learnt = replace(learnt, users=torch.arange(len(parts[0])))
-    return AdapterRows(train, len(chosen) - len(present), encoded, learnt, held_out, teacher_prompts)
+            training = replace(training, users=torch.arange(len(parts[0])))
+    return AdapterRows(train, len(chosen) - len(present), encoded, training, held_out, teacher_prompts)
 
 
 def _rows_of(
     rows: datasets.Dataset, row_of: Mapping[str, int], chosen: Sequence[str]
 ) -> tuple[datasets.Dataset, list[str]]:
-    """The rows of the chosen users, and those of them who have some, sorted."""
+    """The rows of the chosen users, and the sorted ids of those who have rows."""
     unknown = sum(user not in row_of for user in chosen)
     if unknown:
         raise SelectionError(f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank")

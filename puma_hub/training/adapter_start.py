@@ -1,4 +1,7 @@
-"""The adapter where training begins: standardised on its banks, with the target's word and the source's head."""
+"""The adapter at the start of training.
+
+It is standardised on its banks. Its base is the target's embedding of the word "user", its head the source's.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from puma_hub.training.adapter_config import whole_config
 
 
 def is_trained(init: PumaAdapter | None) -> bool:
-    """Whether an adapter has been trained; a warm start knows offsets only, its base is 0."""
+    """Whether an adapter has been trained. The base of a warm start is 0: it maps offsets only."""
     return init is not None and bool(init.base.any())
 
 
@@ -28,7 +31,7 @@ def fresh_adapter(
     init: PumaAdapter | None,
     seed: int,
 ) -> PumaAdapter:
-    """A new adapter from ``banks`` to ``lm``, or a copy of ``init``, where its training begins.
+    """A new adapter from ``banks`` to ``lm``, or a copy of ``init``, as it is before the first step.
 
     Args:
         statistics: of each bank.
@@ -36,7 +39,7 @@ def fresh_adapter(
 
     Raises:
         MismatchError: banks, config, init and task do not belong together.
-        ConfigurationError: ``config`` asks for another shape than ``init`` has.
+        ConfigurationError: ``config`` and ``init`` differ in shape.
     """
     if any(bank.provenance.task not in (None, lm.task) for bank in banks):
         raise MismatchError("the bank was made for another task than the target's scorer; give both the same task")
@@ -67,7 +70,7 @@ def _start_base_and_head(adapter: PumaAdapter, lm: PersonalizedLM, banks: Sequen
 
 
 def _record_sensitivity(adapter: PumaAdapter, statistics: Sequence[BankStatistics]) -> None:
-    """The banks' sensitivities side by side, 0 where a bank does not record it."""
+    """Store the banks' sensitivities side by side, with 0 for a bank that records none."""
     parts = [np.zeros_like(part.mean) if part.sensitivity is None else part.sensitivity for part in statistics]
     with torch.no_grad():
         adapter.input_sensitivity.copy_(torch.from_numpy(np.concatenate(parts, axis=-1)))

@@ -1,4 +1,4 @@
-"""Training an adapter end to end through the frozen target LLM on the task loss of some users."""
+"""Training an adapter end to end through the frozen target LLM, on the task loss of the chosen users' rows."""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ class AdapterTrainer(BaseTrainer):
     Args:
         target_lm: the scorer of the target LLM.
         banks: the source bank, or one for each source.
-        interactions: training rows of at least the chosen users. Rows from :func:`with_source_predictions` are learnt
-            from the source's predictions, by ``teacher_weight``; validation rows are judged by their labels.
-        args: see :class:`PumaTrainingArguments`; defaults depend on what the rows are learnt from.
-        users: whom to train on; all users of the banks by default. ``validation_share`` of them choose the epoch.
-        config: the adapter's configuration; ``seed`` architecture by default. What it leaves out is filled in from
-            banks and scorer; what it says has to agree with them.
-        init: an adapter to begin from, such as :func:`puma_hub.warm_start`'s.
-        callbacks: callbacks of transformers, such as its ``EarlyStoppingCallback``, or their classes.
+        interactions: training rows of at least the chosen users. With rows from :func:`with_source_predictions` the
+            adapter learns from the source's predictions, weighted by ``teacher_weight``. Validation always uses labels.
+        args: see :class:`PumaTrainingArguments`; the defaults depend on whether the adapter learns from labels or
+            predictions.
+        users: the chosen users; all users of the banks by default. A ``validation_share`` of them is held out to
+            choose the best epoch.
+        config: the adapter's configuration; ``seed`` architecture by default. Fields that are not set are filled in
+            from banks and scorer. Fields that are set have to agree with them.
+        init: an adapter to start from, for example one of :func:`puma_hub.warm_start`.
+        callbacks: callbacks of transformers or their classes, for example ``EarlyStoppingCallback``.
 
     Raises:
         MismatchError: banks, config, init or task do not belong together.
@@ -72,10 +74,10 @@ class AdapterTrainer(BaseTrainer):
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
         checked = check_interactions(interactions, target_lm.task, labels=False)
-        taught = has_teacher(checked)
-        _require_something_to_learn(checked, taught, (args or PumaTrainingArguments()).teacher_weight)
-        self.learns_from = "source predictions" if taught else "labels"
-        super().__init__(target_lm, _filled(args or PumaTrainingArguments(), taught, config, init), callbacks)
+        distilled = has_teacher(checked)
+        _require_something_to_learn(checked, distilled, (args or PumaTrainingArguments()).teacher_weight)
+        self.learns_from = "source predictions" if distilled else "labels"
+        super().__init__(target_lm, _filled(args or PumaTrainingArguments(), distilled, config, init), callbacks)
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
         self._users, prompts, _ = join_banks(self.banks)
         self._prompts = torch.from_numpy(prompts.copy())
@@ -94,7 +96,7 @@ class AdapterTrainer(BaseTrainer):
 
     @property
     def users(self) -> list[str]:
-        """Whom the adapter trains on."""
+        """The users the adapter is trained on."""
         return self._rows.users
 
     def _module(self) -> AdapterModule:
@@ -106,15 +108,15 @@ class AdapterTrainer(BaseTrainer):
         start_by_gauss_newton(adapter, self.lm, prompts, rows, targets, self.args.gradient_batch_size, progress)
 
     def train(self, resume_from_checkpoint: Resume = None) -> PumaAdapter:
-        """Train; return the adapter of the best epoch, on the CPU.
+        """Train, and return the adapter of the best epoch, on the CPU.
 
-        ``adapter`` stays where training starts, so another call gives the same.
+        ``adapter`` is not changed, so another call gives the same result.
 
         Args:
             resume_from_checkpoint: see :meth:`PromptTrainer.train`.
 
         Raises:
-            CheckpointError: the checkpoint is missing, damaged, or of a run with other settings or data, or with more
+            CheckpointError: the checkpoint is missing or damaged, or its run had other settings, other data or more
                 epochs.
         """
         module = self._module()
@@ -133,7 +135,7 @@ class AdapterTrainer(BaseTrainer):
 
     @torch.no_grad()
     def _record(self, adapter: PumaAdapter) -> None:
-        """Leave in the adapter what is known of its source banks, and of the target bank that it makes of them."""
+        """Store in the adapter the facts about its source banks and about the target bank that it maps them to."""
         migrated, distances = map_prompts(adapter, self._prompts.numpy(), _PROMPTS_AT_ONCE)
         target = BankStatistics.alone(migrated)
         mean = torch.from_numpy(np.array(target.mean))
@@ -180,7 +182,7 @@ class AdapterTrainer(BaseTrainer):
                 "bank": len(self._users),
             },
             flops=self._flops(state),
-            flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights a soft token",
+            flops_formula=FLOPS_FORMULA + "; the adapter itself: 6 * its weights for each soft token",
             answer_texts=list(self.lm.answer_texts),
             truncated_rows=rows.encoded.rows.truncated,
             prefix_cache=self.lm.cache_report.to_dict(),
@@ -222,12 +224,12 @@ def _require_something_to_learn(rows: datasets.Dataset, taught: bool, teacher_we
 
 
 def _filled(
-    args: PumaTrainingArguments, taught: bool, config: PumaConfig | None, init: PumaAdapter | None
+    args: PumaTrainingArguments, distilled: bool, config: PumaConfig | None, init: PumaAdapter | None
 ) -> PumaTrainingArguments:
-    """``args`` with the defaults for what the rows are learnt from and what the adapter begins as.
+    """``args`` with defaults for learning from predictions (``distilled``) or labels, and for the adapter's start.
 
     Raises:
-        ConfigurationError: an adapter without a linear branch is to be solved for.
+        ConfigurationError: ``start_rows`` is given, but the adapter has no linear branch to solve for.
     """
     linear = getattr(init.config if init is not None else config, "architecture", "seed") != "paper"
     if args.start_rows and not linear:
@@ -236,6 +238,6 @@ def _filled(
             "leave it out"
         )
     solved_for = linear and args.start_rows != 0
-    name = "labels" if not taught else "source predictions" if solved_for else "source predictions, no start"
+    name = "labels" if not distilled else "source predictions" if solved_for else "source predictions, no start"
     defaults = {**ADAPTER_DEFAULTS[name], "validation_share": VALIDATION_SHARE}
     return args.filled({**defaults, "num_train_epochs": 4} if is_trained(init) else defaults)

@@ -22,8 +22,8 @@ _AT_LEAST = {
     "gradient_accumulation_steps": 1,
     "prompt_length": 1,
 }
-# What decides where results go, how often something is shown or saved, or how many rows are computed at once. The
-# number of epochs is not among what decides either: a run may be extended.
+# These decide where results go, how often something is shown or saved, and how many rows are computed at once. They do
+# not change the result. The number of epochs does, but a run may be extended.
 _NOT_DECIDING = (
     "num_train_epochs",
     "output_dir",
@@ -42,52 +42,52 @@ _NOT_DECIDING = (
 class PumaTrainingArguments:
     """Settings of :class:`PromptTrainer` and :class:`AdapterTrainer`.
 
-    Names and meanings are those of ``transformers.TrainingArguments`` where it has the same setting. Its schedules of
-    logging and evaluation count optimizer steps, as here.
+    Settings that ``transformers.TrainingArguments`` also has keep its name and meaning. Logging and evaluation
+    schedules count optimizer steps, as there.
 
     Args:
-        output_dir: where checkpoint, report and TensorBoard files go; without it nothing is written and nothing can be
-            resumed.
-        num_train_epochs: passes over the training rows. 0 leaves an adapter as it was solved for, see ``start_rows``.
-            A run in ``output_dir`` that has ended is extended by calling ``train()`` with a larger number.
-        learning_rate: of the prompts (user offsets, for the shared method) or of the adapter.
-        base_learning_rate: of what all users share (not for the independent method), in units of the LLM's embedding
+        output_dir: folder of checkpoint, report and TensorBoard files. Without it nothing is written, so the run cannot
+            be resumed.
+        num_train_epochs: passes over the training rows. 0 keeps the adapter as Gauss-Newton leaves it, see
+            ``start_rows``. A larger number extends a finished run in ``output_dir`` when ``train()`` is called again.
+        learning_rate: for the prompts (user offsets, with the shared method) or for the adapter.
+        base_learning_rate: for the base, which the independent method does not have, in units of the LLM's embedding
             RMS.
-        head_learning_rate: of the rating head.
-        per_device_train_batch_size: rows in a forward and backward pass on each process.
-        gradient_accumulation_steps: forward and backward passes a step, which is that of one batch of all their
-            rows.
-        per_device_eval_batch_size: rows at once where there is no backward pass. 256 by default, since a validation
-            row keeps no activations.
-        gradient_batch_size: rows at once outside the training steps where there is a backward pass: the start of an
-            adapter and the sensitivity at the end.
-        lr_scheduler_type: a schedule of transformers by name.
-        warmup_steps: steps over which the learning rates rise from 0; a number below 1 is a share of all steps.
-        weight_decay: decoupled, on prompts of the independent method and on the adapter's network.
-        max_grad_norm: gradients of adapter and independent prompts are clipped to this norm.
-        eval_strategy: when the validation loss is computed: ``epoch`` (the default: the best epoch is kept), ``steps``
-            (every ``eval_steps``, and at the end) or ``no`` (the last weights are kept, and the validation rows are
-            left for ``evaluate()``).
-        eval_steps: a number below 1 is a share of all steps; ``logging_steps`` by default.
-        logging_steps: steps between two logs of loss and learning rate; a number below 1 is a share of all steps.
-        report_to: trackers by their name in Accelerate, such as ``tensorboard`` or ``trackio``; ``none`` by default.
-        run_name: the name of the run in a tracker; the trainer's kind by default.
-        project: the name of the project in a tracker.
-        validation_share: share kept for validation: of each user's training rows, the last in time (prompts), or of the
-            training users with all their rows (adapter). 0.1 by default; 0 for the posterior method, whose
-            offsets are solved for in the end, and for users who are added to a bank.
-        seed: of everything random.
-        prompt_method: ``shared`` (one base plus a penalised offset a user), ``posterior`` (as ``shared``, then each
-            user's offset is solved for around the base; the default) or ``independent`` (as in the paper); for users
-            who are added to a bank, the bank's.
-        prompt_length: soft tokens a user, 1 by default; for users who are added to a bank, the bank's.
+        head_learning_rate: for the rating head.
+        per_device_train_batch_size: rows in one forward and backward pass of each process.
+        gradient_accumulation_steps: forward and backward passes in one optimizer step. The step is the same as with
+            one batch of all these rows.
+        per_device_eval_batch_size: rows in one forward pass without gradients. 256 by default, since no activations
+            are kept.
+        gradient_batch_size: rows in one pass with gradients outside the training steps: for the Gauss-Newton start and
+            for the sensitivity.
+        lr_scheduler_type: name of a schedule of transformers.
+        warmup_steps: steps over which the learning rates rise from 0. A number below 1 is a share of all steps.
+        weight_decay: decoupled weight decay of independent prompts and of the adapter's network.
+        max_grad_norm: the gradients of the adapter and of independent prompts are clipped to this norm.
+        eval_strategy: when the validation loss is computed. ``epoch`` (the default) and ``steps`` (every ``eval_steps``
+            and at the end) keep the best weights. ``no`` keeps the last weights and leaves the validation rows for
+            ``evaluate()``.
+        eval_steps: ``logging_steps`` by default. A number below 1 is a share of all steps.
+        logging_steps: steps between two logs of loss and learning rate. A number below 1 is a share of all steps.
+        report_to: names of Accelerate's trackers, such as ``tensorboard`` or ``trackio``; ``none`` by default.
+        run_name: name of the run in a tracker; the trainer's kind by default.
+        project: name of the project in a tracker.
+        validation_share: share held out for validation. For prompts, the last rows in time of each user's training
+            rows. For adapters, training users with all their rows. 0.1 by default; 0 for the posterior method, which
+            solves for the offsets in the end, and when users are added to a bank.
+        seed: seed of everything random.
+        prompt_method: ``shared`` (one base, and a penalised offset for each user), ``posterior`` (the same, and then
+            each user's offset is solved for around the base; the default) or ``independent`` (as in the paper). When
+            users are added to a bank, the bank's.
+        prompt_length: soft tokens for each user, 1 by default. When users are added to a bank, the bank's.
         offset_penalty: weight of the squared norm of a user's offset, in embedding RMS, summed over a prompt's
-            coordinates. Source prompts overfit their training labels, and the adapter trains on the same labels: the
-            penalty shrinks what it makes of the difference between users.
-        start_rows: rows, at most, by which the adapter is solved for before the first epoch, see
-            :func:`puma_hub.training.gauss_newton.start_by_gauss_newton`; 0 for none. Labels are too noisy for it.
-        teacher_weight: of the source's predictions, where rows carry them, against the labels' ``1 - teacher_weight``.
-        checkpoint_seconds: time between two checkpoints; one is also written after each epoch.
+            coordinates. Source prompts overfit their training labels, and an adapter may train on the same labels. Its
+            penalty shrinks the differences between the users' migrated prompts.
+        start_rows: the adapter is solved for on at most this many rows before the first epoch, see
+            :func:`puma_hub.training.gauss_newton.start_by_gauss_newton`. 0 skips this. Labels are too noisy for it.
+        teacher_weight: weight of the source's predictions, if the rows have them. Labels get ``1 - teacher_weight``.
+        checkpoint_seconds: time between two checkpoints. One is also written after each epoch.
         disable_tqdm: show no progress bars.
 
     Raises:
@@ -147,8 +147,8 @@ class PumaTrainingArguments:
         if self.eval_steps is not None:
             if self.eval_strategy != "steps":
                 raise ConfigurationError(
-                    f"eval_steps={self.eval_steps} goes with eval_strategy='steps', got {self.eval_strategy!r}; leave "
-                    "one of them out"
+                    f"eval_steps={self.eval_steps} needs eval_strategy='steps', got {self.eval_strategy!r}; leave one "
+                    "of them out"
                 )
             self._require_steps("eval_steps", self.eval_steps)
 
@@ -168,15 +168,15 @@ class PumaTrainingArguments:
             )
 
     def filled(self, defaults: dict[str, Any]) -> PumaTrainingArguments:
-        """These arguments with ``defaults`` where they hold None."""
+        """These arguments, with ``defaults`` in place of None."""
         return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
 
     def require_training(self, start_rows: int = 0) -> None:
-        """Refuse to train nothing: no epoch, and no rows to solve by."""
+        """Check that there is something to train: an epoch, or rows for the Gauss-Newton start."""
         if self.num_train_epochs == 0 and not start_rows:
             raise ConfigurationError(
-                "num_train_epochs=0 trains nothing where no start is solved for; give at least 1, or start_rows and a "
-                "teacher to an adapter that has not been trained"
+                "num_train_epochs=0 trains nothing without a Gauss-Newton start; give at least 1 epoch. For a new "
+                "adapter, start_rows and a teacher will do, too"
             )
 
     @property
@@ -186,13 +186,13 @@ class PumaTrainingArguments:
         return [name for name in names if name != "none"]
 
     def identity(self) -> dict[str, Any]:
-        """What decides a run's result, but for the number of epochs."""
+        """The settings that decide a run's result, without the number of epochs."""
         named = {name: value for name, value in asdict(self).items() if name not in _NOT_DECIDING}
         if self.eval_strategy == "steps":
             named["eval_steps"] = self.eval_steps or self.logging_steps
         return named
 
-    # What callbacks of transformers read of its TrainingArguments, and what the loop does.
+    # Callbacks of transformers read these of its TrainingArguments. The values are what the loop does.
     logging_strategy = IntervalStrategy.STEPS
     logging_first_step = False
     eval_delay = 0

@@ -1,4 +1,4 @@
-"""What a trainer uses where its arguments leave a field at None."""
+"""The trainers' defaults for arguments that are None."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 VALIDATION_SHARE = 0.1
 PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
-    # Ours; learning rates are in units of the LLM's embedding RMS.
+    # Our method; learning rates are in units of the LLM's embedding RMS.
     "shared": {
         "num_train_epochs": 3,
         "learning_rate": 1e-2,
@@ -15,7 +15,7 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 64,
         "offset_penalty": 5e-2,
     },
-    # Paper, hyperparameters; in the LLM's own units.
+    # The paper's hyperparameters; learning rates are in the LLM's own units.
     "independent": {
         "num_train_epochs": 15,
         "learning_rate": 5e-4,
@@ -26,7 +26,8 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 # As shared, but no rows are kept to choose an epoch by: offsets are solved for anew, so they may overfit before.
 PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {"num_train_epochs": 2, "validation_share": 0.0}
-# By what the adapter learns from. Base and head have a few dozen steps to fit the new LLM, where users are few.
+# Keys: what the adapter learns from. With few users, base and head have only a few dozen steps to fit the new LLM, so
+# their rates are high.
 ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
     "labels": {
         "start_rows": 0,
@@ -37,7 +38,7 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 32,
         "offset_penalty": 0.03,
     },
-    # Predictions are less noisy than labels, so all can be solved for. Rates are those of a refinement.
+    # Predictions are less noisy than labels, so the adapter can be solved for. Epochs, if any, only refine it.
     "source predictions": {
         "start_rows": 1024,
         "num_train_epochs": 0,
@@ -47,7 +48,7 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
         "per_device_train_batch_size": 32,
         "offset_penalty": 0.01,
     },
-    # For a network without a linear branch: smaller batches than for labels, and more of them.
+    # For a network without a linear branch: more and smaller batches than for labels.
     "source predictions, no start": {
         "start_rows": 0,
         "num_train_epochs": 4,

@@ -1,4 +1,4 @@
-"""Interactions as the trainers go over them: encoded rows, labels and a row in the bank for each."""
+"""Encoded interactions for the trainers: token ids, labels and the number of each row's user."""
 
 from __future__ import annotations
 
@@ -19,9 +19,14 @@ from puma_hub.training.state import identity_hash, tensor_hash
 
 @dataclass(frozen=True)
 class EncodedInteractions:
-    """``rows``, ``labels (N,)`` float32 and ``users (N,)``, the row of each interaction's user in the bank.
+    """Encoded interactions.
 
-    ``predictions (N,)`` and ``probabilities (N, answers)`` are a teacher's, where there is one.
+    Attributes:
+        rows: the token ids.
+        labels: float32 ``(N,)``.
+        users: int64 ``(N,)``, the row in the bank of each interaction's user.
+        predictions: the teacher's, float32 ``(N,)``; None without a teacher.
+        probabilities: the teacher's for each answer, float32 ``(N, answers)``; None without a teacher.
     """
 
     rows: EncodedRows
@@ -37,9 +42,9 @@ class EncodedInteractions:
     def build(
         cls, lm: PersonalizedLM, interactions: datasets.Dataset, row_of: Mapping[str, int], prompt_length: int
     ) -> EncodedInteractions:
-        """Check and tokenise ``interactions``, whose users all have a row in ``row_of``.
+        """Check and tokenise ``interactions``. ``row_of`` has the bank row of every user in them.
 
-        Labels are NaN where there is no column of them.
+        Labels are NaN if there is no such column.
         """
         interactions = check_interactions(interactions, lm.task, labels=False)
         rows = lm.encode(interactions.select_columns(lm.template.columns(interactions.column_names)), prompt_length)
@@ -51,7 +56,7 @@ class EncodedInteractions:
         return cls(rows, labels, users)
 
     def targets(self, teacher_weight: float) -> torch.Tensor:
-        """What is learnt, ``(N,)``: the labels, or their mean with the teacher's predictions by its weight."""
+        """The training targets ``(N,)``: the labels, or their weighted mean with the teacher's predictions."""
         if self.predictions is None:
             return self.labels
         return teacher_weight * self.predictions + (1.0 - teacher_weight) * self.labels
@@ -78,14 +83,17 @@ class EncodedInteractions:
 
 
 def last_of_each_user(interactions: datasets.Dataset, share: float) -> tuple[list[int], list[int]]:
-    """Row numbers to train on and to validate on: the last ``share`` in time of each user's rows, one at least kept."""
+    """Row numbers for training and for validation.
+
+    Validation gets the last ``share`` in time of each user's rows. Each user keeps at least one row for training.
+    """
     order = TimeOrder.of(interactions)
     kept = order.position < np.maximum(1, order.count - np.floor(order.count * share + 1e-9))
     return np.sort(order.rows[kept]).tolist(), np.sort(order.rows[~kept]).tolist()
 
 
 def some_users(users: Sequence[str], share: float, seed: int) -> tuple[list[str], list[str]]:
-    """Users to train on and users to validate on; at least one is kept to train on."""
+    """Split ``users`` at random into training and validation users; at least one user is left for training."""
     count = min(math.floor(len(users) * share + 1e-9), len(users) - 1)
     order = np.random.default_rng(seed).permutation(len(users))
     held = {int(i) for i in order[:count]}

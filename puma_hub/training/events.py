@@ -1,4 +1,4 @@
-"""What callbacks of transformers are told of a run, and what they ask of it."""
+"""The link between a run and the callbacks of transformers."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _FLAGS = ("should_training_stop", "should_epoch_stop", "should_save", "should_ev
 
 
 class Events:
-    """Calls the callbacks of a run, with a ``TrainerState`` that says what its :class:`RunState` does.
+    """Calls the callbacks of a run, with a ``TrainerState`` that mirrors the :class:`RunState`.
 
     Args:
-        handler: the callbacks, with the model, optimizer and schedule that they are given.
-        epoch_steps: optimizer steps an epoch.
-        evaluates: whether the run has rows to validate on, and is to.
+        handler: the callbacks, and the model, optimizer and schedule passed to them.
+        epoch_steps: optimizer steps in an epoch.
+        evaluates: whether the run computes a validation loss.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Events:
     ) -> None:
         if not evaluates and any(isinstance(callback, EarlyStoppingCallback) for callback in handler.callbacks):
             raise ConfigurationError(
-                "EarlyStoppingCallback goes by the validation loss, and none is computed; give a validation_share "
+                "EarlyStoppingCallback needs the validation loss, and none is computed; give a validation_share "
                 f"above 0 (it is {args.validation_share}) and an eval_strategy other than 'no' (it is "
                 f"{args.eval_strategy!r})"
             )
@@ -58,11 +58,11 @@ class Events:
             self.state.eval_steps = self.state.logging_steps
 
     def begin(self, run: RunState) -> None:
-        """Begin, or go on with, ``run``: the callbacks that have a state are where its last checkpoint left them."""
+        """Begin or resume ``run``. Callbacks with a state get the one of the last checkpoint."""
         waiting = {name: list(states) for name, states in run.callbacks.items()}
         for callback in self._stateful():
             states = waiting.get(type(callback).__name__)
-            # A callback that has seen another run begins again.
+            # Without a saved state, a callback that was used in another run is reset.
             state = states.pop(0) if states else type(callback)(**callback.state()["args"]).state()
             for name, value in state["attributes"].items():
                 setattr(callback, name, value)
@@ -70,7 +70,7 @@ class Events:
         run.stopped = self.control.should_training_stop = self.control.should_training_stop or run.stopped
 
     def call(self, event: str, run: RunState, **values: Any) -> None:
-        """Tell all callbacks of ``event``."""
+        """Call ``event`` of all callbacks."""
         state = self.state
         state.global_step, state.epoch = run.step, run.epoch + run.epoch_step / self.epoch_steps
         state.best_metric, state.best_global_step = run.best_metric, run.best_step
@@ -84,7 +84,7 @@ class Events:
         self.call("on_log", run, logs=logs)
 
     def agree(self) -> None:
-        """Do in all processes what the callbacks of one ask for."""
+        """Share the callbacks' requests: what those of one process ask for is done in all."""
         if self.accelerator.num_processes == 1:
             return
         asked = torch.tensor([float(getattr(self.control, name)) for name in _FLAGS], device=self.accelerator.device)
@@ -92,7 +92,7 @@ class Events:
             setattr(self.control, name, processes > 0)
 
     def callback_states(self) -> dict[str, list[dict[str, Any]]]:
-        """The states of the callbacks that have one, by the names of their classes."""
+        """The states of all callbacks with a state, by class name."""
         states: dict[str, list[dict[str, Any]]] = {}
         for callback in self._stateful():
             states.setdefault(type(callback).__name__, []).append(callback.state())
@@ -103,7 +103,7 @@ class Events:
 
     @contextmanager
     def part(self, label: str, unit: str) -> Iterator[Progress]:
-        """Show the progress of something before the first step, where progress is shown."""
+        """Show a progress bar for work before the first step, if bars are shown."""
         shown = [callback for callback in self.handler.callbacks if isinstance(callback, ProgressCallback)]
         if not shown or not self.accelerator.is_main_process:
             yield no_progress
@@ -112,7 +112,7 @@ class Events:
             yield progress
 
     def close(self) -> None:
-        """Close bars and trackers, however the run ended, and let go of the optimizer's memory."""
+        """Close bars and trackers, also after an error, and release the optimizer's memory."""
         self.handler.model = self.handler.optimizer = self.handler.lr_scheduler = None
         for callback in self.handler.callbacks:
             if isinstance(callback, (ProgressCallback, TrackerCallback)):

@@ -1,4 +1,4 @@
-"""New users' prompts for a bank that is there: what they are trained against, and the bank with them added."""
+"""Adding users to an existing bank: the frozen base and head they are trained with, and the extended bank."""
 
 from __future__ import annotations
 
@@ -30,11 +30,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Frozen:
-    """What the prompts of users who join a bank are trained against.
+    """The parts of an existing bank that stay fixed while prompts of added users are trained.
 
-    ``base (l, d)`` is what the bank's users share, in the LLM's units, or None for the independent method; ``head`` the
-    bank's; ``others`` how many rows the bank's other users were trained on beside those of the new ones; ``variances``
-    those of offsets and noise, where the bank records them.
+    Attributes:
+        base: the prompt that the bank's users share, float32 ``(l, d)``, in the LLM's units. None for the independent
+            method.
+        head: the bank's rating head.
+        others: the number of rows that the bank's other users were trained on.
+        variances: those of offsets and noise, if the bank records them.
     """
 
     base: torch.Tensor | None
@@ -44,14 +47,17 @@ class Frozen:
 
 
 def base_of(bank: PromptBank) -> torch.Tensor:
-    """What the users of a bank share, float32 ``(l, d)``: its training's mean, or its own where it records none."""
+    """The prompt that a bank's users share, float32 ``(l, d)``.
+
+    It is the mean of the bank's training, or of the bank's prompts if no training is recorded.
+    """
     known = bank.statistics
     mean = known.mean if known is not None else bank.prompts.mean(axis=0, dtype=np.float64).astype(np.float32)
     return torch.from_numpy(mean.copy())
 
 
 def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments) -> PumaTrainingArguments:
-    """``args`` with the bank's prompt method and length, and no rows to choose an epoch by unless asked for.
+    """``args`` with the bank's prompt method and length, and without validation rows unless a share is given.
 
     Raises:
         MismatchError: the bank is of another LLM, template, task or prompt length.
@@ -63,26 +69,26 @@ def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments
         raise BankError("the bank to add users to is empty, so it has no base; train its prompts without bank=")
     if args.prompt_length not in (None, bank.shape[0]):
         raise MismatchError(
-            f"the bank's prompts have length {bank.shape[0]}, prompt_length={args.prompt_length} was asked for; leave "
-            "it out"
+            f"the bank's prompts have length {bank.shape[0]}, prompt_length={args.prompt_length} was given; leave it "
+            "out"
         )
     method = bank.provenance.details.get("prompt_method")
     if method is not None and args.prompt_method not in (None, method):
         raise ConfigurationError(
-            f"the bank's prompts were trained by the method {method!r}, prompt_method={args.prompt_method!r} was asked "
-            "for; leave it out"
+            f"the bank's prompts were trained by the method {method!r}, prompt_method={args.prompt_method!r} was "
+            "given; leave it out"
         )
     defaults = {"prompt_method": method or "posterior", "prompt_length": bank.shape[0], "validation_share": 0.0}
     return args.filled(defaults)
 
 
 def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None) -> Frozen:
-    """What ``users`` with ``rows`` training rows are trained against."""
+    """The fixed base and head for training ``users``, who have ``rows`` training rows."""
     base = base_of(bank) if method != "independent" else None
     if base is None:
         logger.warning(
-            "the bank's prompts are independent, so there is no base to train against: the prompts of %d users start "
-            "at random, and only the head is the bank's",
+            "the bank's prompts are independent, so there is no shared base: the prompts of %d users start at random, "
+            "and only the head is taken from the bank",
             len(users),
         )
     head = None
@@ -105,10 +111,10 @@ def bank_hash(bank: PromptBank) -> str:
 def extended(
     bank: PromptBank, users: Sequence[str], prompts: np.ndarray, trained: TrainedRows, facts: Mapping[str, Any]
 ) -> PromptBank:
-    """The bank with ``prompts (n, l, d)`` of ``users``: new ones at its end, those who were there renewed.
+    """The bank with ``prompts (n, l, d)`` of ``users``: new users at its end, prompts of known users replaced.
 
-    All other prompts keep their bits and all rows their further columns, which are null for new users.
-    ``details["added"]`` tells when how many came; ``trained`` are the rows they were trained on.
+    All other prompts stay the same to the bit. Further columns are kept and are null for new users.
+    ``details["added"]`` records how many users were added, and when. ``trained`` are the rows they were trained on.
     """
     new = [number for number, user in enumerate(users) if user not in bank]
     renewed = [number for number, user in enumerate(users) if user in bank]

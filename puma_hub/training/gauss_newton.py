@@ -1,11 +1,13 @@
-"""Base, linear map and head of an adapter, solved for on a thousand rows or so by Gauss-Newton.
+"""The Gauss-Newton start of an adapter: base, linear map and head are solved for on about a thousand rows.
 
-Around where it is, a prediction is nearly linear in the soft prompt. One backward pass a row gives the whole gradient
-in the prompt, where a step of gradient descent uses no more of it than the loss's slope; least squares over the rows
-seen so far use it all. With a Gaussian prior on what moves, the solution is a combination of the rows' own gradients
-(kernel ridge regression; Rasmussen & Williams, Gaussian Processes for Machine Learning, sections 2.1 and 2.2), so the
-system has one unknown a row whatever the sizes of the models. Every step takes new rows at the point reached and
-trusts the gradients taken farther back a little less.
+Near the current adapter, a prediction is almost linear in the soft prompt. One backward pass for a row gives the
+gradient of its prediction with respect to the prompt. Gradient descent uses only the gradient of the loss, which is
+this one times the row's error. Least squares over all rows seen so far use all of it.
+
+The change has a Gaussian prior, so the solution is a linear combination of the rows' gradients (kernel ridge
+regression; Rasmussen & Williams, Gaussian Processes for Machine Learning, sections 2.1 and 2.2). The linear system
+therefore has one unknown for each row, whatever the sizes of the models. Each step linearises new rows at the current
+adapter. Gradients of earlier steps get a larger noise variance.
 """
 
 from __future__ import annotations
@@ -25,23 +27,25 @@ from puma_hub.tasks import RatingHead, Task
 from puma_hub.training.encoded_rows import EncodedInteractions
 
 ROWS_A_STEP = 64
-# Standard deviations of the prior: a coordinate of the base, and of the offset of a user like the average one, in
-# embedding RMS; a weight of the head.
+# Standard deviations of the prior: of a coordinate of the base, and of the offset of a user of average norm, both in
+# embedding RMS; and of a weight of the head.
 BASE_SCALE, MAP_SCALE, HEAD_SCALE = 4.0, 3.0, 1.0
-# What a linear prediction is off by, in standard deviations of the targets, or in what the newest predictions lack
-# where that is more: the farther to go, the less a gradient says.
+# Standard deviation of a row's noise, relative to the targets' standard deviation or to the newest rows' RMS error,
+# whichever is larger. With large errors the step is long, and a linear prediction is less exact.
 NOISE = 0.6
-FADING = 1.1  # by which the variance of rows' noise grows with each step that follows
-_LEAST_NOISE = 1e-3  # where all targets are one and met
+FADING = 1.1  # the factor by which the variance of earlier rows' noise grows with each step
+_LEAST_NOISE = 1e-3  # in case all targets are equal and all predictions exact
 
 
 @dataclass(frozen=True)
 class LinearRows:
-    """Rows' predictions to first order in base, map and head, counted from where the adapter began.
+    """The first-order model of the rows' predictions, as a function of the change from the initial adapter.
 
-    ``targets (M,)`` are what is to be added to the predictions there; ``prompt_gradients (M, l, d)`` are by the
-    prompt in units of the output scale, ``head_gradients (M, h)`` by the head's weights; ``inputs (M, l, s)`` are the
-    network's.
+    Attributes:
+        targets: ``(M,)``, what the change should add to the predictions.
+        prompt_gradients: ``(M, l, d)``, gradients with respect to the prompt in units of the output scale.
+        head_gradients: ``(M, h)``, gradients with respect to the head's weights.
+        inputs: ``(M, l, s)``, the inputs of the adapter's network.
     """
 
     targets: torch.Tensor
@@ -52,20 +56,20 @@ class LinearRows:
 
 @dataclass(frozen=True)
 class Change:
-    """What is added to base ``(l, d)``, linear map ``(d, s)`` and the head's weights ``(h,)``."""
+    """The change of the base ``(l, d)``, the linear map ``(d, s)`` and the head's weights ``(h,)``."""
 
     base: torch.Tensor
     map: torch.Tensor
     head: torch.Tensor
 
     def of_predictions(self, rows: LinearRows) -> torch.Tensor:
-        """What it adds to the rows' predictions, to first order."""
+        """The change of the rows' predictions ``(M,)``, to first order."""
         prompts = self.base + rows.inputs @ self.map.T
         return (rows.prompt_gradients * prompts).sum((1, 2)) + rows.head_gradients @ self.head
 
 
 def solve(rows: LinearRows, variances: torch.Tensor, map_scale: float) -> Change:
-    """The most likely change where the rows' noise has ``variances (M,)``: ridge regression in the dual form."""
+    """The most likely change, given noise of ``variances (M,)`` in the rows: ridge regression in its dual form."""
     gradients, inputs = rows.prompt_gradients, rows.inputs
     kernel = BASE_SCALE**2 * gradients.flatten(1) @ gradients.flatten(1).T
     for first in range(gradients.shape[1]):
@@ -92,15 +96,15 @@ def start_by_gauss_newton(
     batch_size: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Move the adapter's base, linear residual and head so that its predictions for ``rows`` are near ``targets``.
+    """Fit the adapter's base, linear residual and head, in place, so that its predictions are close to ``targets``.
 
     Args:
-        adapter: one with a linear residual; where it is now is the prior's mean.
-        source_prompts: float tensor ``(N, l, s)``, which ``rows.users`` number.
-        targets: ``(M,)``, what the task predicts: ratings, or probabilities of a click, which are learnt as log-odds:
-            a probability near 0 or 1 has no slope to go by.
-        batch_size: rows at once through the LLM, at most.
-        progress: told how many rows are done, and of how many.
+        adapter: an adapter with a linear residual. Its current weights are the mean of the prior.
+        source_prompts: float tensor ``(N, l, s)``; ``rows.users`` index it.
+        targets: ``(M,)`` ratings, or probabilities of a click. Probabilities are fitted as log-odds, because a
+            probability near 0 or 1 has almost no gradient.
+        batch_size: the largest number of rows in one pass through the LLM.
+        progress: called with the number of rows done and the number of all rows.
 
     Raises:
         NotFiniteError: rows have answers or gradients that are NaN or infinite.
@@ -110,21 +114,21 @@ def start_by_gauss_newton(
     all_inputs = adapter.standardized(source_prompts)
     map_scale = MAP_SCALE / float(all_inputs.flatten(1).norm(dim=1).mean().clamp(min=1e-8))
     spread = float(targets.std(correction=0))
-    begin = {name: tensor.detach().clone() for name, tensor in _moved(adapter).items()}
-    at = Change(*(torch.zeros_like(tensor) for tensor in begin.values()))
+    initial = {name: tensor.detach().clone() for name, tensor in _solved_weights(adapter).items()}
+    change = Change(*(torch.zeros_like(tensor) for tensor in initial.values()))
     seen: list[LinearRows] = []
     for step, numbers in enumerate(torch.arange(len(rows)).split(ROWS_A_STEP)):
-        lacking = torch.zeros(())
+        squared_error = torch.zeros(())
         for part in numbers.split(batch_size):
             inputs = all_inputs[rows.users[part].to(all_inputs.device)]
             new = _linearize(adapter, lm, inputs, rows.take(part), targets[part])
-            lacking = lacking + new.targets.square().sum().cpu()
-            seen.append(replace(new, targets=new.targets + at.of_predictions(new)))
+            squared_error = squared_error + new.targets.square().sum().cpu()
+            seen.append(replace(new, targets=new.targets + change.of_predictions(new)))
         together = LinearRows(*(torch.cat(parts) for parts in zip(*(vars(part).values() for part in seen))))
-        noise = NOISE * max(spread, float(lacking / len(numbers)) ** 0.5, _LEAST_NOISE)
+        noise = NOISE * max(spread, float(squared_error / len(numbers)) ** 0.5, _LEAST_NOISE)
         ages = step - torch.arange(len(together.targets)) // ROWS_A_STEP
-        at = solve(together, (noise**2 * FADING**ages).to(together.targets), map_scale)
-        _move(adapter, {name: begin[name] + getattr(at, name) for name in begin})
+        change = solve(together, (noise**2 * FADING**ages).to(together.targets), map_scale)
+        _set_weights(adapter, {name: initial[name] + getattr(change, name) for name in initial})
         if progress is not None:
             progress(int(numbers[-1]) + 1, len(rows))
 
@@ -132,7 +136,7 @@ def start_by_gauss_newton(
 def _linearize(
     adapter: PumaAdapter, lm: PersonalizedLM, inputs: torch.Tensor, rows: EncodedInteractions, targets: torch.Tensor
 ) -> LinearRows:
-    """Gradients of the predictions where the adapter is, and what they lack."""
+    """The rows' first-order model at the current adapter; its targets are the current errors."""
     with torch.no_grad():
         prompts = adapter.base + adapter.network(inputs)
     prompts.requires_grad_(True)
@@ -141,13 +145,13 @@ def _linearize(
     predictions = lm.task.linear_predictor(logits, adapter.head)
     (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
     require_finite(gradients, "gradients", lm.dtype)
-    lacking = targets.to(predictions.device) - predictions.detach()
-    by_head = _head_gradients(lm.task, adapter.head, logits.detach())
-    return LinearRows(lacking, gradients, by_head, inputs)
+    errors = targets.to(predictions.device) - predictions.detach()
+    head_gradients = _head_gradients(lm.task, adapter.head, logits.detach())
+    return LinearRows(errors, gradients, head_gradients, inputs)
 
 
 def _head_gradients(task: Task, head: RatingHead | None, logits: torch.Tensor) -> torch.Tensor:
-    """Gradients ``(M, h)`` of each prediction by the head's weights; ``h`` is 0 where there is no head."""
+    """Gradients ``(M, h)`` of the predictions with respect to the head's weights; ``h`` is 0 without a head."""
     if head is None:
         return logits.new_zeros(len(logits), 0)
 
@@ -159,8 +163,8 @@ def _head_gradients(task: Task, head: RatingHead | None, logits: torch.Tensor) -
     return torch.cat([part.flatten(1) for part in each.values()], dim=1)
 
 
-def _moved(adapter: PumaAdapter) -> dict[str, torch.Tensor]:
-    """What the start solves for, named as in :class:`Change`."""
+def _solved_weights(adapter: PumaAdapter) -> dict[str, torch.Tensor]:
+    """The weights that are solved for, named as in :class:`Change`."""
     network: Any = adapter.network
     head = adapter.head.parameters() if adapter.head is not None else ()
     flat = nn.utils.parameters_to_vector(head) if adapter.head is not None else adapter.base.new_zeros(0)
@@ -168,7 +172,7 @@ def _moved(adapter: PumaAdapter) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _move(adapter: PumaAdapter, values: dict[str, torch.Tensor]) -> None:
+def _set_weights(adapter: PumaAdapter, values: dict[str, torch.Tensor]) -> None:
     network: Any = adapter.network
     adapter.base.copy_(values["base"])
     network.residual.weight.copy_(values["map"])

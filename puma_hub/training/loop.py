@@ -1,9 +1,9 @@
 """One training loop for prompts and adapters, on Accelerate.
 
-Not ``transformers.Trainer``: its checkpoints are pickles (``optimizer.pt``, ``training_args.bin``, ``rng_state.pth``)
-written one after the other, so a kill between two of them leaves a checkpoint that cannot be resumed. Here the
-whole state is one safetensors file that is renamed into place, and everything random follows from the seed and
-the step, so a resumed run equals an uninterrupted one.
+Why not ``transformers.Trainer``? Its checkpoints are pickles (``optimizer.pt``, ``training_args.bin``,
+``rng_state.pth``), written one after the other. A process killed in between leaves a checkpoint that cannot be resumed.
+Here the whole state is one safetensors file that is renamed into place. Everything random follows from the seed and the
+step, so a resumed run equals an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ _LOWER = "use a lower learning rate"
 
 @dataclass(frozen=True)
 class RowCounts:
-    """Rows a training pass and a validation pass go over.
+    """The numbers of rows in a training pass and in a validation pass.
 
-    ``others`` take their places in the order of a training pass, with numbers past those of the training rows.
+    ``others`` counts rows that have a place in the order of a training pass but are not computed. Their numbers follow
+    those of the training rows.
     """
 
     training: int
@@ -52,15 +53,14 @@ class Loop:
     """Runs the epochs of one module and keeps its best weights.
 
     Args:
-        module: what trains.
-        rows: how many rows there are to train and to validate on.
-        args: filled arguments.
-        identity: a hash of what decides the result.
+        module: the module to train.
+        rows: the numbers of training and validation rows.
+        args: complete arguments, with no field left at None by the trainer.
+        identity: a hash of all that decides the result.
         handler: the callbacks.
-        prepare: called once before the first step, for what is computed ahead (the prefix cache); it reports how much
-            is done, and of how much.
-        begin: called once before the first step of the first epoch, to bring the module where training starts; it
-            reports likewise. What it leads to is a candidate for the best weights, as epoch 0.
+        prepare: called once before the first step, to fill the prefix cache. It reports its progress.
+        begin: called once before the first epoch, to compute the module's initial weights. It reports its progress.
+            These weights are epoch 0 in the choice of the best epoch.
         resume: see :meth:`PromptTrainer.train`.
     """
 
@@ -79,14 +79,14 @@ class Loop:
         self.prepare, self.begin, self.resume = prepare, begin, resume
         assert args.num_train_epochs is not None and args.per_device_train_batch_size  # filled by the trainer
         self.epochs = args.num_train_epochs
-        # Several processes on CPU have to say so; one process may train on any device after any other.
+        # Accelerate has to be told of several processes on CPUs. With one process, the device may change between runs.
         processes = int(os.environ.get("WORLD_SIZE", 1))
         cpu = next(module.parameters()).device.type == "cpu" and (processes > 1 or not torch.cuda.is_available())
         self.accelerator = Accelerator(cpu=cpu, step_scheduler_with_optimizer=False)
         self.batch = (
             args.per_device_train_batch_size * self.accelerator.num_processes * args.gradient_accumulation_steps
         )
-        self.identity = f"{identity}-{self.batch}"  # other numbers of processes make other steps
+        self.identity = f"{identity}-{self.batch}"  # the number of processes changes the steps
         self.steps = math.ceil((rows.training + rows.others) / self.batch)
         self.optimizer = torch.optim.AdamW(module.parameter_groups(), weight_decay=0.0)
         self.schedule = make_schedule(args, self.optimizer, self.epochs * self.steps)
@@ -98,7 +98,7 @@ class Loop:
         self._saved_at = time.monotonic()
 
     def run(self) -> RunState:
-        """Train from the last checkpoint, if there is one, to the end; load the best weights."""
+        """Train to the end, from the last checkpoint if there is one, and load the best weights."""
         self._restore()
         if not self.state.finished:
             try:
@@ -125,7 +125,7 @@ class Loop:
             self._judge()
             self._save()
         if self._goes_on and not state.solving:
-            # The module stays where its LLM is.
+            # The module stays on the device of its LLM.
             model, optimizer = self.accelerator.prepare(self.module, self.optimizer, device_placement=[False, False])
             while self._goes_on:
                 self._epoch(model, optimizer)
@@ -175,7 +175,7 @@ class Loop:
             state.epoch_ends = state.stopped or events.control.should_epoch_stop
             if events.control.should_save:
                 self._save()
-        # Where a callback ended the epoch, it is the mean of fewer steps.
+        # The mean over the steps taken: a callback may have ended the epoch early.
         state.losses.append(state.epoch_loss * (self.steps / max(1, state.epoch_step)))
         state.passes += state.epoch_step / self.steps
         events.call("on_epoch_end", state)
@@ -217,9 +217,9 @@ class Loop:
         state.logged_loss += mean_loss
 
     def _backward(self, model: Any, batch: torch.Tensor, share: float) -> float:
-        """Add the gradients of a batch, which is a ``share`` of the step's rows; return its part of the loss."""
+        """Add the gradients of a batch and return its part of the loss; ``share`` is its share of the step's rows."""
         loss = model(batch) if share == 1.0 else share * model(batch)
-        # The mean over all processes, which is the same for all: they go on, or stop, together.
+        # All processes get the same mean, so they continue or stop together.
         mean_loss = float(self.accelerator.reduce(loss.detach(), reduction="mean"))
         if not math.isfinite(mean_loss):
             raise self._diverged(mean_loss)
@@ -227,27 +227,27 @@ class Loop:
         return mean_loss
 
     def _log_and_evaluate(self) -> None:
-        """Log and evaluate where callbacks ask for it, of which the default one follows the arguments."""
+        """Log and evaluate if a callback requests it. transformers' default callback follows the arguments."""
         state, control = self.state, self.events.control
-        asked = control.should_log or control.should_evaluate
+        requested = control.should_log or control.should_evaluate
         if control.should_log and state.step > state.logged_step:
             loss = state.logged_loss / (state.step - state.logged_step)
             state.logged_step, state.logged_loss = state.step, 0.0
             self.events.log(state, {"loss": loss, "learning_rate": self.schedule.get_last_lr()[0]})
         if control.should_evaluate and self.evaluates:
             self._judge()
-        if asked:
+        if requested:
             self.events.agree()
         state.stopped = self.events.control.should_training_stop
 
     def _judge(self) -> None:
-        """Validate, and keep the weights where they are the best so far or there is nothing to choose by."""
+        """Validate. Keep the weights if they are the best so far, or if there is no validation."""
         state = self.state
         epoch = state.epoch + state.epoch_step / self.steps
         epoch = int(epoch) if epoch == int(epoch) else epoch
         with self.timed("validation"):
             if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
-                raise ConfigurationError(f"what trains is NaN or infinite after epoch {epoch:.4g}; {_LOWER}")
+                raise ConfigurationError(f"trained weights are NaN or infinite after epoch {epoch:.4g}; {_LOWER}")
             metric = self.module.validate() if self.evaluates else None
             if metric is not None and not math.isfinite(metric):
                 raise ConfigurationError(f"the validation loss is {metric} after epoch {epoch:.4g}; {_LOWER}")
@@ -257,14 +257,14 @@ class Loop:
         if metric is not None:
             state.rows["validation"] += self.rows.validation
             self.events.log(state, {"eval_loss": metric})
-            self.events.call("on_evaluate", state, metrics={"eval_loss": metric})  # told the best metric before
+            self.events.call("on_evaluate", state, metrics={"eval_loss": metric})  # state has the previous best
         if better:
             state.best_epoch, state.best_metric, state.best_step = epoch, metric, state.step
             state.best_evaluation = state.evaluations
             self.best = self._weights()
 
     def _diverged(self, loss: float) -> Exception:
-        """Why the loss is not finite; all processes call it, and all get the same."""
+        """The error for a loss that is not finite. All processes call this and get the same error."""
         logits = self.module.logits
         counts = rows_not_finite(logits) if logits is not None else torch.zeros(2, dtype=torch.int64)
         bad, rows = self.accelerator.reduce(counts.to(self.accelerator.device)).tolist()
@@ -274,7 +274,7 @@ class Loop:
         return ConfigurationError(f"the loss is {loss} {at}; {_LOWER}")
 
     def _require_gradients(self) -> None:
-        """Refuse gradients that are not finite; they have been summed over all processes."""
+        """Check that the gradients, which have been summed over all processes, are finite."""
         gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
         if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
             bad = sum(int((~gradient.isfinite()).sum()) for gradient in gradients)
@@ -287,7 +287,7 @@ class Loop:
         return torch.randperm(self.rows.training + self.rows.others, generator=generator)
 
     def _batch(self, order: torch.Tensor, step: int) -> torch.Tensor:
-        """This process's rows of a step; the last step of several processes wraps round to equal parts."""
+        """This process's rows of a step. If a last step cannot be split evenly, rows from the start fill it up."""
         rows = order[step * self.batch : (step + 1) * self.batch]
         processes = self.accelerator.num_processes
         if processes == 1:
@@ -297,16 +297,16 @@ class Loop:
         return rows[self.accelerator.process_index :: processes]
 
     def _restore(self) -> None:
-        """Go on from a checkpoint, as ``resume`` says, and check that it is one of this run."""
+        """Load a checkpoint as ``resume`` says, and check that it belongs to this run."""
         folder = self.args.output_dir
         if folder is not None:
             require_own_report(Path(folder, REPORT_FILE))
-        begun = folder is not None and Path(folder, STATE_FILE).is_file()
+        saved = folder is not None and Path(folder, STATE_FILE).is_file()
         if self.resume is None:
-            source = folder if begun else None
+            source = folder if saved else None
         elif self.resume is True:
             if folder is None:
-                raise ConfigurationError("resume_from_checkpoint=True goes on in output_dir; give one, or a folder")
+                raise ConfigurationError("resume_from_checkpoint=True needs an output_dir; give one, or give a folder")
             source = folder
         else:
             source = str(self.resume) if self.resume else None
@@ -315,17 +315,17 @@ class Loop:
             self._extend(source)
             go_to(self.schedule, self.state.step)
         self.state.num_train_epochs = self.epochs
-        self.accelerator.wait_for_everyone()  # all have read what one is going to replace
-        if begun and self.resume is False and self.accelerator.is_main_process:
+        self.accelerator.wait_for_everyone()  # all processes have read the file before one of them replaces it
+        if saved and self.resume is False and self.accelerator.is_main_process:
             Path(str(folder), STATE_FILE).unlink()
 
     def _extend(self, source: str) -> None:
-        """Let a run go on that is asked for more epochs than before."""
+        """Continue a finished run if it is to have more epochs than before."""
         before = self.state.num_train_epochs
         if self.epochs < before:
             raise CheckpointError(
-                f"the run in {source} was for {before} epochs, num_train_epochs={self.epochs} was asked for; give at "
-                "least as many, or train with resume_from_checkpoint=False or in another folder"
+                f"the run in {source} was for {before} epochs, num_train_epochs={self.epochs} was given; give at least "
+                "as many, or train with resume_from_checkpoint=False or in another folder"
             )
         if self.epochs > before:
             self.state.finished = self.state.stopped = self.state.solving = False
@@ -342,7 +342,7 @@ class Loop:
 
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
-        """Add the seconds of what is done inside to ``part`` of the state's."""
+        """Add the time spent inside the context to ``part`` of the state's seconds."""
         start = time.monotonic()
         yield
         self.state.seconds[part] += time.monotonic() - start

@@ -1,4 +1,4 @@
-"""What the training loop needs of the module that it trains."""
+"""The interface between the training loop and the module it trains."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from puma_hub.training.progress import Progress
 class TrainedModule(nn.Module):
     """A module that is trained through a frozen LLM; calling it with row numbers gives their mean loss.
 
-    ``lm``, the rows and ``args`` are plain attributes: the scorer is no ``nn.Module``, so the LLM's weights are not
-    among this module's parameters, and its ``state_dict()`` holds what a checkpoint keeps.
+    The scorer is no ``nn.Module``, so the LLM's weights are not among this module's parameters. ``state_dict()`` is
+    what a checkpoint keeps.
 
     Attributes:
-        logits: answer logits ``(n, answers)`` of the last forward pass in this process, detached; None before, and
-            where it had no rows.
-        head: the rating head, where the task has one.
+        logits: detached answer logits ``(n, answers)`` of the last forward pass in this process. None before the first
+            pass and after a pass without rows.
+        head: the rating head, if the task has one.
     """
 
     head: RatingHead | None
@@ -42,15 +42,15 @@ class TrainedModule(nn.Module):
 
     @property
     def model(self) -> nn.Module:
-        """What callbacks are given as ``model``."""
+        """The module that callbacks get as ``model``."""
         return self
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The groups of an optimizer: parameters, ``lr`` and ``weight_decay``."""
+        """The optimizer's parameter groups: parameters, ``lr`` and ``weight_decay``."""
         raise NotImplementedError
 
     def clipped_parameters(self) -> list[nn.Parameter]:
-        """The parameters whose gradients are clipped together to ``max_grad_norm``."""
+        """The parameters whose joint gradient norm is clipped to ``max_grad_norm``."""
         raise NotImplementedError
 
     def begin_step(self) -> None:
@@ -82,9 +82,9 @@ class TrainedModule(nn.Module):
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, float]:
-        """The validation loss and the task's metrics, named as transformers' ``Trainer.evaluate`` does.
+        """The validation loss and the task's metrics, with the names that transformers' ``Trainer.evaluate`` uses.
 
-        Rows without labels have a loss alone: that against the teacher's predictions.
+        Rows without labels have only a loss, against the teacher's predictions.
         """
         rows, logits = self.validation_logits()
         loss = self._loss(rows, logits)

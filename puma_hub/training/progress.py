@@ -1,4 +1,4 @@
-"""Progress bars of training and of what comes before its first step."""
+"""Progress bars of training and of the work before its first step."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState
 
 Progress = Callable[[int, int], None]
-"""Told how much is done, and of how much."""
+"""A function that is called with the number of things done and the number of all things."""
 
-_SHOWN = {"loss": "loss", "eval_loss": "validation"}  # of what is logged, and how the bar calls it
+_SHOWN = {"loss": "loss", "eval_loss": "validation"}  # logged name: name on the bar
 
 
 def no_progress(done: int, total: int) -> None:
@@ -20,7 +20,7 @@ def no_progress(done: int, total: int) -> None:
 
 
 class ProgressCallback(TrainerCallback):
-    """Shows one bar for the steps, with the latest losses, and one for each part before them.
+    """Shows one bar for each part before the first step, and one for the steps, with the latest losses.
 
     Args:
         label: the name on the bar of the steps.
@@ -33,7 +33,7 @@ class ProgressCallback(TrainerCallback):
 
     @contextmanager
     def part(self, label: str, unit: str) -> Iterator[Progress]:
-        """A bar of its own for a part before the steps, such as filling the prefix cache."""
+        """A separate bar for a part before the steps, such as filling the prefix cache."""
         with tqdm(desc=label, unit=unit) as bar:
 
             def show(done: int, total: int) -> None:
@@ -63,7 +63,7 @@ class ProgressCallback(TrainerCallback):
             self.bar.set_postfix(self.losses)
 
     def close(self) -> None:
-        """Close the bar; called however training ends."""
+        """Close the bar; called at the end of training, also after an error."""
         if self.bar is not None:
             self.bar.close()
             self.bar, self.losses = None, {}

@@ -1,4 +1,4 @@
-"""The prompts of all users as what the training loop trains."""
+"""The prompts of all users as a module for the training loop."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import Frozen
 from puma_hub.training.module import TrainedModule
 
-_MEMORY = 0.9  # of the running sum of answer logits from step to step
-_PAPER_INIT = 0.1  # paper, hyperparameters: uniform(-0.1, 0.1)
+_MEMORY = 0.9  # decay of the running sum of answer logits from step to step
+_PAPER_INIT = 0.1  # the paper's hyperparameters: uniform(-0.1, 0.1)
 
 
 class PromptModule(TrainedModule):
-    """The prompts of all users, and the head, as what the loop trains.
+    """The prompts of all users, and the head.
 
-    ``shared``: prompt = scale * (base + offset of the user), loss + penalty * mean squared offset norm.
-    ``independent``: one free prompt a user.
+    ``shared``: prompt = scale * (base + offset of the user); the loss includes penalty * mean squared offset norm.
+    ``independent``: one free prompt for each user.
 
-    With ``frozen``, base and head are a bank's and are not trained. Row numbers past the training rows then stand for
-    rows of the bank's other users, whose prompts are not trained either and need no forward pass. A step over such rows
-    alone has a gradient of 0, and only Adam's momentum moves the new prompts. So new users go through the steps they
-    would have gone through in joint training.
+    With ``frozen``, base and head come from a bank and are not trained. Row numbers past the training rows stand for
+    rows of the bank's other users. Their prompts are not trained, so these rows need no forward pass. In a step that
+    holds only such rows the gradient is 0, and Adam's momentum alone moves the new prompts. So the new users take the
+    same steps as in joint training.
     """
 
     answers: torch.Tensor
@@ -55,7 +55,7 @@ class PromptModule(TrainedModule):
         self.scale = lm.embedding_rms if self.shared else 1.0
         if self.shared:
             base = frozen.base if frozen is not None else lm.word_prompt(args.prompt_length)
-            assert base is not None  # where there is a bank of this method
+            assert base is not None  # a bank of the shared method has one
             self.base = nn.Parameter(base / self.scale, requires_grad=frozen is None)
             self.prompts = nn.Parameter(torch.zeros(users, *shape))
         else:
@@ -81,8 +81,11 @@ class PromptModule(TrainedModule):
         return self.scale * (own if self.base is None else self.base + own)
 
     def own(self, users: torch.Tensor) -> torch.Tensor:
-        """The parameters of ``users (n,)``, which may repeat: ``(n, l, d)``, offsets or whole prompts by the method."""
-        # Not prompts[users]: its backward pass adds a repeated user's gradients in whatever order threads come.
+        """The parameters ``(n, l, d)`` of ``users (n,)``: offsets (``shared``) or whole prompts (``independent``).
+
+        A user may be repeated.
+        """
+        # Not prompts[users]: its backward pass adds a repeated user's gradients in an order that varies with threads.
         flat = F.embedding(users.to(self.prompts.device), self.prompts.flatten(1))
         return flat.unflatten(1, self.prompts.shape[1:])
 
@@ -104,7 +107,7 @@ class PromptModule(TrainedModule):
         return loss * (len(own_rows) / len(numbers))
 
     def begin_step(self) -> None:
-        """Let the sums of earlier steps decay."""
+        """Decay the sums of earlier steps."""
         if not self._frozen:
             self.answers.mul_(_MEMORY)
 

@@ -1,4 +1,4 @@
-"""Training the users' soft prompts on one LLM: the source bank, and the retraining baseline."""
+"""Training the users' soft prompts on one LLM: makes the source bank, and the retraining baseline."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from puma_hub.training.variances import LATEST, VARIANCES
 
 
 class PromptTrainer(BaseTrainer):
-    """Trains one soft prompt a user, and the rating head, on a frozen LLM.
+    """Trains one soft prompt for each user, and the rating head, on a frozen LLM.
 
     Args:
         lm: the scorer.
         interactions: training rows (the ``train`` split); the last ``validation_share`` of each user's rows
             chooses the best epoch.
-        args: see :class:`PumaTrainingArguments`; defaults depend on ``prompt_method``.
-        bank: prompts of this LLM that are there already. The users of the rows are then trained against the bank's base
-            and head, which stay as they are, and so do all other prompts: new users are added, present ones renewed.
-            A bank of the independent method has no base, so these start at random. By default all rows are
-            trained on, and the last epoch counts.
-        callbacks: callbacks of transformers, such as its ``EarlyStoppingCallback``, or their classes.
+        args: see :class:`PumaTrainingArguments`; the defaults depend on ``prompt_method``.
+        bank: an existing bank of this LLM to add users to. The users of the rows are trained with the bank's base and
+            head. New users are added, and users of the bank get new prompts. Base, head and all other prompts are not
+            changed. In a bank of the independent method there is no base, so the new prompts start at random. By
+            default there is no validation, and the weights of the last epoch are kept.
+        callbacks: callbacks of transformers or their classes, for example ``EarlyStoppingCallback``.
 
     Raises:
         InteractionsError: rows are malformed or labels outside the task.
@@ -96,14 +96,14 @@ class PromptTrainer(BaseTrainer):
         return PosteriorModule(*facts, self._latest) if self.args.prompt_method == "posterior" else PromptModule(*facts)
 
     def train(self, resume_from_checkpoint: Resume = None) -> PromptBank:
-        """Train; return the bank of the best epoch. Another call gives the same bank.
+        """Train, and return the bank of the best epoch. Another call gives the same bank.
 
         Args:
-            resume_from_checkpoint: None goes on from the checkpoint in ``output_dir``, if there is one; True does so
-                and requires it; a folder goes on from the checkpoint in it; False starts anew, over what is there.
+            resume_from_checkpoint: None resumes from the checkpoint in ``output_dir`` if there is one. True requires
+                one. A folder resumes from the checkpoint in that folder. False starts again and replaces a checkpoint.
 
         Raises:
-            CheckpointError: the checkpoint is missing, damaged, or of a run with other settings or data, or with more
+            CheckpointError: the checkpoint is missing or damaged, or its run had other settings, other data or more
                 epochs.
         """
         module = self._module()
@@ -115,7 +115,7 @@ class PromptTrainer(BaseTrainer):
             prompts = module.user_prompts(module.offsets).cpu().numpy()
             base = None if module.base is None else (module.scale * module.base).cpu().numpy()
         statistics = BankStatistics.of_training(prompts, base)
-        # Independent prompts share no base: what holds at their mean holds nowhere near them.
+        # Independent prompts share no base and lie far from their mean: a sensitivity there says nothing about them.
         if statistics is not None and base is not None and self.bank is None:
             with loop.timed("sensitivity"):
                 statistics = replace(statistics, sensitivity=self._sensitivity(module.head, statistics.mean))
@@ -127,8 +127,8 @@ class PromptTrainer(BaseTrainer):
         head = None
         if module.head is not None:
             head = copy.deepcopy(module.head).cpu().eval().requires_grad_(False)
-        told = ("method", "prompt_method", "best_epoch", "users", "rows", "seed", "answer_texts")
-        details = {key: self.report[key] for key in told}
+        recorded = ("method", "prompt_method", "best_epoch", "users", "rows", "seed", "answer_texts")
+        details = {key: self.report[key] for key in recorded}
         details[MEAN_ANSWERS] = module.mean_answers()
         if isinstance(module, PosteriorModule):
             details[VARIANCES] = dict(zip(("offset", "noise"), module.variances.tolist()))
@@ -178,7 +178,7 @@ class PromptTrainer(BaseTrainer):
             **training_facts(state, len(self._train), self.args.seed),
             users=len(self.users),
             samples_until_best_epoch=round(len(self._train) * (state.best_epoch + self._solving_passes)),
-            **self._joined(),
+            **self._bank_facts(),
             flops={
                 "total": state.passes * 2 * train + state.evaluations * validation + once,
                 "until_best_epoch": state.best_epoch * 2 * train + state.best_evaluation * validation + once,
@@ -197,8 +197,8 @@ class PromptTrainer(BaseTrainer):
         """Passes over the training rows to solve for offsets; each step is checked by half a pass, forward alone."""
         return 1.5 * STEPS if self.args.prompt_method == "posterior" else 0.0
 
-    def _joined(self) -> dict[str, Any]:
-        """What the report tells of the bank that users were added to."""
+    def _bank_facts(self) -> dict[str, Any]:
+        """The report's entry on the bank that users were added to."""
         if self.bank is None or self._frozen is None:
             return {}
         renewed = sum(user in self.bank for user in self.users)

@@ -19,14 +19,14 @@ from puma_hub.training.state import RunState
 
 _PACKAGES = ("puma_hub", "torch", "transformers", "datasets", "accelerate", "numpy")
 
-# What configurations call the number of experts, and of those that a token goes to.
+# Names in configurations for the number of experts, and for the number of experts each token is routed to.
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
 _ACTIVE_EXPERTS = ("num_experts_per_tok", "moe_topk", "moe_k", "top_k_experts")
 
 FLOPS_FORMULA = (
-    "2 * P * tokens forward and 2 * P * tokens backward, P the weights of the layers' matrices (of a mixture of "
-    "experts, the active ones'); attention products, embeddings and the answer rows are left out; a cached prefix "
-    "counts once"
+    "2 * P * tokens forward and 2 * P * tokens backward, where P is the number of weights in the layers' matrices (in "
+    "a mixture of experts, of the active experts); attention products, embeddings and the answer rows are left out; a "
+    "cached prefix counts once"
 )
 
 
@@ -60,7 +60,7 @@ def _peak_ram() -> int:
 
 
 def layer_weights(lm: PersonalizedLM) -> int:
-    """Weights in the matrices that a token passes: all but embeddings, output layer and inactive experts."""
+    """The number of weights a token is multiplied with: all but embeddings, output layer and inactive experts."""
     outer = {
         id(p) for part in (lm.model.get_input_embeddings(), lm.model.get_output_embeddings()) for p in part.parameters()
     }
@@ -68,11 +68,11 @@ def layer_weights(lm: PersonalizedLM) -> int:
     experts, active = (_first_number(config, names) for names in (_EXPERTS, _ACTIVE_EXPERTS))
 
     def passed(weight: torch.Tensor) -> int:
-        """The weights that one token passes; transformers stacks the matrices of all experts in one tensor."""
+        """The number of weights used for one token; transformers stacks the matrices of all experts in one tensor."""
         stacked = weight.ndim == 3 and len(weight) == experts and weight.shape[1] > 1  # not a convolution's
         return weight.numel() * active // experts if stacked and active else weight.numel()
 
-    named = lm.model.named_parameters()  # biases of experts are stacked too, but are added
+    named = lm.model.named_parameters()  # experts' biases are stacked too, but are added, not multiplied
     return sum(passed(p) for name, p in named if p.ndim >= 2 and id(p) not in outer and not name.endswith("bias"))
 
 
@@ -84,8 +84,8 @@ def forward_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> 
     """Estimated FLOPs of one forward pass over all ``rows`` and of their prefixes; see ``FLOPS_FORMULA``.
 
     Returns:
-        ``(after, before)``: the tokens from the slot on, and the prefixes (once each where they are cached, once
-        a row where they are not).
+        ``(after, before)``: the FLOPs of the tokens from the soft prompt on, and of the prefixes before it. A cached
+        prefix counts once, others once for each row.
     """
     weights = layer_weights(lm)
     after = prompt_length * len(rows) + sum(rows.text_after)
@@ -95,10 +95,10 @@ def forward_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> 
 
 
 def require_own_report(path: Path) -> None:
-    """Refuse to write a report over a file of somebody else's.
+    """Check that a report may be written to ``path``: nothing is there, or an earlier report.
 
     Raises:
-        StorageError: there is a file at ``path`` which :func:`common_facts` or the demo did not make.
+        StorageError: there is a file at ``path`` that is not a report of puma_hub.
     """
     if not path.is_file():
         return
@@ -107,16 +107,16 @@ def require_own_report(path: Path) -> None:
     except StorageError:
         ours = False
     if not ours:
-        raise StorageError(f"{path} is no report of puma_hub, and would be replaced; move it, or choose another folder")
+        raise StorageError(f"{path} would be replaced, but is no report of puma_hub; move it, or choose another folder")
 
 
 def common_facts(**facts: Any) -> dict[str, Any]:
-    """The parts every report has."""
+    """``facts``, with the entries that every report has."""
     return {**facts, "versions": versions(), "peak_memory_bytes": peak_memory(), "machine": platform.machine()}
 
 
 def training_facts(state: RunState, rows: int, seed: int) -> dict[str, Any]:
-    """What a run's state says for its report."""
+    """The entries of a report that come from the run's state."""
     share = state.best_epoch / max(1.0, state.passes)
     running = state.seconds["training"] + state.seconds["validation"]
     return {

@@ -1,4 +1,4 @@
-"""Learning rates that follow from the step alone, so that a run can be resumed, or extended, at any step."""
+"""Learning rate schedules. They depend on the step alone, so a run can be resumed or extended at any step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def make_schedule(args: PumaTrainingArguments, optimizer: torch.optim.Optimizer,
     """The ``LambdaLR`` of ``args`` over ``steps`` optimizer steps.
 
     Raises:
-        ConfigurationError: there is no such schedule, or it depends on more than the step, or has no warm-up.
+        ConfigurationError: the schedule is unknown, depends on more than the step, or has no warm-up.
     """
     name, warmup = args.lr_scheduler_type, args.warmup_steps
     if warmup and name == "constant":
@@ -35,7 +35,7 @@ def make_schedule(args: PumaTrainingArguments, optimizer: torch.optim.Optimizer,
 
 
 def go_to(schedule: Any, step: int) -> None:
-    """Set the rates to those after ``step`` steps; stepping through all of them would warn about its order."""
+    """Set the rates to those after ``step`` steps. Calling ``schedule.step()`` as often would warn about the order."""
     schedule.last_epoch = step
     rates = [base * scale(step) for base, scale in zip(schedule.base_lrs, schedule.lr_lambdas)]
     for group, rate in zip(schedule.optimizer.param_groups, rates):

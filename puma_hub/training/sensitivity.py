@@ -1,4 +1,7 @@
-"""How far the mean prediction moves with the prompt: what makes prompts of trainings apart comparable."""
+"""The sensitivity of an LLM: the gradient of its mean prediction with respect to the soft prompt.
+
+It makes prompts of separate trainings comparable.
+"""
 
 from __future__ import annotations
 
@@ -19,20 +22,20 @@ from puma_hub.tasks import RatingHead
 from puma_hub.training.report import forward_flops
 
 ROWS = 128
-"""Rows whose mean prediction is taken; which rows these are hardly matters."""
+"""The number of rows in the mean prediction. Which rows are taken hardly matters."""
 
 
 def with_sensitivity(
     lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
 ) -> PromptBank:
-    """Return the bank with the sensitivity of its LLM in its statistics; banks of :class:`PromptTrainer` have it.
+    """Return the bank with the sensitivity of its LLM in its statistics.
 
-    An adapter that was trained on another bank needs it to give what is a user's own its right size, see
-    :func:`puma_hub.migrate`. For banks made of arrays.
+    Use it for banks made from arrays; banks of :class:`PromptTrainer` have a sensitivity already. An adapter that was
+    trained on another bank needs it to scale the users' offsets correctly, see :func:`puma_hub.migrate`.
 
     Args:
         lm: the scorer of the bank's LLM, with the bank's template and task.
-        interactions: rows like those the bank was trained on; 128 of them, evenly spaced, are used. Labels are not.
+        interactions: rows like those the bank was trained on. 128 evenly spaced rows are used, without labels.
 
     Raises:
         MismatchError: the bank belongs to another LLM, template or task.
@@ -44,12 +47,12 @@ def with_sensitivity(
     known = bank.statistics
     if known is None:
         raise BankError(
-            f"a bank of {len(bank)} user(s) without statistics has no mean to take the sensitivity at; take it of the "
-            "whole bank"
+            f"a bank of {len(bank)} user(s) without statistics has no mean to measure the sensitivity at; measure it "
+            "on the whole bank"
         )
     rows = require_dataset(interactions)
     if not len(rows):
-        raise InteractionsError("there are no rows to take the sensitivity over; give some of the bank's training")
+        raise InteractionsError("there are no rows to measure the sensitivity on; give some of the bank's training")
     encoded = lm.encode(rows.select_columns(lm.template.columns(rows.column_names)), bank.shape[0])
     found = sensitivity_at(lm, encoded, torch.from_numpy(known.mean.copy()), bank.head, batch_size)
     return bank.with_provenance(statistics=replace(known, sensitivity=found))
@@ -58,9 +61,10 @@ def with_sensitivity(
 def sensitivity_at(
     lm: PersonalizedLM, rows: EncodedRows, prompt: torch.Tensor, head: RatingHead | None, batch_size: int
 ) -> np.ndarray:
-    """Gradient ``(l, d)``, float32, of the mean prediction for :data:`ROWS` of the rows, all with ``prompt (l, d)``.
+    """The gradient of the mean prediction at ``prompt (l, d)``, float32 ``(l, d)``.
 
-    Predictions are the task's linear predictor: ratings, or log-odds of a click.
+    The mean is over :data:`ROWS` of the rows, all with the same prompt. Predictions are the task's linear predictor:
+    ratings, or log-odds of a click.
 
     Raises:
         NotFiniteError: gradients are NaN or infinite.
@@ -79,10 +83,10 @@ def sensitivity_at(
 
 
 def sensitivity_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> float:
-    """Estimated FLOPs of :func:`sensitivity_at`, prefixes apart: its rows forward and backward."""
+    """Estimated FLOPs of :func:`sensitivity_at` without prefixes: its rows forward and backward."""
     return 2 * forward_flops(lm, rows.take(_taken(len(rows))), prompt_length)[0]
 
 
 def _taken(count: int) -> list[int]:
-    """:data:`ROWS` of ``count`` rows at even distances, or all of them."""
+    """The numbers of :data:`ROWS` evenly spaced rows out of ``count``, or of all rows if there are fewer."""
     return np.unique(np.linspace(0, count - 1, min(ROWS, count)).round().astype(int)).tolist()

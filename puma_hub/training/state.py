@@ -1,4 +1,4 @@
-"""The state of a run in one safetensors file, so that a killed run goes on where it was."""
+"""The state of a run in one safetensors file, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ STATE_FILE = "training_state.safetensors"
 
 @dataclass
 class RunState:
-    """Where a run stands.
+    """The progress of a run.
 
-    ``step`` counts optimizer steps, ``epoch`` finished epochs and ``epoch_step`` steps of the one that is under way.
-    ``losses`` holds one mean training loss an epoch, ``metrics`` one validation loss, or None, for each time the
-    weights were judged after training began. ``best_step`` is 0 where the start is the best.
-    ``best_evaluation`` counts the validation passes until then, without that of the start. ``passes`` counts how often
-    the training rows were gone over, which is not whole where a callback ended an epoch.
-    ``epoch_ends`` and ``stopped`` say that a callback ends the epoch here, or training after it.
-    ``solving`` says that all epochs are done and the best weights taken, ``solved`` how much was solved for since.
-    ``num_train_epochs`` is what the run was last asked for. ``callbacks`` holds the states of those that have one.
+    Attributes:
+        step: optimizer steps taken.
+        epoch: finished epochs.
+        epoch_step: optimizer steps taken in the current epoch.
+        losses: the mean training loss of each epoch.
+        metrics: the validation loss, or None without validation rows, of each evaluation after training began.
+        best_step: the step of the best weights; 0 if these are the initial ones.
+        best_evaluation: the number of validation passes up to the best weights, without that of the initial weights.
+        passes: passes over the training rows. A fraction if a callback ended an epoch early.
+        epoch_ends: a callback ends the epoch after this step.
+        stopped: a callback ends training after this epoch.
+        num_train_epochs: the number of epochs the run was last started with.
+        callbacks: the states of callbacks that have one.
+        solving: all epochs are done and the best weights are loaded.
+        solved: how much has been solved for since then.
     """
 
     begun: bool = False
@@ -70,7 +77,7 @@ class RunState:
 
 
 def identity_hash(parts: Mapping[str, Any]) -> str:
-    """Hash what decides a run's result, so that a state is never continued with other settings or data."""
+    """Hash all that decides a run's result. It keeps a state from being resumed with other settings or data."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -97,7 +104,7 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     best: Mapping[str, torch.Tensor],
 ) -> None:
-    """Write the state; a reader sees the previous file or this one."""
+    """Write the state atomically: a reader sees either the previous file or this one."""
     tensors = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
     tensors |= {f"best.{name}": tensor for name, tensor in best.items()} | _optimizer_tensors(optimizer)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
@@ -108,10 +115,10 @@ def save_state(
 def load_state(
     folder: str | Path, identity: str, module: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[RunState, dict[str, torch.Tensor]]:
-    """Restore module and optimizer from the state in ``folder``; return it and the best weights.
+    """Restore module and optimizer from the state in ``folder``; return the state and the best weights.
 
     Raises:
-        CheckpointError: there is no such file, or it is damaged or belongs to another run.
+        CheckpointError: the file is missing or damaged, or belongs to another run.
     """
     path = Path(folder) / STATE_FILE
     if not path.is_file():

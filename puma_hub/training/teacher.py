@@ -1,4 +1,4 @@
-"""The source LLM as the teacher of an adapter: what it says of each training row, in the rows themselves."""
+"""The source LLM as the teacher of an adapter (knowledge distillation): its predictions as columns of the rows."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from puma_hub.data.rows import column, numbers
 from puma_hub.errors import BankError, ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
+from puma_hub.tasks import RatingHead, Task
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import base_of
 
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
 PROMPT = "source_prompt"
-# Prompts overfit their training labels, and the teacher is asked about those very rows: prompts shrunk towards their
-# mean and logits sharpened predict held-out labels better.
+# Prompts overfit their training labels, and the teacher predicts those same rows. Prompts shrunk towards their mean,
+# with sharpened logits, predict held-out labels better.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
-# Users of one training differ in few directions, and users of another training partly in others. With noise added, the
-# adapter learns from the LLM what any direction means.
+# The prompts of one training differ in few directions, and those of another training partly in other directions. With
+# noise added, the adapter learns from the LLM what every direction means.
 NOISE = 2.0
-MEAN_ANSWERS = "mean_answers"  # among the details of a bank's provenance
+MEAN_ANSWERS = "mean_answers"  # a key of the details in a bank's provenance
 
 
 def with_source_predictions(
@@ -42,29 +43,29 @@ def with_source_predictions(
     seed: int = 42,
     batch_size: int = 256,
 ) -> datasets.Dataset:
-    """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
+    """Return the rows of the bank's users with the source LLM's predictions for them, made with the users' prompts.
 
-    :class:`AdapterTrainer` learns such rows from the predictions (knowledge distillation), and with ``teacher_weight``
-    below 1 from the labels too: predictions have none of the labels' noise, so fewer steps do. What is said of a row
-    does not depend on the other rows.
+    Given such rows, :class:`AdapterTrainer` learns from the predictions (knowledge distillation). With
+    ``teacher_weight`` below 1 it learns from the labels too. Predictions do not have the noise of labels, so fewer
+    steps are enough. A row's prediction does not depend on the other rows.
 
     Args:
         lm: the scorer of the bank's LLM.
         offset_share: shrinkage of the prompts towards the bank's mean prompt; 1 does not shrink them.
         spread: sharpening of the answer logits: a factor on their distance from the mean logits that the bank records;
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
-        noise: standard deviation of Gaussian noise on each row's prompt, in spreads of the bank. The adapter then also
-            learns prompts unlike those of its training users, as other banks have. 0 adds none.
-        seed: of the noise, which is the same for a row whichever rows come with it.
+        noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
+            then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
+        seed: seed of the noise. A row's noise does not depend on the other rows.
 
     Returns:
-        A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
-        ``source_probabilities``, one for each answer; and with noise ``source_prompt``, the prompt of the row before
-        ``offset_share``.
+        A dataset with the columns ``source_prediction``, a rating or the probability of a click, and
+        ``source_probabilities``, one for each answer. With noise also ``source_prompt``, the row's noisy prompt before
+        shrinkage.
 
     Raises:
-        ConfigurationError: ``offset_share`` or ``spread`` is not above 0, ``noise`` is negative, or the bank records no
-            mean to spread around.
+        ConfigurationError: ``offset_share`` or ``spread`` is not above 0, ``noise`` is negative, or ``spread`` is given
+            and the bank records no mean logits.
         MismatchError: the bank belongs to another LLM, template or task.
         InteractionsError: rows are malformed, or none belongs to a user of the bank.
         NotFiniteError: the LLM's answers to some rows are not finite.
@@ -77,46 +78,54 @@ def with_source_predictions(
         raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
     encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0])
-    mean_prompt = base_of(bank)
     prompts, prompt_of = torch.from_numpy(bank.prompts.copy()), encoded.users
     if noise:
         spread_of_users = (bank.statistics or BankStatistics.alone(bank.prompts)).spread
         prompts = prompts[prompt_of] + noise * spread_of_users * _normal(rows, bank.shape, seed)
         prompt_of = torch.arange(len(rows))
-    asked = (mean_prompt + offset_share * (prompts - mean_prompt)).to(lm.device)
+    mean_prompt = base_of(bank)
+    shrunk = (mean_prompt + offset_share * (prompts - mean_prompt)).to(lm.device)
     with torch.no_grad():
-        logits = predict_rows(lm, encoded.rows, asked, prompt_of, batch_size)
+        logits = predict_rows(lm, encoded.rows, shrunk, prompt_of, batch_size)
         logits = mean_answers + spread * (logits - mean_answers)
-        head = copy.deepcopy(bank.head).to(logits.device) if bank.head is not None else None
-        predictions = lm.task.predict(logits, head).double().cpu().numpy()
+    return _with_columns(rows, lm.task, logits, bank.head, prompts if noise else None)
+
+
+def _with_columns(
+    rows: datasets.Dataset, task: Task, logits: torch.Tensor, head: RatingHead | None, prompts: torch.Tensor | None
+) -> datasets.Dataset:
+    """The rows with the teacher's columns: from its ``logits (N, answers)``, and its ``prompts (N, l, d)`` if any."""
+    with torch.no_grad():
+        head = copy.deepcopy(head).to(logits.device) if head is not None else None
+        predictions = task.predict(logits, head).double().cpu().numpy()
         probabilities = logits.softmax(-1).double().cpu().numpy()
     rows = rows.remove_columns([name for name in (*TEACHER_COLUMNS, PROMPT) if name in rows.column_names])
     rows = rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
-    return rows.add_column(PROMPT, list(prompts.flatten(1).numpy())) if noise else rows
+    return rows if prompts is None else rows.add_column(PROMPT, list(prompts.flatten(1).numpy()))
 
 
 def _require_in_range(offset_share: float, spread: float | None, noise: float) -> None:
     for name, value in (("offset_share", offset_share), ("spread", spread)):
         if value is not None and not 0 < value < math.inf:
-            raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 leaves the source as it is")
+            raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 changes nothing")
     if not 0 <= noise < math.inf:
-        raise ConfigurationError(f"noise must not be negative, got {noise!r}; 0 asks with the users' own prompts")
+        raise ConfigurationError(f"noise must not be negative, got {noise!r}; 0 adds no noise to the prompts")
 
 
 def _normal(rows: datasets.Dataset, shape: tuple[int, int], seed: int) -> torch.Tensor:
-    """Standard normal noise ``(N, l, d)``, each row's by what the row says."""
+    """Standard normal noise ``(N, l, d)``. Each row's noise is seeded by the row's content."""
     drawn = [np.random.default_rng([seed, key]).standard_normal(shape, np.float32) for key in row_hashes(rows).tolist()]
     return torch.from_numpy(np.stack(drawn))
 
 
 def _spread(bank: PromptBank, lm: PersonalizedLM, spread: float | None) -> tuple[float, torch.Tensor]:
-    """The factor, and the mean logits ``(answers,)`` around which logits are spread."""
+    """The sharpening factor, and the mean logits ``(answers,)`` around which the logits are sharpened."""
     recorded = bank.provenance.details.get(MEAN_ANSWERS)
     if recorded is None:
         if spread not in (None, 1.0):
             raise ConfigurationError(
-                f"spread={spread} needs the mean answers that a bank of PromptTrainer records; this bank has none, "
-                "leave spread out"
+                f"spread={spread} needs the mean answer logits that PromptTrainer records in its banks; this bank has "
+                "none, leave spread out"
             )
         return 1.0, torch.zeros(len(lm.task.answers), device=lm.device)
     answers = len(lm.task.answers)
@@ -130,7 +139,7 @@ def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tens
     """The teacher's columns as float32 tensors ``(N,)`` and ``(N, answers)``.
 
     Raises:
-        InteractionsError: one column is missing, or the values are of another task or not finite.
+        InteractionsError: a column is missing, or values belong to another task or are not finite.
     """
     present = [name for name in TEACHER_COLUMNS if name in rows.column_names]
     if len(present) == 1:
@@ -152,11 +161,11 @@ def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tens
     return torch.from_numpy(predictions), torch.from_numpy(probabilities)
 
 
-def asked_prompts(rows: datasets.Dataset, shape: tuple[int, int]) -> torch.Tensor | None:
-    """The prompts ``(N, l, d)`` that the teacher was asked with, float32; None where they are the users' own.
+def noisy_prompts(rows: datasets.Dataset, shape: tuple[int, int]) -> torch.Tensor | None:
+    """The teacher's noisy prompts, float32 ``(N, l, d)``; None if it used the users' own prompts.
 
     Raises:
-        InteractionsError: they are of another shape, or not finite.
+        InteractionsError: the prompts have another shape, or are not finite.
     """
     if PROMPT not in rows.column_names:
         return None

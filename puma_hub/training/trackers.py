@@ -1,4 +1,4 @@
-"""What a run logs, in the trackers of Accelerate."""
+"""Sending a run's logs to the trackers of Accelerate."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from puma_hub.errors import ConfigurationError, MissingDependencyError
 from puma_hub.training.args import PumaTrainingArguments
 
 LOGS_FOLDER = "runs"  # in output_dir, as in transformers
-# Where the package is not named as the tracker.
+# Packages whose name differs from the tracker's.
 _PACKAGES = {"comet_ml": "comet-ml"}
-# How a tracker that takes the project's name is told the run's.
+# Arguments that set the name of the run, for trackers whose first argument is the name of the project.
 _NAMING: dict[str, Callable[[str], dict[str, str]]] = {
     "trackio": lambda run: {"name": run, "resume": "allow"},
     "wandb": lambda run: {"name": run},
@@ -24,18 +24,18 @@ _NAMING: dict[str, Callable[[str], dict[str, str]]] = {
 
 
 def require_trackers(names: Sequence[str], output_dir: str | None) -> None:
-    """Check that ``names`` are trackers of Accelerate that can be used here.
+    """Check that ``names`` are trackers of Accelerate and can be used here.
 
     Raises:
-        ConfigurationError: one is unknown, or writes files and there is no folder for them.
-        MissingDependencyError: its package is not installed.
+        ConfigurationError: a tracker is unknown, or it writes files and there is no ``output_dir``.
+        MissingDependencyError: a tracker's package is not installed.
     """
     known = LOGGER_TYPE_TO_CLASS
-    built_in = {str(name) for name in LoggerType}  # all others have been registered by the user
+    built_in = {str(name) for name in LoggerType}  # all others were registered by the user
     available = {str(name) for name in get_available_trackers()}
     for name in names:
         if name not in known:
-            raise ConfigurationError(f"report_to has {name!r}; choose none, or some of {', '.join(sorted(known))}")
+            raise ConfigurationError(f"report_to has {name!r}; choose 'none', or some of {', '.join(sorted(known))}")
         if name in built_in and name not in available:
             package = _PACKAGES.get(name, name)
             raise MissingDependencyError(f"report_to={name!r} needs the package {package}: pip install {package}")
@@ -46,9 +46,9 @@ def require_trackers(names: Sequence[str], output_dir: str | None) -> None:
 
 
 class TrackerCallback(TrainerCallback):
-    """Sends the settings of a run at its beginning, and its logs as they come, to the trackers of ``report_to``.
+    """Sends a run's settings and logs to the trackers of ``report_to``.
 
-    Settings and logs are numbers and short texts: no user ids, no item texts and no folders.
+    These are numbers and short texts. They hold no user ids, no item texts and no folders.
     """
 
     def __init__(self, args: PumaTrainingArguments, run_name: str) -> None:
@@ -69,7 +69,7 @@ class TrackerCallback(TrainerCallback):
 
     def _made(self, name: str, args: PumaTrainingArguments) -> GeneralTracker:
         kind: Any = LOGGER_TYPE_TO_CLASS[name]
-        if kind.requires_logging_directory:  # these take the name of the run, all others that of the project
+        if kind.requires_logging_directory:  # these trackers take the name of the run, others that of the project
             return kind(self.run_name, str(Path(str(args.output_dir), LOGS_FOLDER)))
         return kind(args.project, **_NAMING.get(name, lambda _: {})(self.run_name))
 
@@ -85,6 +85,6 @@ class TrackerCallback(TrainerCallback):
             tracker.log(dict(logs or {}), step=state.global_step)
 
     def close(self) -> None:
-        """End the runs; called however training ends."""
+        """End the trackers' runs; called at the end of training, also after an error."""
         while self.trackers:
             self.trackers.pop().finish()

@@ -1,4 +1,4 @@
-"""What both trainers share: callbacks, evaluation, and running the loop."""
+"""The base class of both trainers: callbacks, evaluation and the training loop."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ Resume = str | Path | bool | None
 
 
 class BaseTrainer:
-    """A trainer's callbacks, and its run.
+    """Handles callbacks, evaluation and the training loop.
 
     Attributes:
-        report: of the last ``train()``.
+        report: the report of the last ``train()``.
     """
 
     kind = "training"
@@ -44,15 +44,17 @@ class BaseTrainer:
         self._trained: TrainedModule | None = None
 
     def add_callback(self, callback: Callback) -> None:
-        """Add a callback of transformers, or one of its class."""
+        """Add a callback of transformers; a class is instantiated."""
         self.callback_handler.add_callback(callback)
 
     def remove_callback(self, callback: Callback) -> None:
-        """Remove a callback, or the first of a class, such as ``ProgressCallback``."""
+        """Remove a callback, or the first one of a class, for example ``ProgressCallback``."""
         self.callback_handler.remove_callback(callback)
 
     def evaluate(self) -> dict[str, float]:
-        """``eval_loss`` and the task's metrics on the validation rows: after ``train()``, or where it would begin.
+        """``eval_loss`` and the task's metrics on the validation rows.
+
+        Before ``train()`` the initial weights are evaluated, afterwards the trained ones.
 
         Raises:
             ConfigurationError: there are no validation rows.
@@ -66,7 +68,7 @@ class BaseTrainer:
         return module.evaluate()
 
     def _module(self) -> TrainedModule:
-        """What trains, where training begins."""
+        """A new module with the initial weights."""
         raise NotImplementedError
 
     def _loop(
