@@ -124,8 +124,9 @@ def _last_projection(layer: nn.Module, hidden_size: int) -> nn.Module | None:
 
 def _unsupported(model: PreTrainedModel) -> UnsupportedModelError:
     return UnsupportedModelError(
-        f"{type(model).__name__} has no FFN that every prompt passes once in each of its last {LAYERS} layers (mixtures "
-        "of experts and state-space layers have none); choose a strategy without FFN activations, such as puma"
+        f"{type(model).__name__} has no FFN that every prompt passes once in each of its last {LAYERS} layers "
+        "(mixtures of experts and state-space layers have none); choose a strategy without FFN activations, such as "
+        "puma"
     )
 
 

@@ -48,17 +48,17 @@ def v_optimal(
 
 
 def design_points(bank: PromptBank, budget: int) -> np.ndarray:
-    """Coordinates float32 ``(N, k)`` of the prompts' offsets from their mean, of mean square length 1."""
-    points = principal_components(flat_prompts(bank), min(budget, MOST_COMPONENTS), seed=0)
-    length = math.sqrt(float(np.square(points, dtype=np.float64).sum()) / len(points))
-    return points / np.float32(length or 1.0)
+    """Coordinates float64 ``(N, k)`` of the prompts' offsets from their mean, of mean square length 1."""
+    points = principal_components(flat_prompts(bank), min(budget, MOST_COMPONENTS), seed=0).astype(np.float64)
+    points /= math.sqrt(np.einsum("ij,ij->", points, points) / len(points)) or 1.0
+    return points
 
 
 class Posterior:
     """The linear predictor after some observations.
 
     Args:
-        points: ``x`` of all users, float32 ``(N, k)``.
+        points: ``x`` of all users, float64 ``(N, k)``: what is left of a variance is small beside what it was.
         noise: standard deviation of an observation.
     """
 
@@ -66,7 +66,7 @@ class Posterior:
         self.points = points
         self.noise = noise
         self.covariance = np.eye(points.shape[1])
-        self.variances = np.square(points, dtype=np.float64).sum(axis=1)
+        self.variances = np.einsum("ij,ij->i", points, points)
 
     def gains(self) -> np.ndarray:
         """What rises with the information that each user would bring, ``(N,)``."""
@@ -74,12 +74,12 @@ class Posterior:
 
     def observe(self, row: int) -> None:
         """Take in one user; ``O(N k)`` by the rank-one update of an inverse (Sherman and Morrison)."""
-        point = self.points[row].astype(np.float64)
+        point = self.points[row]
         direction = self.covariance @ point
         self._update(direction, self.noise**2 + float(point @ direction))
 
     def _update(self, direction: np.ndarray, step: float) -> None:
-        along = (self.points @ direction.astype(np.float32)).astype(np.float64)
+        along = self.points @ direction
         self.variances -= along**2 / step
         self.covariance -= np.outer(direction, direction) / step
 
@@ -89,16 +89,15 @@ class MeanVariance(Posterior):
 
     def __init__(self, points: np.ndarray, noise: float) -> None:
         super().__init__(points, noise)
-        self.moments = (points.T @ points).astype(np.float64) / len(points)
-        covered = points @ self.moments.astype(np.float32)
-        self.shared = np.einsum("ij,ij->i", points, covered).astype(np.float64)  # x^T S M S x, M the moments
+        self.moments = points.T @ points / len(points)
+        self.shared = np.einsum("ij,ij->i", points @ self.moments, points)  # x^T S M S x, M the moments
 
     def gains(self) -> np.ndarray:
         return self.shared / (self.noise**2 + self.variances)
 
     def _update(self, direction: np.ndarray, step: float) -> None:
         both = np.stack([direction, self.covariance @ (self.moments @ direction)], axis=1)
-        along, across = (self.points @ both.astype(np.float32)).T.astype(np.float64)
+        along, across = (self.points @ both).T
         self.shared += along**2 * float(direction @ self.moments @ direction) / step**2 - 2 * along * across / step
         super()._update(direction, step)
 
