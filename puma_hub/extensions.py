@@ -128,6 +128,19 @@ STRATEGIES = Registry("strategy")
 STRATEGIES.register("puma", "puma_hub.selection.puma:puma", "k-means and variance strata, the paper's sizes")
 STRATEGIES.register("puma-seed", "puma_hub.selection.puma:puma_seed", "50 clusters, terciles weighted 1:2:1")
 STRATEGIES.register("random", "puma_hub.selection.at_random:at_random", "every user with the same chance")
+STRATEGIES.register("variance", "puma_hub.selection.buckets:variance", "strata of label variance")
+STRATEGIES.register("loss", "puma_hub.selection.buckets:loss", "strata of the source LLM's loss")
+STRATEGIES.register("kmeans", "puma_hub.selection.kmeans:kmeans", "clusters of prompts")
+STRATEGIES.register("kmeans-pca", "puma_hub.selection.kmeans:kmeans_pca", "clusters of their principal components")
+STRATEGIES.register("kmeans-fps", "puma_hub.selection.kmeans:kmeans_fps", "the farthest points of each cluster")
+STRATEGIES.register("kmeans-loss", "puma_hub.selection.puma:kmeans_loss", "clusters, and strata of loss")
+STRATEGIES.register("ffn-kmeans", "puma_hub.selection.ffn:ffn_kmeans", "clusters of FFN activations")
+STRATEGIES.register("ffn-loss", "puma_hub.selection.ffn:ffn_loss", "these, and strata of loss")
+STRATEGIES.register("ffn-variance", "puma_hub.selection.ffn:ffn_variance", "these, and variance strata")
+STRATEGIES.register("d-optimal", "puma_hub.selection.optimal_design:d_optimal", "the most information on a linear map")
+STRATEGIES.register(
+    "v-optimal", "puma_hub.selection.optimal_design:v_optimal", "its least mean variance over all users"
+)
 
 FORMATS = Registry("file format")
 """``(path, *, options) -> pyarrow.Table`` of one file, its text cells as they stand."""

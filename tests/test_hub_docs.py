@@ -25,6 +25,7 @@ from puma_hub import (
     pair_repo_id,
 )
 from puma_hub.cli.main import main
+from puma_hub.data import load_interactions
 from tests.conftest import CHAT_TEMPLATE, make_bank, make_interactions, make_model, make_tokenizer
 from tests.hub_server import HubServer
 
@@ -87,6 +88,14 @@ def test_train_and_migrate(place: Path) -> None:
     target = PromptBank.from_pretrained(place / "target-bank")
     assert len(target) == 10 and target.model.model_id == TARGET
     assert PromptBank.from_pretrained(place / "target").user_ids == target.user_ids
+
+
+def test_selection(place: Path) -> None:
+    source = PersonalizedLM.from_pretrained(SOURCE)
+    arguments = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+    PromptTrainer(source, load_interactions("ratings.csv")["train"], arguments).train().save_pretrained("source/bank")
+    assert run("selection.md", "selection").startswith("5\n")
+    assert len(set((place / "users.txt").read_text().split())) == 5
 
 
 def test_new_users(place: Path) -> None:

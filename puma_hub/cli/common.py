@@ -85,10 +85,10 @@ def add_choice(parser: argparse.ArgumentParser, flag: str, registry: Registry, d
     )
 
 
-def add_model(parser: argparse.ArgumentParser, flag: str = "--model") -> None:
-    parser.add_argument(
-        flag, required=True, metavar="ID", help="folder or Hub id of a causal LM, or a fetched model's name"
-    )
+def add_model(parser: argparse.ArgumentParser, flag: str = "--model", why: str | None = None) -> None:
+    """The arguments of a scorer; ``why`` says what an LLM that may be left out is for."""
+    what = "folder or Hub id of a causal LM, or a fetched model's name"
+    parser.add_argument(flag, required=why is None, metavar="ID", help=what if why is None else f"{why}: {what}")
     parser.add_argument("--template", help="preset or text with a <user> slot (default: the bank's, or the task's)")
     parser.add_argument(
         "--task",
@@ -260,11 +260,14 @@ def _fetched(name: str) -> str:
 
 
 def load_rows(args: argparse.Namespace) -> datasets.DatasetDict:
+    """The rows that ``args`` name; their labels must be the task's where ``args`` name an LLM or a task."""
     from puma_hub.data import load_interactions
+
+    has_task = any(getattr(args, name, None) for name in ("model", "target", "task", "values"))
 
     return load_interactions(
         args.interactions,
-        task=task_of(args) if hasattr(args, "task") else None,
+        task=task_of(args) if has_task else None,
         users=args.users,
         rows_per_user=args.rows_per_user,
         item_statistics=args.item_statistics,

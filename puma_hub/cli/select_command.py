@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the source bank")
     common.add_interactions(parser)
     common.add_choice(parser, "--strategy", STRATEGIES, "puma")
+    common.add_model(parser, why="the bank's LLM, which strategies by loss or FFN activations ask")
     parser.add_argument("--budget", type=common.whole_number, default=2000, help="the number of users (default: 2000)")
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--out", required=True, metavar="FILE", help="list of users to write, one id on each line")
@@ -27,16 +28,31 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.selection import select_users
 
     check_outputs(args, files=[args.out])
-    bank = PromptBank.from_pretrained(args.bank)
     options = dict(args.option)
-    users = select_users(bank, common.load_rows(args)["train"], args.strategy, args.budget, args.seed, **options)
+    if args.model:
+        _require_asked(args.strategy)
+    bank = PromptBank.from_pretrained(args.bank)
+    rows = common.load_rows(args)["train"]
+    asked = {"lm": common.load_lm(args.model, args, args.template or bank.provenance.template)} if args.model else {}
+    users = select_users(bank, rows, args.strategy, args.budget, args.seed, **{**options, **asked})
     write_users(args.out, users)
     report = {
         "strategy": args.strategy,
         "options": options,
+        "model": args.model,
         "budget": args.budget,
         "selected": len(users),
         "users": len(bank),
         "seed": args.seed,
     }
     return Result(f"{len(users)} of {len(bank)} users in {args.out}", report)
+
+
+def _require_asked(strategy: str) -> None:
+    from puma_hub.errors import ConfigurationError
+
+    if "lm" not in STRATEGIES.options(strategy):
+        asking = [name for name in STRATEGIES if "lm" in STRATEGIES.options(name)]
+        raise ConfigurationError(
+            f"the strategy {strategy!r} asks no LLM; leave --model out, or choose one of {', '.join(asking)}"
+        )

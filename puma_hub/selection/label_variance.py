@@ -6,20 +6,27 @@ import datasets
 import numpy as np
 
 from puma_hub.bank import PromptBank
-from puma_hub.data import check_interactions, rows_by_user
-from puma_hub.data.rows import numbers
+from puma_hub.data import check_interactions
+from puma_hub.data.rows import codes, column, numbers
 from puma_hub.errors import SelectionError
 
 
 def label_variance(bank: PromptBank, interactions: datasets.Dataset) -> np.ndarray:
-    """Variance of each user's labels ``(N,)`` in the bank's order; 0 for users with one row or none.
+    """Variance of each user's labels, float64 ``(N,)`` in the bank's order; 0 for users with one row or none.
 
     Raises:
         SelectionError: none of the users has a row.
     """
     rows = check_interactions(interactions)
+    user_of, names = codes(column(rows, "user_id"))
     labels = numbers(rows, "label")
-    by_user = rows_by_user(rows)
-    if not any(user in by_user for user in bank.user_ids):
+    counts = np.bincount(user_of)
+    means = np.bincount(user_of, labels) / counts
+    variances = np.bincount(user_of, np.square(labels - means[user_of])) / counts
+    place = bank.index.rows(names)
+    known = place >= 0
+    if not known.any():
         raise SelectionError("none of the bank's users has rows in the interactions; check the user ids")
-    return np.array([labels[by_user[user]].var() if user in by_user else 0.0 for user in bank.user_ids])
+    found = np.zeros(len(bank))
+    found[place[known]] = variances[known]
+    return found

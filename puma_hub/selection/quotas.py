@@ -1,4 +1,4 @@
-"""Dividing a budget into whole numbers, and drawing users by them."""
+"""Dividing a budget into whole numbers, and values into strata."""
 
 from __future__ import annotations
 
@@ -44,8 +44,3 @@ def quantile_bins(values: np.ndarray, bins: int) -> np.ndarray:
     ranks = np.empty(len(values), dtype=np.int64)
     ranks[np.argsort(values, kind="stable")] = np.arange(len(values))
     return ranks * bins // max(1, len(values))
-
-
-def draw(members: np.ndarray, count: int, generator: np.random.Generator) -> np.ndarray:
-    """Draw ``count`` of ``members`` without replacement, all of them if there are no more."""
-    return generator.choice(members, min(count, len(members)), replace=False)

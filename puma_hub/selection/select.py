@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from puma_hub.bank import PromptBank
 from puma_hub.errors import SelectionError
@@ -22,14 +23,17 @@ def select_users(
     """Choose exactly ``min(budget, users)`` distinct users of ``bank``; the same seed gives the same users.
 
     Args:
-        interactions: training rows of the users.
-        strategy: ``puma`` (k-means and variance strata, the paper's sizes), ``puma-seed`` (50 clusters, terciles
-            weighted 1:2:1), ``random``, or another of :data:`puma_hub.extensions.STRATEGIES`.
-        options: of the strategy, such as ``clusters=20`` of ``puma``.
+        interactions: training rows of the users. A user without rows has variance and loss 0.
+        strategy: ``puma`` (k-means and variance strata, the paper's sizes), or another of
+            :data:`puma_hub.extensions.STRATEGIES`; docs/selection.md compares them.
+        options: of the strategy, such as ``clusters=20`` of ``puma``. Strategies that ask the source LLM take its
+            scorer, ``lm=``.
 
     Raises:
-        ConfigurationError: there is no such strategy, or it has no such option.
+        ConfigurationError: there is no such strategy, it has no such option, or an option cannot be used or is
+            missing.
         SelectionError: a budget below 1, an empty bank, no user with rows, or a strategy that chose another number.
+        MismatchError: ``lm`` scores prompts of another LLM, template or task.
     """
     choose = STRATEGIES.bound(strategy, options)
     if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
@@ -45,5 +49,5 @@ def select_users(
             f"the strategy {strategy!r} chose {len(rows)} users, {len(set(rows))} of them distinct, in place of "
             f"{wanted}; it must give the row numbers of as many users as it is asked for"
         )
-    users = bank.user_ids
-    return [users[row] for row in rows]
+    chosen: list[str] = bank.index.ids.take(pa.array(rows, pa.int64())).to_pylist()
+    return chosen

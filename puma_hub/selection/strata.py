@@ -1,13 +1,13 @@
-"""The paper's selection: clusters of prompts, and strata of a per-user value inside each."""
+"""Dividing a budget among clusters, and inside each among strata of a per-user value (paper, selection)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.cluster import KMeans
 
-from puma_hub.selection.quotas import divide, draw, quantile_bins
+from puma_hub.selection.draws import Draw, draw_at_random
+from puma_hub.selection.quotas import divide, quantile_bins
 
 
 @dataclass(frozen=True)
@@ -33,21 +33,8 @@ def _bell(bins: int) -> tuple[float, ...]:
 # 15 * 50 of the paper's 2,000 users. An even split of a small budget would be made of odd users from small clusters.
 PAPER = StratifiedPreset(clusters=15, weights=_bell(5), at_least=50, reserved=0.375)
 SEED = StratifiedPreset(clusters=50, weights=(1.0, 2.0, 1.0), at_least=None)
-
-
-def cluster(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """k-means labels ``(N,)`` of features ``(N, d)``; never more clusters than distinct rows."""
-    return KMeans(_distinct(features, clusters), random_state=seed, n_init=4).fit_predict(features)
-
-
-def _distinct(features: np.ndarray, enough: int) -> int:
-    """How many distinct rows there are; no more are looked for once there are ``enough``."""
-    found: set[bytes] = set()
-    for row in features:
-        found.add((row + 0.0).tobytes())  # -0.0 is 0.0
-        if len(found) == enough:
-            break
-    return len(found)
+WITHOUT_STRATA = StratifiedPreset(PAPER.clusters, (1.0,), PAPER.at_least, PAPER.reserved)
+"""The paper's sizes, all users of a cluster in one stratum."""
 
 
 def cluster_budgets(sizes: np.ndarray, budget: int, preset: StratifiedPreset) -> np.ndarray:
@@ -62,8 +49,15 @@ def cluster_budgets(sizes: np.ndarray, budget: int, preset: StratifiedPreset) ->
     return first + divide(budget - int(first.sum()), sizes, sizes - first)
 
 
-def stratified(labels: np.ndarray, values: np.ndarray, budget: int, preset: StratifiedPreset, seed: int) -> np.ndarray:
-    """Row numbers of exactly ``min(budget, N)`` users, by cluster ``labels`` and strata of ``values``."""
+def stratified(
+    labels: np.ndarray,
+    values: np.ndarray,
+    budget: int,
+    preset: StratifiedPreset,
+    seed: int,
+    draw: Draw = draw_at_random,
+) -> np.ndarray:
+    """Row numbers of exactly ``min(budget, N)`` users, by cluster ``labels (N,)`` and strata of ``values (N,)``."""
     generator = np.random.default_rng(seed)
     chosen: list[np.ndarray] = []
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
