@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 import datetime
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,7 +33,7 @@ _TIME = re.compile(
     r"(?P<date>\d{1,2}/\d{1,2}/\d{4}) "
     r"(?P<hour>0?[1-9]|1[0-2]):(?P<minute>[0-5]?\d):(?P<second>[0-5]?\d) (?P<half>AM|PM)"
 )
-_CLICK = {"-0": 0, "-1": 1}
+_SHOWN = re.compile(r"\s*(\S+-[01](\s+|$))*")  # one way to match a line, so its time is linear
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,23 @@ class Tally(NamedTuple):
 
 
 class Impression(NamedTuple):
-    """A line of behaviors.tsv: headlines by their place, those without a title left out; time in seconds since 1970."""
+    """A line of behaviors.tsv: ``past`` and ``shown`` hold ids with blanks between; time in seconds since 1970."""
 
     user_id: str
     time: int
-    history: list[int]
-    headlines: list[int]
-    clicks: list[int]
+    past: str
+    shown: str
+
+    def history(self, headlines: Headlines) -> list[int]:
+        """Places of the headlines that were clicked before; those without a title are left out, as below."""
+        place = headlines.place
+        return [place[news_id] for news_id in self.past.split() if news_id in place]
+
+    def entries(self, headlines: Headlines) -> tuple[list[int], list[int]]:
+        """Places of the headlines that were shown, and which were clicked (1) or not (0)."""
+        place = headlines.place
+        known = [entry for entry in self.shown.split() if entry[:-2] in place]
+        return [place[entry[:-2]] for entry in known], [int(entry[-1]) for entry in known]
 
 
 def read_mind(
@@ -140,15 +150,15 @@ def read_mind(
     for lines in news.values():
         for _, (news_id, title) in lines:
             headlines.add(news_id, title)
-    behaviors = {split: RawLines(of[0], _parser(headlines), max_malformed) for split, of in files.items()}
+    behaviors = {split: RawLines(of[0], _impression, max_malformed) for split, of in files.items()}
     generator = np.random.default_rng(sampling_seed)
-    users = _users(behaviors, filters)
+    users = _users(behaviors, headlines, filters)
     if len(users) > max_users:
         users = sorted(generator.choice(users, max_users, replace=False).tolist())
     numbers = {user: number for number, user in enumerate(users)}
     rows: dict[str, Dataset] = {}
     for split, cap in (("train", max_train_rows), ("validation", max_validation_rows)):
-        shown = _shown(behaviors[split], numbers, min_history)
+        shown = _shown(behaviors[split], headlines, numbers, min_history)
         drawn = draw_rows(shown, cap, generator)
         options = {"titles": history_titles, "characters": history_characters, "generator": generator}
         found = interactions(shown, drawn, users, headlines, **options)  # type: ignore[arg-type]
@@ -187,26 +197,14 @@ def _headline(line: bytes) -> tuple[str, str]:
     return cells[0], " ".join(cells[_TITLE].split())
 
 
-def _parser(headlines: Headlines) -> Callable[[bytes], Impression]:
-    place = headlines.place
-
-    def parse(line: bytes) -> Impression:
-        cells = line.decode().split("\t")
-        if len(cells) != _COLUMNS or not cells[1]:
-            raise ValueError(f"it has {len(cells)} columns in place of {_COLUMNS}, or no user")
-        _, user_id, time, past, shown = cells
-        history = [place[news_id] for news_id in past.split() if news_id in place]
-        found, clicks = [], []
-        for entry in shown.split():
-            click = _CLICK.get(entry[-2:])
-            if click is None:
-                raise ValueError("a headline is not marked with -0 or -1; the test part has no clicks")
-            if entry[:-2] in place:
-                found.append(place[entry[:-2]])
-                clicks.append(click)
-        return Impression(user_id, _seconds(time), history, found, clicks)
-
-    return parse
+def _impression(line: bytes) -> Impression:
+    cells = line.decode().split("\t")
+    if len(cells) != _COLUMNS or not cells[1]:
+        raise ValueError(f"it has {len(cells)} columns in place of {_COLUMNS}, or no user")
+    _, user_id, time, past, shown = cells
+    if not _SHOWN.fullmatch(shown):
+        raise ValueError("a headline is not marked with -0 or -1; the test part has no clicks")
+    return Impression(user_id, _seconds(time), past, shown)
 
 
 def _seconds(text: str) -> int:
@@ -224,10 +222,10 @@ def _day(date: str) -> int:
     return calendar.timegm(datetime.date(year, month, day).timetuple())  # ValueError for a day the calendar lacks
 
 
-def _users(behaviors: Mapping[str, RawLines[Impression]], filters: MindFilters) -> list[str]:
+def _users(behaviors: Mapping[str, RawLines[Impression]], headlines: Headlines, filters: MindFilters) -> list[str]:
     """Users that the filters keep, sorted; validation is counted first, since fewer users are in it."""
-    validation = _tallies(behaviors["validation"], filters.min_history)
-    train = _tallies(behaviors["train"], filters.min_history, validation)
+    validation = _tallies(behaviors["validation"], headlines, filters.min_history)
+    train = _tallies(behaviors["train"], headlines, filters.min_history, validation)
     kept = sorted(user for user, tally in train.items() if filters.keep(tally, validation[user]))
     if not kept:
         raise InteractionsError(
@@ -238,24 +236,26 @@ def _users(behaviors: Mapping[str, RawLines[Impression]], filters: MindFilters) 
 
 
 def _tallies(
-    behaviors: RawLines[Impression], min_history: int, among: Collection[str] | None = None
+    behaviors: RawLines[Impression], headlines: Headlines, min_history: int, among: Collection[str] | None = None
 ) -> dict[str, Tally]:
     """What was shown to each user."""
     found: dict[str, Tally] = {}
     for _, one in behaviors:
-        if len(one.history) >= min_history and one.headlines and (among is None or one.user_id in among):
+        if (among is not None and one.user_id not in among) or len(one.history(headlines)) < min_history:
+            continue
+        _, new = one.entries(headlines)
+        if new:
             clicks, others = found.get(one.user_id, (0, 0))
-            new = sum(one.clicks)
-            found[one.user_id] = Tally(clicks + new, others + len(one.clicks) - new)
+            found[one.user_id] = Tally(clicks + sum(new), others + len(new) - sum(new))
     return found
 
 
-def _shown(behaviors: RawLines[Impression], users: Mapping[str, int], min_history: int) -> Shown:
+def _shown(behaviors: RawLines[Impression], headlines: Headlines, users: Mapping[str, int], min_history: int) -> Shown:
     """What was shown to these users, after as many clicks as are asked for."""
     shown = Shown()
     for _, one in behaviors:
-        if one.user_id in users and len(one.history) >= min_history:
-            shown.add(users[one.user_id], one.headlines, one.clicks, one.time, one.history)
+        if one.user_id in users and len(history := one.history(headlines)) >= min_history:
+            shown.add(users[one.user_id], *one.entries(headlines), one.time, history)
     return shown
 
 
