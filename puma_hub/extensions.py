@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -29,20 +29,23 @@ class Extension:
         target: the function, or ``"module:function"`` where it stands.
         about: what it does, in a few words, for help texts.
         endings: of a file format, the endings of its files, such as ``.csv``.
+        arguments: keyword arguments that the name stands for, where one function has several names.
     """
 
     name: str
     target: Callable[..., Any] | str
     about: str
     endings: tuple[str, ...] = ()
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Callable[..., Any]:
-        """The function itself."""
-        if not isinstance(self.target, str):
-            return self.target
-        module, _, function = self.target.partition(":")
-        found: Callable[..., Any] = getattr(importlib.import_module(module), function)
-        return found
+        """The function itself, with its arguments set."""
+        found: Any = self.target
+        if isinstance(found, str):
+            module, _, function = found.partition(":")
+            found = getattr(importlib.import_module(module), function)
+        loaded: Callable[..., Any] = partial(found, **self.arguments) if self.arguments else found
+        return loaded
 
 
 class Registry(Mapping[str, Extension]):
@@ -57,7 +60,13 @@ class Registry(Mapping[str, Extension]):
         self._found: dict[str, Extension] = {}
 
     def register(
-        self, name: str, target: Callable[..., Any] | str, about: str, *, endings: tuple[str, ...] = ()
+        self,
+        name: str,
+        target: Callable[..., Any] | str,
+        about: str,
+        *,
+        endings: tuple[str, ...] = (),
+        arguments: Mapping[str, Any] | None = None,
     ) -> None:
         """Add one.
 
@@ -69,7 +78,7 @@ class Registry(Mapping[str, Extension]):
         for ending in endings:
             if (owner := self.by_ending(ending)) is not None:
                 raise ConfigurationError(f"files ending in {ending} are read as {owner!r} already; choose another")
-        self._found[name] = Extension(name, target, about, endings)
+        self._found[name] = Extension(name, target, about, endings, arguments or {})
 
     def unregister(self, name: str) -> None:
         """Take one away again.
@@ -105,8 +114,9 @@ class Registry(Mapping[str, Extension]):
 
     def options(self, name: str) -> list[str]:
         """The names of its options."""
-        parameters = inspect.signature(self.require(name).load()).parameters.values()
-        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+        extension = self.require(name)
+        parameters = inspect.signature(extension.load()).parameters.values()
+        return [p.name for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in extension.arguments]
 
     def by_ending(self, ending: str) -> str | None:
         """The name of the file format with that ending, in any case; None where there is none."""
@@ -159,10 +169,63 @@ FORMATS.register(
 FORMATS.register("parquet", "puma_hub.data.parquet_file:read_parquet", "Apache Parquet", endings=(".parquet", ".pq"))
 
 DATASETS = Registry("data set")
-"""``(folder, *, options) -> datasets.Dataset``, or its splits by name, from the files as their publisher has them."""
+"""``(folder, *, options) -> datasets.Dataset``, its splits by name, or :class:`~puma_hub.data.raw_files.RawRows` of
+either, from the files as their publisher has them."""
 DATASETS.register(
-    "movielens-100k", "puma_hub.data.movielens:read_movielens", "ratings of films, fetched by puma-hub fetch"
+    "movielens-100k", "puma_hub.data.movielens:read_100k", "ratings of films, fetched by puma-hub fetch, or ml-100k.zip"
 )
+for _name in ("1m", "25m", "32m", "latest-small"):
+    DATASETS.register(
+        f"movielens-{_name}",
+        "puma_hub.data.movielens_releases:read_release",
+        f"ratings of films: ml-{_name}.zip of GroupLens",
+        arguments={"release": f"ml-{_name}"},
+    )
+DATASETS.register("yelp", "puma_hub.data.yelp:read_yelp", "ratings of businesses: the Yelp Open Dataset")
+DATASETS.register("mind", "puma_hub.data.mind:read_mind", "clicks on headlines: MIND large or small, train and dev")
+_AMAZON_CATEGORIES = (
+    "All_Beauty",
+    "Amazon_Fashion",
+    "Appliances",
+    "Arts_Crafts_and_Sewing",
+    "Automotive",
+    "Baby_Products",
+    "Beauty_and_Personal_Care",
+    "Books",
+    "CDs_and_Vinyl",
+    "Cell_Phones_and_Accessories",
+    "Clothing_Shoes_and_Jewelry",
+    "Digital_Music",
+    "Electronics",
+    "Gift_Cards",
+    "Grocery_and_Gourmet_Food",
+    "Handmade_Products",
+    "Health_and_Household",
+    "Health_and_Personal_Care",
+    "Home_and_Kitchen",
+    "Industrial_and_Scientific",
+    "Kindle_Store",
+    "Magazine_Subscriptions",
+    "Movies_and_TV",
+    "Musical_Instruments",
+    "Office_Products",
+    "Patio_Lawn_and_Garden",
+    "Pet_Supplies",
+    "Software",
+    "Sports_and_Outdoors",
+    "Subscription_Boxes",
+    "Tools_and_Home_Improvement",
+    "Toys_and_Games",
+    "Video_Games",
+    "Unknown",
+)
+for _name in _AMAZON_CATEGORIES:
+    DATASETS.register(
+        "amazon-movies" if _name == "Movies_and_TV" else f"amazon-{_name.lower().replace('_', '-')}",
+        "puma_hub.data.amazon:read_amazon",
+        f"ratings of Amazon Reviews 2023, category {_name}",
+        arguments={"category": _name},
+    )
 
 BASELINES = Registry("baseline")
 """``(train, rows) -> predictions float64 (N,)`` of the labels of ``rows``, without a language model."""

@@ -141,7 +141,15 @@ def test_folder_with_splits(tmp_path: Path, interactions: datasets.Dataset) -> N
     splits.save_to_disk(tmp_path / "disk")
     assert len(load_interactions(tmp_path / "disk")["validation"]) == 5
     with pytest.raises(ConfigurationError, match="split already"):
-        load_interactions(tmp_path, users=2)
+        load_interactions(tmp_path, rows_per_user=2)
+    held_out = interactions.select(range(0, len(interactions), 5))
+    held_out.to_json(tmp_path / "validation.jsonl")
+    drawn = load_interactions(tmp_path, users=2)
+    assert len(set(drawn["train"]["user_id"])) == 2
+    for name, rows in (("train", interactions), ("validation", held_out)):
+        users = set(drawn["train"]["user_id"])
+        expected = [item for user, item in zip(rows["user_id"][:], rows["item_id"][:]) if user in users]
+        assert drawn[name]["item_id"][:] == expected
 
 
 GOOD = {"user_id": ["a", "b"], "item_id": ["x", "y"], "item_text": ["X", "Y"], "label": [1.0, 5.0]}

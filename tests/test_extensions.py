@@ -179,3 +179,15 @@ def test_wrong_names_on_the_command_line(given: list[str], said: str, capsys: py
     with pytest.raises(SystemExit) as left:
         main(["select", "--bank", "b", "--interactions", "i", "--out", "o", *given])
     assert left.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_one_function_under_several_names(tmp_path: Path) -> None:
+    def read(folder: Path, *, release: str, stars: float = 5) -> datasets.Dataset:
+        rows = make_interactions(4, 5)
+        return rows.remove_columns("label").add_column("label", [float(stars)] * len(rows))
+
+    with registered(DATASETS, "mine", read, arguments={"release": "one"}):
+        assert DATASETS.options("mine") == ["stars"]
+        assert set(load_interactions("mine", folder=tmp_path, stars=2)["train"]["label"]) == {2.0}
+        with pytest.raises(ConfigurationError, match="has no option 'release'; its options are stars"):
+            load_interactions("mine", folder=tmp_path, release="two")

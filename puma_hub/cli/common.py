@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from puma_hub.cli.output import say
-from puma_hub.extensions import DATASETS, FORMATS, Registry
+from puma_hub.extensions import FORMATS, Registry
 
 if TYPE_CHECKING:
     import datasets
@@ -123,7 +123,23 @@ def add_interactions(parser: argparse.ArgumentParser, *, required: bool = True, 
         "--interactions",
         required=required,
         metavar="PATH",
-        help=f"a file of {', '.join(FORMATS)}, a folder of splits, or a data set: {', '.join(DATASETS)}",
+        help=f"a file of {', '.join(FORMATS)}, a folder of splits, or a data set by name (puma-hub data lists them)",
+    )
+    add_reading(parser, sampled=sampled)
+
+
+def add_reading(parser: argparse.ArgumentParser, *, sampled: bool = False) -> None:
+    """How interactions are read and split; ``sampled`` lets ``--users`` be the word ``sampled``."""
+    parser.add_argument(
+        "--folder", metavar="DIR", help="of a data set's files (default: data/NAME in the cache of puma-hub fetch)"
+    )
+    parser.add_argument(
+        "--data-option",
+        action="append",
+        default=[],
+        type=option,
+        metavar="NAME=VALUE",
+        help="of the data set, such as min_user_reviews=5",
     )
     parser.add_argument("--format", choices=[*FORMATS], help="of the files (default: by their ending)")
     drawn = "draw this many users"
@@ -261,31 +277,37 @@ def _fetched(name: str) -> str:
 
 def load_rows(args: argparse.Namespace) -> datasets.DatasetDict:
     """The rows that ``args`` name; their labels must be the task's where ``args`` name an LLM or a task."""
-    from puma_hub.data import load_interactions
+    from puma_hub.data.load import read_interactions, split_interactions
 
     has_task = any(getattr(args, name, None) for name in ("model", "target", "task", "values"))
-
-    return load_interactions(
-        args.interactions,
+    return split_interactions(
+        read_interactions(args.interactions, **reading(args)),
         task=task_of(args) if has_task else None,
-        users=args.users,
-        rows_per_user=args.rows_per_user,
-        item_statistics=args.item_statistics,
-        held_out=args.held_out,
-        seed=args.data_seed,
-        format=args.format,
-        **_reader_options(args),
+        **splitting(args),
     )
 
 
-def _reader_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The options of the file format that were given."""
+def splitting(args: argparse.Namespace) -> dict[str, Any]:
+    """Which rows are kept and held out, as arguments of ``split_interactions``."""
+    return {
+        "users": args.users,
+        "rows_per_user": args.rows_per_user,
+        "item_statistics": args.item_statistics,
+        "held_out": args.held_out,
+        "seed": args.data_seed,
+    }
+
+
+def reading(args: argparse.Namespace) -> dict[str, Any]:
+    """How the rows are read, as arguments of ``read_interactions``: those that were given."""
     options = {
+        "folder": args.folder,
+        "format": args.format,
         "separator": args.separator.replace("\\t", "\t") if args.separator else None,
         "encoding": args.encoding,
         "columns": args.columns.split(",") if args.columns else None,
     }
-    return {name: value for name, value in options.items() if value is not None}
+    return {name: value for name, value in options.items() if value is not None} | dict(args.data_option)
 
 
 def training_arguments(args: argparse.Namespace, **more: object) -> PumaTrainingArguments:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("demo", "demo", "migrate real users' prompts from SmolLM2 to Gemma, with all baselines"),
     ("fetch", "fetch", "fetch the demo's models and data into the cache"),
+    ("data", "data", "describe interactions, beside the paper's where there are some, or list the data sets"),
     ("fit", "fit", "train one soft prompt for each user on a language model"),
     ("select", "select", "choose the users an adapter trains on"),
     (

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import io
 import lzma
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from puma_hub.extensions import FORMATS
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 _MAGIC = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\xfd7zXZ\x00": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 _MARKS = {b"\xff\xfe\x00\x00": "utf-32", b"\x00\x00\xfe\xff": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-_UNREADABLE = (OSError, EOFError, lzma.LZMAError)  # pyarrow's errors of compressed files are OSErrors
+_BUFFER = 2**20
+_UNREADABLE = (OSError, EOFError, lzma.LZMAError, zlib.error)  # pyarrow's errors of compressed files are OSErrors
 
 
 def plain_name(path: Path) -> Path:
@@ -48,9 +50,31 @@ def require_kind(path: Path) -> str:
     return kind
 
 
+class Watched(io.RawIOBase):
+    """A binary file that tells how many of its bytes are read."""
+
+    def __init__(self, file: Any, on_read: Callable[[int], object]) -> None:
+        self._file, self._on_read = file, on_read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        count: int = self._file.readinto(buffer)
+        self._on_read(count)
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 @contextmanager
-def open_bytes(path: Path) -> Iterator[IO[bytes]]:
+def open_bytes(path: Path, on_read: Callable[[int], object] = lambda count: None) -> Iterator[IO[bytes]]:
     """The file's decompressed content. The compression is recognised by the first bytes, not by the ending.
+
+    Args:
+        on_read: told how many more bytes of the file, compressed as they are, have been read.
 
     Raises:
         StorageError: the file cannot be read.
@@ -66,14 +90,15 @@ def open_bytes(path: Path) -> Iterator[IO[bytes]]:
     if start[:2] == b"PK":
         raise InteractionsError(f"{path} is a zip archive or a spreadsheet; unpack it, or save the sheet as csv")
     packing = next((name for magic, name in _MAGIC.items() if start.startswith(magic)), None)
-    openers: dict[str | None, Callable[[Path], Any]] = {
-        None: lambda path: path.open("rb"),
+    openers: dict[str | None, Callable[[Any], Any]] = {
+        None: lambda file: file,
         "gzip": gzip.open,
         "bz2": bz2.open,
         "xz": lzma.open,
-        "zstd": lambda path: io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.OSFile(str(path)), "zstd"))),
+        "zstd": lambda file: io.BufferedReader(cast(Any, pa.CompressedInputStream(pa.PythonFile(file, "r"), "zstd"))),
     }
-    with openers[packing](path) as opened:
+    watched = io.BufferedReader(Watched(path.open("rb", buffering=0), on_read), _BUFFER)
+    with watched, openers[packing](watched) as opened:
         try:
             yield opened
         except _UNREADABLE as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import logging
 import os
 import re
@@ -17,10 +18,11 @@ from puma_hub.data.file_kinds import require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
 from puma_hub.data.item_statistics import with_item_statistics
+from puma_hub.data.raw_files import RawRows
 from puma_hub.data.rows import codes, column, from_table
 from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions
-from puma_hub.data.split import chronological_split, most_recent, sample_users
-from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
+from puma_hub.data.split import chronological_split, most_recent, sample_users, sample_users_of_splits
+from puma_hub.errors import ConfigurationError, InteractionsError, StorageError, shown
 from puma_hub.extensions import DATASETS, FORMATS
 
 if TYPE_CHECKING:
@@ -51,18 +53,19 @@ def load_interactions(
     not changed. Files may be compressed (.gz, .bz2, .xz, .zst).
 
     Args:
-        name_or_path: one of these: the name of a data set, such as ``movielens-100k``; a csv, tsv, parquet, json or
-            jsonl file; a folder with ``train`` and ``validation`` files, which are not split again; a folder of
-            ``Dataset.save_to_disk``.
-        folder: the folder with a named data set's files; for ``movielens-100k`` the cache of ``puma-hub fetch`` by
-            default.
+        name_or_path: one of these: the name of a data set, such as ``movielens-100k`` or ``amazon-movies``; a csv,
+            tsv, parquet, json or jsonl file; a folder with ``train`` and ``validation`` files, which are not split
+            again; a folder of ``Dataset.save_to_disk``.
+        folder: the folder with a named data set's files, or its archive; ``data/NAME`` in the cache of ``puma-hub
+            fetch`` by default.
         task: the task whose values the labels must have.
         users: draw this many users at random with ``seed``.
         rows_per_user: keep only this many of the most recent rows of each user.
         item_statistics: add each item's mean label in ``train`` to its text.
         held_out: the share of each user's rows that become ``validation``. These are the last in time.
         format: ``csv``, ``json`` or ``parquet``, if a file's ending does not show it.
-        options: options of the file format or data set. csv has ``separator`` (by default ``,`` ``;`` tab ``::`` or
+        options: options of the data set, which are its filters (``puma-hub data`` lists them), or of the file format.
+            csv has ``separator`` (by default ``,`` ``;`` tab ``::`` or
             ``|``, detected from the header), ``encoding`` (by default that of the byte order mark, or UTF-8) and
             ``columns``, the column names in order, for files without a header. json has ``encoding``.
 
@@ -71,7 +74,30 @@ def load_interactions(
         StorageError: a file is missing or cannot be read.
         ConfigurationError: an option is unknown or out of range.
     """
-    loaded = _loaded(name_or_path, folder, format, options)
+    return split_interactions(
+        read_interactions(name_or_path, folder=folder, format=format, **options),
+        task=task,
+        users=users,
+        rows_per_user=rows_per_user,
+        held_out=held_out,
+        item_statistics=item_statistics,
+        seed=seed,
+    )
+
+
+def split_interactions(
+    read: RawRows,
+    *,
+    task: Task | None = None,
+    users: int | None = None,
+    rows_per_user: int | None = None,
+    held_out: float = 0.2,
+    item_statistics: bool = False,
+    seed: int = 42,
+) -> datasets.DatasetDict:
+    """What was read as ``train`` and ``validation``; arguments and errors are those of :func:`load_interactions`."""
+    loaded = read.rows
+    del read  # nothing else may keep the rows in memory
     if isinstance(loaded, datasets.Dataset):
         rows = check_interactions(loaded, task)
         del loaded
@@ -81,17 +107,27 @@ def load_interactions(
             rows = most_recent(rows, rows_per_user)
         splits = chronological_split(rows, held_out)
     else:
-        if users is not None or rows_per_user is not None:
-            raise ConfigurationError("these interactions are split already; users and rows_per_user need one file")
+        if rows_per_user is not None:
+            raise ConfigurationError("these interactions are split already; rows_per_user needs them in one")
         splits = datasets.DatasetDict({name: check_interactions(rows, task) for name, rows in loaded.items()})
+        if users is not None:
+            splits = sample_users_of_splits(splits, users, seed)
     _log_splits(splits)
     return with_item_statistics(splits) if item_statistics else splits
 
 
-def _loaded(
-    name_or_path: str | Path, folder: str | Path | None, format: str | None, options: Mapping[str, Any]
-) -> datasets.Dataset | dict[str, datasets.Dataset]:
-    """The unchecked rows of a named data set, a file or a folder."""
+def read_interactions(
+    name_or_path: str | Path, *, folder: str | Path | None = None, format: str | None = None, **options: Any
+) -> RawRows:
+    """The rows of a data set by name, of a file or of a folder, as they are: unchecked, and not split if they were not.
+
+    The arguments are those of :func:`load_interactions`.
+
+    Raises:
+        InteractionsError: a file holds something else.
+        StorageError: a file is missing or cannot be read.
+        ConfigurationError: an option is unknown or out of range.
+    """
     if not isinstance(name_or_path, (str, os.PathLike)):
         raise ConfigurationError(
             f"interactions are loaded from the path of a file or folder, got {type(name_or_path).__name__}; write it "
@@ -101,12 +137,26 @@ def _loaded(
     if "://" in name:
         raise StorageError(f"{name} is a URL; download the file and give its path")
     if name not in DATASETS:
-        return _Files(format, options).load(Path(name))
+        if folder is not None:
+            raise ConfigurationError(
+                f"{shown(name)} is no data set by name{_near(name)}; folder is of one, leave it out"
+            )
+        return RawRows(_Files(format, options).load(Path(name)))
     if format is not None:
         raise ConfigurationError(f"{name} is a data set with its own file format; leave format={format!r} out")
-    read: Any = DATASETS.bound(name, options)
-    loaded: datasets.Dataset | dict[str, datasets.Dataset] = read(folder or data_folder(name))
+    loaded = DATASETS.bound(name, options)(folder or data_folder(name))
+    if not isinstance(loaded, RawRows):
+        loaded = RawRows(loaded)
+    for what, count in loaded.counts.items():
+        if count and what.startswith("malformed"):
+            logger.warning("%s: %d %s are left out", name, count, what.replace("_", " "))
     return loaded
+
+
+def _near(name: str) -> str:
+    """Names of data sets that may be meant."""
+    near = difflib.get_close_matches(name.lower(), DATASETS, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def _log_splits(splits: datasets.DatasetDict) -> None:
@@ -147,8 +197,8 @@ class _Files:
             return {split: self._table(paths) for split, paths in files.items()}
         if not path.exists():
             raise StorageError(
-                f"no interactions at {path}; give a file of {', '.join(FORMATS)}, a folder or one of "
-                f"{', '.join(DATASETS)}"
+                f"no interactions at {path}{_near(str(path))}; give a file of {', '.join(FORMATS)}, a folder, or a "
+                "data set by name (puma-hub data lists them)"
             )
         return self._table([path])
 

@@ -1,4 +1,7 @@
-"""MovieLens-100K as interactions (Harper and Konstan, 2015; GroupLens terms of use apply)."""
+"""MovieLens-100K as interactions (Harper and Konstan, 2015; GroupLens terms of use apply).
+
+``puma-hub fetch`` gives two parquet files; who has the publisher's archive can use it instead.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,32 @@ from pathlib import Path
 
 import datasets
 
+from puma_hub.data.movielens_releases import read_release
+from puma_hub.data.raw_files import RawRows
 from puma_hub.errors import StorageError
 
 RATINGS_FILE = "MovieLens100k_data.parquet.brotli"
 ITEMS_FILE = "MovieLens100k_items.parquet.brotli"
 _FIRST_GENRE = "Action"
+
+
+def read_100k(folder: str | Path, *, max_malformed: float = 0.01) -> RawRows:
+    """Read the fetched files in ``folder``, or else ``ml-100k.zip``, or the folder in it, as GroupLens publishes it.
+
+    Args:
+        max_malformed: of the publisher's files, the share of malformed lines that is skipped and counted.
+
+    Raises:
+        StorageError: a file is missing or cannot be read.
+        InteractionsError: a file is damaged, or too many lines are malformed.
+    """
+    fetched = [(Path(folder) / name).is_file() for name in (RATINGS_FILE, ITEMS_FILE)]
+    if any(fetched):
+        return RawRows(read_movielens(folder))
+    try:
+        return read_release(folder, release="ml-100k", max_malformed=max_malformed)
+    except StorageError as error:
+        raise StorageError(f"{error}; or run: puma-hub fetch movielens-100k") from error
 
 
 def read_movielens(folder: str | Path) -> datasets.Dataset:

@@ -85,3 +85,11 @@ def sample_users(rows: datasets.Dataset, users: int, seed: int) -> datasets.Data
         return rows
     rows = with_description(rows, f"{users} users drawn with seed {seed}")
     return of_users(rows, np.random.default_rng(seed).choice(names, users, replace=False).tolist())
+
+
+def sample_users_of_splits(splits: datasets.DatasetDict, users: int, seed: int) -> datasets.DatasetDict:
+    """As :func:`sample_users`, of users who have rows in ``train``."""
+    train = sample_users(splits["train"], users, seed)
+    names = codes(as_text(column(train, "user_id"), "user_id"))[1]
+    others = {name: of_users(rows, names) for name, rows in splits.items() if name != "train"}
+    return datasets.DatasetDict({"train": train, **others})
