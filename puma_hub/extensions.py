@@ -152,10 +152,17 @@ DATASETS.register(
 )
 
 BASELINES = Registry("baseline")
-"""``(train, rows) -> predictions float64 (N,)`` of the labels of ``rows``, without a language model."""
+"""``(train, rows) -> predictions float64 (N,)`` of the labels of ``rows``, without a language model.
+
+One that raises :class:`puma_hub.errors.MissingDependencyError` is left out, with a line in the log."""
 BASELINES.register("global_mean", "puma_hub.evaluation.baselines:global_mean", "global mean")
 BASELINES.register("user_mean", "puma_hub.evaluation.baselines:user_mean", "user mean")
 BASELINES.register("user_item_bias", "puma_hub.evaluation.baselines:user_item_bias", "user + item bias")
+BASELINES.register(
+    "matrix_factorization",
+    "puma_hub.evaluation.matrix_factorization:matrix_factorization",
+    "matrix factorisation",
+)
 
 ENGINES = Registry("engine")
 """``(adapter, batches, references, *, options) -> mapped batches``, see :mod:`puma_hub.migration.engine`."""
