@@ -1,4 +1,5 @@
-"""What people extend, by name: selection strategies, file formats, data sets, baselines, engines.
+"""What people extend, by name: selection strategies, file formats, data sets, baselines, engines,
+stand-ins for missing users.
 
 Each is one file that holds a function, and one line at the end of this file that names it. The line names the function
 as text, ``"module:function"``, as entry points of packages do: the command line shows all names without importing
@@ -167,3 +168,10 @@ BASELINES.register(
 ENGINES = Registry("engine")
 """``(adapter, batches, references, *, options) -> mapped batches``, see :mod:`puma_hub.migration.engine`."""
 ENGINES.register("torch", "puma_hub.migration.engine:in_torch", "one batch after another on the adapter's device")
+
+STAND_INS = Registry("stand-in")
+"""``(banks, users, centers) -> fill`` for users whom a source bank lacks, see :mod:`puma_hub.migration.missing`."""
+STAND_INS.register("mean", "puma_hub.migration.missing:mean_prompt", "the mean prompt of the bank")
+STAND_INS.register(
+    "predict", "puma_hub.migration.predicted:predicted_prompt", "predicted from the other banks by ridge regression"
+)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from puma_hub._version import __version__, too_new
+from puma_hub.bank.lineage import PARENTS, checked_parents
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, shown
@@ -23,6 +24,8 @@ class Provenance:
 
     ``made_by`` is ``"given"``, ``"trained"`` or ``"migrated"``; ``details`` holds facts about the making (no
     user data); ``history`` the earlier steps, oldest first, each as a dict with a ``made_by`` of its own.
+    ``parents`` are the numbers of the steps in ``history`` that this bank was made from, counted from 0; one for each
+    source of the adapter, in its order. Steps name their own parents likewise.
     ``statistics`` are of all prompts that were made together, also where a bank holds a part of them.
     ``trained_rows`` is a sample of hashes of the interactions the prompts were trained on, if they are known.
     """
@@ -36,6 +39,7 @@ class Provenance:
     history: tuple[Mapping[str, Any], ...] = ()
     statistics: BankStatistics | None = None
     trained_rows: TrainedRows | None = None
+    parents: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -48,6 +52,9 @@ class Provenance:
         if not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps):
             raise ConfigurationError(f"the history of a bank must be a list of mappings, got {shown(steps)}")
         set_(self, "history", tuple(steps))
+        for number, step in enumerate(steps):
+            checked_parents(step.get(PARENTS, ()), number)
+        set_(self, "parents", checked_parents(self.parents, len(steps)))
         if self.template is not None:
             set_(self, "template", PromptTemplate.of(self.template).text)
         if isinstance(self.trained_rows, Mapping):
@@ -77,6 +84,7 @@ class Provenance:
             "made_by": self.made_by,
             "details": dict(self.details),
             "history": [dict(step) for step in self.history],
+            "parents": list(self.parents),
             "statistics": self.statistics.to_dict() if self.statistics else None,
             "trained_rows": self.trained_rows.to_dict() if self.trained_rows else None,
         }
@@ -99,9 +107,15 @@ class Provenance:
         return cls(**{key: value for key, value in data.items() if key in known})
 
     def as_step(self) -> dict[str, Any]:
-        """This bank as a step in the history of the next one."""
-        step = self.to_dict()
-        return {key: step[key] for key in ("made_by", "model", "details") if step[key]}
+        """This bank as a step in the history of the next one; ``base_id`` tells trainings on one LLM apart."""
+        base_id = self.statistics.base_id if self.statistics else None
+        step = {**self.to_dict(), "base_id": base_id}
+        return {key: step[key] for key in ("made_by", "model", "details", "base_id", "parents") if step[key]}
+
+    @property
+    def lineage(self) -> tuple[Mapping[str, Any], ...]:
+        """The history, and this bank as its last step."""
+        return (*self.history, self.as_step())
 
     def require_head(self, head: RatingHead | None) -> None:
         """Refuse a rating head for another number of answers.

@@ -76,7 +76,7 @@ class AdapterTrainer(BaseTrainer):
         self.learns_from = "source predictions" if taught else "labels"
         super().__init__(target_lm, _filled(args or PumaTrainingArguments(), taught, config, init), callbacks)
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
-        self._users, prompts, _ = join_banks(self.banks)
+        self._users, prompts = join_banks(self.banks)
         self._prompts = torch.from_numpy(prompts.copy())
         self._statistics = [bank.statistics or BankStatistics.alone(bank.prompts) for bank in self.banks]
         self.adapter = fresh_adapter(target_lm, self.banks, self._statistics, config, init, self.args.seed)
