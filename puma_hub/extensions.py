@@ -1,5 +1,4 @@
-"""What people extend, by name: selection strategies, file formats, data sets, baselines, engines,
-stand-ins for missing users.
+"""What people extend, by name: strategies, file formats, data sets, baselines, engines, stand-ins, warm starts.
 
 Each is one file that holds a function, and one line at the end of this file that names it. The line names the function
 as text, ``"module:function"``, as entry points of packages do: the command line shows all names without importing
@@ -175,3 +174,9 @@ STAND_INS.register("mean", "puma_hub.migration.missing:mean_prompt", "the mean p
 STAND_INS.register(
     "predict", "puma_hub.migration.predicted:predicted_prompt", "predicted from the other banks by ridge regression"
 )
+
+WARM_STARTS = Registry("warm start")
+"""``(source, target, *, options) -> map (d_target, d_source)`` from embeddings of shared tokens, float32 ``(n, d)``."""
+WARM_STARTS.register("ridge", "puma_hub.adapter.linear_maps:ridge", "least squares")
+WARM_STARTS.register("procrustes", "puma_hub.adapter.linear_maps:procrustes", "the nearest rotation")
+WARM_STARTS.register("anchors", "puma_hub.adapter.linear_maps:anchors", "position relative to shared tokens")

@@ -5,5 +5,16 @@ from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.prompt_trainer import PromptTrainer
 from puma_hub.training.sensitivity import with_sensitivity
 from puma_hub.training.teacher import with_source_predictions
+from puma_hub.training.teachers import best_teacher, combine_teachers
+from puma_hub.training.untrained import untrained_adapter
 
-__all__ = ["AdapterTrainer", "PromptTrainer", "PumaTrainingArguments", "with_sensitivity", "with_source_predictions"]
+__all__ = [
+    "AdapterTrainer",
+    "PromptTrainer",
+    "PumaTrainingArguments",
+    "best_teacher",
+    "combine_teachers",
+    "untrained_adapter",
+    "with_sensitivity",
+    "with_source_predictions",
+]

@@ -7,6 +7,8 @@ import math
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from puma_hub.bank import BankStatistics, PromptBank
@@ -55,12 +57,13 @@ def with_source_predictions(
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
         noise: standard deviation of Gaussian noise on each row's prompt, in spreads of the bank. The adapter then also
             learns prompts unlike those of its training users, as other banks have. 0 adds none.
-        seed: of the noise, which is the same for a row whichever rows come with it.
+        seed: of the noise, which is the same for a row whichever rows come with it. For an adapter of several sources,
+            ask each source with another seed and put the rows together by :func:`puma_hub.combine_teachers`.
 
     Returns:
         A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
-        ``source_probabilities``, one for each answer; and with noise ``source_prompt``, the prompt of the row before
-        ``offset_share``.
+        ``source_probabilities``, one for each answer; and with noise ``source_prompt``, the row's prompt ``(l, d)``
+        before ``offset_share``.
 
     Raises:
         ConfigurationError: ``offset_share`` or ``spread`` is not above 0, ``noise`` is negative, or the bank records no
@@ -92,7 +95,7 @@ def with_source_predictions(
         probabilities = logits.softmax(-1).double().cpu().numpy()
     rows = rows.remove_columns([name for name in (*TEACHER_COLUMNS, PROMPT) if name in rows.column_names])
     rows = rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
-    return rows.add_column(PROMPT, list(prompts.flatten(1).numpy())) if noise else rows
+    return with_prompts(rows, prompts.numpy()) if noise else rows
 
 
 def _require_in_range(offset_share: float, spread: float | None, noise: float) -> None:
@@ -152,18 +155,41 @@ def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tens
     return torch.from_numpy(predictions), torch.from_numpy(probabilities)
 
 
+def with_prompts(rows: datasets.Dataset, prompts: np.ndarray) -> datasets.Dataset:
+    """The rows with the prompts ``(N, l, d)`` that the teacher was asked with."""
+    return rows.add_column(PROMPT, [list(prompt) for prompt in prompts.astype(np.float32)])
+
+
+def prompts_of(rows: datasets.Dataset) -> np.ndarray | None:
+    """The prompts float32 ``(N, l, d)`` that the teacher was asked with; None where the column holds no such thing."""
+    found = column(rows, PROMPT).combine_chunks()
+    shape = [len(rows)]
+    while pa.types.is_list(found.type) or pa.types.is_large_list(found.type):
+        sizes = pc.unique(pc.list_value_length(found)).to_pylist()
+        if len(sizes) != 1 or not sizes[0]:
+            return None
+        shape.append(sizes[0])
+        found = found.flatten()
+    if len(shape) != 3 or not pa.types.is_floating(found.type):
+        return None
+    return found.to_numpy(zero_copy_only=False).astype(np.float32).reshape(shape)
+
+
 def asked_prompts(rows: datasets.Dataset, shape: tuple[int, int]) -> torch.Tensor | None:
     """The prompts ``(N, l, d)`` that the teacher was asked with, float32; None where they are the users' own.
+
+    Args:
+        shape: ``(l, d)``, of several sources with the sum of their sizes.
 
     Raises:
         InteractionsError: they are of another shape, or not finite.
     """
     if PROMPT not in rows.column_names:
         return None
-    values = column(rows, PROMPT).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(values) != len(rows) * shape[0] * shape[1] or not np.isfinite(values).all():
+    values = prompts_of(rows)
+    if values is None or values.shape[1:] != shape or not np.isfinite(values).all():
         raise InteractionsError(
-            f"{PROMPT} must hold {shape[0] * shape[1]} finite numbers a row for one bank of prompts {shape}; make it "
-            "with with_source_predictions and this bank"
+            f"{PROMPT} must hold finite prompts {shape}, those of all sources side by side; make it with "
+            "with_source_predictions and these banks, for several sources with combine_teachers"
         )
-    return torch.from_numpy(values.astype(np.float32).reshape(len(rows), *shape))
+    return torch.from_numpy(values)
