@@ -65,13 +65,13 @@ def trained(target: PersonalizedLM, sources: Sequence[Source], rows: datasets.Da
 
 
 @pytest.mark.parametrize("family", NAMED_FAMILIES)
-def test_every_topology_on_every_family(
-    make_source: Callable[..., Source], interactions: datasets.Dataset, tmp_path: Path, family: str
-) -> None:
+def test_every_topology_on_every_family(make_source: Callable[..., Source], tmp_path: Path, family: str) -> None:
+    interactions = make_interactions(30, 4)  # chains need the means of 30 users
     place = NAMED_FAMILIES.index(family)
     others = [NAMED_FAMILIES[(place + step) % len(NAMED_FAMILIES)] for step in (1, 2)]
-    sources = [make_source(family, 32), make_source(others[0], 48, 1), make_source(others[1], 32, 2)]
-    target = make_source(family, 48, 3)[0]
+    kinds = [(family, 32, 0), (others[0], 64, 1), (others[1], 32, 2)]
+    sources = [make_source(name, size, seed, 30) for name, size, seed in kinds]
+    target = make_source(family, 64, 3)[0]
     ends = {}
     for count in (1, 2, 3):
         adapter = trained(target, sources[:count], interactions)
@@ -85,12 +85,13 @@ def test_every_topology_on_every_family(
     assert [line.split(":")[0] for line in lineage_lines(long.provenance.lineage)[1:]] == [
         f"{number}. migrated from {number - 1}" for number in range(2, 6)
     ]
-    joined = trained(target, sources, interactions)
+    joined = adapter  # of all three
     partly = [bank.remove([f"user-{number}"]) for number, (_, bank) in enumerate(sources)]
-    mixed = chain_to(tmp_path / "mixed", partly, [joined, back], missing="mean", batch_size=3)
-    assert len(mixed) == 8 and mixed.model == sources[0][0].spec
-    for user in mixed.user_ids[3:]:
-        expected = migrate(back, migrate(joined, [bank.select([user]) for _, bank in sources]))
+    onward = trained(sources[0][0], [(target, ends[3])], interactions)
+    mixed = chain_to(tmp_path / "mixed", partly, [joined, onward], missing="mean", batch_size=3)
+    assert len(mixed) == 30 and mixed.model == sources[0][0].spec
+    for user in ("user-3", "user-17", "user-29"):
+        expected = migrate(onward, migrate(joined, [bank.select([user]) for _, bank in sources]))
         assert np.array_equal(mixed[user], expected[user])
 
 
