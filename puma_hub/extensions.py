@@ -1,4 +1,4 @@
-"""What people extend, by name: selection strategies, file formats, data sets, baselines, engines.
+"""What people extend, by name: strategies, file formats, data sets, baselines, engines, stand-ins, warm starts.
 
 Each is one file that holds a function, and one line at the end of this file that names it. The line names the function
 as text, ``"module:function"``, as entry points of packages do: the command line shows all names without importing
@@ -228,11 +228,31 @@ for _name in _AMAZON_CATEGORIES:
     )
 
 BASELINES = Registry("baseline")
-"""``(train, rows) -> predictions float64 (N,)`` of the labels of ``rows``, without a language model."""
+"""``(train, rows) -> predictions float64 (N,)`` of the labels of ``rows``, without a language model.
+
+One that raises :class:`puma_hub.errors.MissingDependencyError` is left out, with a line in the log."""
 BASELINES.register("global_mean", "puma_hub.evaluation.baselines:global_mean", "global mean")
 BASELINES.register("user_mean", "puma_hub.evaluation.baselines:user_mean", "user mean")
 BASELINES.register("user_item_bias", "puma_hub.evaluation.baselines:user_item_bias", "user + item bias")
+BASELINES.register(
+    "matrix_factorization",
+    "puma_hub.evaluation.matrix_factorization:matrix_factorization",
+    "matrix factorisation",
+)
 
 ENGINES = Registry("engine")
 """``(adapter, batches, references, *, options) -> mapped batches``, see :mod:`puma_hub.migration.engine`."""
 ENGINES.register("torch", "puma_hub.migration.engine:in_torch", "one batch after another on the adapter's device")
+
+STAND_INS = Registry("stand-in")
+"""``(banks, users, centers) -> fill`` for users whom a source bank lacks, see :mod:`puma_hub.migration.missing`."""
+STAND_INS.register("mean", "puma_hub.migration.missing:mean_prompt", "the mean prompt of the bank")
+STAND_INS.register(
+    "predict", "puma_hub.migration.predicted:predicted_prompt", "predicted from the other banks by ridge regression"
+)
+
+WARM_STARTS = Registry("warm start")
+"""``(source, target, *, options) -> map (d_target, d_source)`` from embeddings of shared tokens, float32 ``(n, d)``."""
+WARM_STARTS.register("ridge", "puma_hub.adapter.linear_maps:ridge", "least squares")
+WARM_STARTS.register("procrustes", "puma_hub.adapter.linear_maps:procrustes", "the nearest rotation")
+WARM_STARTS.register("anchors", "puma_hub.adapter.linear_maps:anchors", "position relative to shared tokens")

@@ -31,7 +31,7 @@ from puma_hub.demo.quiet import quiet
 from puma_hub.demo.run import run_demo
 from puma_hub.demo.settings import SOURCE_MODEL, TARGET_MODEL, DemoSettings
 from puma_hub.demo.stages import STAGES, Stages, planned_work
-from puma_hub.demo.table import COMPARED, demo_table
+from puma_hub.demo.table import compared, demo_table
 from puma_hub.errors import ConfigurationError, StorageError
 from puma_hub.evaluation.compare import Controls
 from puma_hub.scorer.tokens import Tokens
@@ -213,11 +213,13 @@ def test_a_users_gain_is_the_difference_of_two_rmse() -> None:
 
 @pytest.mark.parametrize("retention", [0.9, None])
 def test_the_picture_is_a_png_of_a_sane_size(tmp_path: Path, retention: float | None) -> None:
+    names = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
     report = {
-        "rmse": {name: 1.1 + 0.02 * number for number, name in enumerate(COMPARED)},
+        "rmse": {name: 1.1 + 0.02 * number for number, name in enumerate(names)},
         "users": {"total": 24},
         "unseen": {"retention": retention},
     }
+    assert compared(report) == list(names)  # and no baseline whose package was not installed
     results: Any = SimpleNamespace(
         source=SimpleNamespace(unseen=_controls(1)), target=SimpleNamespace(unseen=_controls(2))
     )

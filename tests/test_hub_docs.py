@@ -202,3 +202,23 @@ def test_an_adapter_on_a_bank_trained_apart(hub: HubServer, place: Path) -> None
     printed = run("other_banks.md", "other-banks")
     assert '"own_source_bank": false' in printed and "True" in printed
     assert PromptBank.from_pretrained(place / "calibrated-bank").provenance.details["calibrated"]["rows"] == 240
+
+
+def test_several_sources(hub: HubServer, place: Path) -> None:
+    make_model("qwen3").save_pretrained(place / "qwen3")
+    make_tokenizer().save_pretrained(place / "qwen3")
+    hub.create_repository("Qwen/Qwen3-0.6B", files={f.name: f.read_bytes() for f in (place / "qwen3").iterdir()})
+    rows = make_interactions(users=40, rows=6)
+    rows.to_csv("ratings.csv", index=False)
+    train = load_interactions("ratings.csv")["train"]
+    arguments = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+    lms = [PersonalizedLM.from_pretrained(name) for name in (SOURCE, "Qwen/Qwen3-0.6B", TARGET)]
+    for name, lm in zip("ab", lms):
+        bank = PromptTrainer(lm, train, arguments).train()
+        bank.remove([] if name == "a" else ["user-3"]).save_pretrained(place / name / "bank")
+    onward = PumaConfig(sources=[lms[2].spec], target=lms[0].spec, template="rating")
+    PumaAdapter(onward).save_pretrained(place / "onward" / "adapter")
+    printed = run("several_sources.md", "several")
+    assert "4. migrated from 3: HuggingFaceTB/SmolLM2-135M-Instruct" in printed
+    moved = PromptBank.from_pretrained(place / "target-bank")
+    assert len(moved) == 40 and moved.provenance.details["missing"] == {"policy": "predict", "users_filled": [0, 1]}

@@ -60,9 +60,9 @@ def test_noise_is_the_rows_own_and_the_llm_is_asked_with_it(
         assert taught["source_prediction"][row] == pytest.approx(bank.head(logits).item(), abs=1e-4)
     order = np.random.default_rng(0).permutation(len(interactions))
     shuffled = with_source_predictions(lm, bank, interactions.select(order[:40]), **noise, batch_size=7)
-    assert np.array_equal(np.array(shuffled["source_prompt"][:], np.float32), prompts[order[:40]].reshape(40, -1))
+    assert np.array_equal(np.array(shuffled["source_prompt"][:], np.float32), prompts[order[:40]])
     other = with_source_predictions(lm, bank, interactions, **noise, seed=1)
-    assert not np.array_equal(np.array(other["source_prompt"][:], np.float32), prompts.reshape(len(prompts), -1))
+    assert not np.array_equal(np.array(other["source_prompt"][:], np.float32), prompts)
     without = with_source_predictions(lm, bank, taught, noise=0)
     assert "source_prompt" not in without.column_names
 
@@ -86,9 +86,17 @@ def test_the_adapter_learns_from_the_prompts_that_were_asked_with(
         one = AdapterTrainer(target, bank, taught, args).train().state_dict()
         two = AdapterTrainer(target, alone, theirs, args).train().state_dict()
         assert all(torch.equal(one[name], two[name]) for name in one if not name.startswith("output_"))
-    short = taught.remove_columns("source_prompt").add_column("source_prompt", [[1.0]] * len(taught))
-    with pytest.raises(InteractionsError, match="source_prompt must hold"):
-        AdapterTrainer(target, bank, short, QUIET)
+    bare, size = taught.remove_columns("source_prompt"), bank.shape[1]
+    for wrong in (
+        [[[1.0]]],
+        [[1.0] * size],
+        [[[1.0] * size] * 2],
+        [[[1.0] * size], [[1.0]]],
+        [[[float("nan")] * size]],
+    ):
+        values = [wrong[number % len(wrong)] for number in range(len(bare))]
+        with pytest.raises(InteractionsError, match="source_prompt must hold"):
+            AdapterTrainer(target, bank, bare.add_column("source_prompt", values), QUIET)
 
 
 def test_prompts_are_drawn_in_and_logits_spread_by_hand(

@@ -1,4 +1,4 @@
-"""A start for the map between two prompt spaces, from the tokens both vocabularies share."""
+"""An adapter whose map comes from the tokens that both vocabularies share."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.linear_model import Ridge
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from puma_hub.adapter.config import PumaConfig
 from puma_hub.adapter.model import PumaAdapter
 from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.extensions import WARM_STARTS
 
-_PENALTY = 1e-3  # of the mean variance of a source coordinate, for each shared token
 _BYTE = re.compile(r"^<0x([0-9A-Fa-f]{2})>$")
 
 
@@ -58,18 +57,28 @@ def warm_start(
     source_tokenizer: PreTrainedTokenizerBase,
     target_embeddings: torch.Tensor,
     target_tokenizer: PreTrainedTokenizerBase,
+    *,
+    method: str = "ridge",
+    **options: Any,
 ) -> PumaAdapter:
-    """Return an adapter whose linear residual is a ridge regression between the input embeddings.
+    """Return an adapter whose linear residual is a map between the input embeddings of the shared tokens.
 
     Needs no user data. The embeddings are ``(vocabulary, d)`` as the layers receive them (for Gemma: after its own
-    scaling). They are centred, so the map is one of offsets; the base stays at zero.
+    scaling). They are centred, so the map is one of offsets; the base stays at zero. Training may begin from it, or
+    :func:`puma_hub.training.untrained_adapter` makes it an adapter that can be used as it is.
+
+    Args:
+        method: one of :data:`puma_hub.extensions.WARM_STARTS`, with its ``options``: ``"ridge"``, ``"procrustes"`` or
+            ``"anchors"``, see :mod:`puma_hub.adapter.linear_maps`.
 
     Raises:
-        ConfigurationError: the architecture has no linear residual, or there are several sources.
+        ConfigurationError: the architecture has no linear residual, there are several sources, there is no such method
+            or option, or the method gives no map.
         MismatchError: sizes disagree, or fewer tokens are shared than the source has coordinates.
     """
     if config.architecture == "paper" or len(config.sources) != 1:
         raise ConfigurationError("the warm start needs one source and the architecture 'seed' or 'linear'")
+    find = WARM_STARTS.bound(method, options)
     sizes = (config.source_size, config.require_pair().hidden_size)
     if (source_embeddings.shape[1], target_embeddings.shape[1]) != sizes:
         raise MismatchError(
@@ -83,11 +92,14 @@ def warm_start(
         )
     inputs = source_embeddings[torch.from_numpy(ours)].detach().float().cpu().numpy()
     outputs = target_embeddings[torch.from_numpy(theirs)].detach().float().cpu().numpy()
-    ridge: Any = Ridge(alpha=_PENALTY * len(ours) * float(inputs.var(axis=0).mean()), solver="cholesky")
-    ridge.fit(inputs, outputs)
+    found = np.asarray(find(inputs, outputs))
+    if found.shape != sizes[::-1] or not np.isfinite(found).all():
+        raise ConfigurationError(
+            f"the warm start {method!r} must give a finite map {sizes[::-1]}, got {found.shape}; correct it"
+        )
     adapter = PumaAdapter(config)
     network: Any = adapter.network
     network.start_linear()
     with torch.no_grad():
-        network.residual.weight.copy_(torch.from_numpy(ridge.coef_))
+        network.residual.weight.copy_(torch.from_numpy(found))
     return adapter

@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from puma_hub.bank import PromptBank
 from puma_hub.bank.description import SHARDS
+from puma_hub.bank.lineage import PARENTS
 from puma_hub.bank.provenance import FORMAT_VERSION
 from puma_hub.hub.card_parts import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
@@ -34,7 +35,6 @@ def bank_card(bank: PromptBank, location: str, license: str | None = None, publi
         public: whether anyone can read the repository.
     """
     facts = bank.provenance
-    steps = [*facts.history, facts.as_step()]
     return filled(
         DatasetCard,
         _TEMPLATE,
@@ -47,7 +47,7 @@ def bank_card(bank: PromptBank, location: str, license: str | None = None, publi
         rating_head=bank.head is not None,
         task=code(facts.task.described(facts.details.get("answer_texts"))) if facts.task else "not recorded",
         template=block(facts.template or "not recorded"),
-        steps=[_step(step) for step in steps],
+        steps=[_step(step) for step in facts.lineage],
         location=literal(location),
         shell_location=shlex.quote(visible(location)),
         license=(
@@ -83,6 +83,7 @@ def _step(step: Mapping[str, Any]) -> dict[str, str]:
     made = str(step.get("made_by", ""))
     return {
         "made": _MADE.get(made, code(made)),
+        "origin": ", ".join(str(parent + 1) for parent in step.get(PARENTS, ())),
         "model": code(public_id(str(name))) if name else "not recorded",
         "details": code(json.dumps(_without_paths(details), sort_keys=True, default=str)) if details else "",
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -12,16 +13,50 @@ from puma_hub.bank.bank import PromptBank
 from puma_hub.errors import BankError, MismatchError
 
 
-def join_rows(banks: Sequence[PromptBank]) -> tuple[list[str], list[np.ndarray], int]:
+@dataclass(frozen=True)
+class JoinedUsers:
+    """Users of several banks, and where they stand in each.
+
+    Args:
+        names: the users' ids.
+        rows: for each bank, the rows of its users, int64 ``(N,)``, for :meth:`PromptBank.prompts_at`; -1 where the bank
+            lacks the user.
+        incomplete: how many users, of all banks together, are missing from at least one.
+    """
+
+    names: list[str]
+    rows: tuple[np.ndarray, ...]
+    incomplete: int
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def present(self) -> np.ndarray:
+        """Which users are in which bank, bool ``(N, banks)``."""
+        return np.stack(self.rows, axis=1) >= 0
+
+    def order_of_ids(self) -> np.ndarray:
+        """Their numbers in the order in which a saved bank keeps its users, int64 ``(N,)``."""
+        order: np.ndarray = pc.array_sort_indices(pa.array(self.names, pa.large_string())).to_numpy().astype(np.int64)
+        return order
+
+    def take(self, numbers: np.ndarray) -> JoinedUsers:
+        """Some of them, in the order of ``numbers``."""
+        names = [self.names[number] for number in numbers.tolist()]
+        return replace(self, names=names, rows=tuple(rows[numbers] for rows in self.rows))
+
+
+def join_users(banks: Sequence[PromptBank], everyone: bool = False) -> JoinedUsers:
     """Join ``banks`` on ``user_id`` without reading a prompt.
 
-    Returns:
-        The users that are in every bank, in the order of the first; their rows in each bank, int64 ``(N,)``, for
-        :meth:`PromptBank.prompts_at`; and the number of users who are missing from at least one bank.
+    Args:
+        everyone: whether users that some bank lacks come along; otherwise only those that are in every bank. The order
+            is that of the first bank, then of the next one's further users, and so on.
 
     Raises:
         MismatchError: prompt lengths differ.
-        BankError: there is no bank, or no user is in all of them.
+        BankError: there is no bank, or nobody is left.
     """
     if not banks:
         raise BankError("no bank given; give one bank for each source of the adapter")
@@ -29,34 +64,36 @@ def join_rows(banks: Sequence[PromptBank]) -> tuple[list[str], list[np.ndarray],
     if len(set(lengths)) > 1:
         raise MismatchError(f"the banks have different prompt lengths {lengths}; use banks of one length")
     first, *others = (bank.index for bank in banks)
-    common = np.ones(len(first), bool)
-    for other in others:
-        common &= first.is_in(other)
-    total = len(first) if not others else len(pc.unique(pa.chunked_array([bank.index.ids for bank in banks])))
-    if not common.any():
-        if not others:
-            raise BankError("the bank is empty; there is nothing to migrate")
-        raise BankError(f"none of the {total} users is in all {len(banks)} banks; check their user ids")
     if not others:
-        return first.names, [np.arange(len(first))], 0
-    mine = np.flatnonzero(common)
-    users: list[str] = first.ids.take(pa.array(mine)).to_pylist()
-    return users, [mine, *(other.rows(users) for other in others)], total - len(users)
+        if not len(first):
+            raise BankError("the bank is empty; there is nothing to migrate")
+        return JoinedUsers(first.names, (np.arange(len(first)),), 0)
+    together: list[str] = pc.unique(pa.chunked_array([bank.index.ids for bank in banks])).to_pylist()
+    if not together:
+        raise BankError(f"all {len(banks)} banks are empty; there is nothing to migrate")
+    joined = JoinedUsers(together, tuple(bank.index.rows(together) for bank in banks), 0)
+    complete = joined.present.all(axis=1)
+    joined = replace(joined, incomplete=len(joined) - int(complete.sum()))
+    if everyone:
+        return joined
+    if not complete.any():
+        raise BankError(f"none of the {len(joined)} users is in all {len(banks)} banks; check their user ids")
+    return joined.take(np.flatnonzero(complete))
 
 
-def join_banks(banks: Sequence[PromptBank]) -> tuple[list[str], np.ndarray, int]:
-    """Join ``banks`` on ``user_id``.
+def join_banks(banks: Sequence[PromptBank]) -> tuple[list[str], np.ndarray]:
+    """The users that are in every bank, and their prompts.
 
     Returns:
-        The users that are in every bank, in the order of the first; their prompts ``(N, l, sum of sizes)``,
-        float32, concatenated on the feature axis in the order of the banks; and the number of users who are missing
-        from at least one bank.
+        Ids in the order of the first bank; and prompts ``(N, l, sum of sizes)``, float32, concatenated on the feature
+        axis in the order of the banks.
 
     Raises:
         MismatchError: prompt lengths differ.
         BankError: there is no bank, or no user is in all of them; or prompts are not finite.
     """
-    users, rows, missing = join_rows(banks)
+    joined = join_users(banks)
     if len(banks) == 1:
-        return users, banks[0].prompts, missing
-    return users, np.concatenate([bank.prompts_at(part) for bank, part in zip(banks, rows)], axis=-1), missing
+        return joined.names, banks[0].prompts
+    parts = [bank.prompts_at(rows) for bank, rows in zip(banks, joined.rows)]
+    return joined.names, np.concatenate(parts, axis=-1)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from puma_hub._version import __version__, too_new
+from puma_hub.bank.lineage import PARENTS, checked_parents
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, shown
@@ -25,6 +26,8 @@ class Provenance:
         made_by: ``"given"``, ``"trained"`` or ``"migrated"``.
         details: facts about how the bank was made, without user data.
         history: the earlier steps, oldest first. Each is a dict with its own ``made_by``.
+        parents: the numbers of the steps in ``history`` that this bank was made from, counted from 0; one for each
+            source of the adapter, in its order. Steps name their own parents likewise.
         statistics: statistics of all prompts of the training, even if the bank holds only some of them.
         trained_rows: a sample of hashes of the interactions that the prompts were trained on, if known.
     """
@@ -38,6 +41,7 @@ class Provenance:
     history: tuple[Mapping[str, Any], ...] = ()
     statistics: BankStatistics | None = None
     trained_rows: TrainedRows | None = None
+    parents: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
@@ -50,6 +54,9 @@ class Provenance:
         if not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps):
             raise ConfigurationError(f"the history of a bank must be a list of mappings, got {shown(steps)}")
         set_(self, "history", tuple(steps))
+        for number, step in enumerate(steps):
+            checked_parents(step.get(PARENTS, ()), number)
+        set_(self, "parents", checked_parents(self.parents, len(steps)))
         if self.template is not None:
             set_(self, "template", PromptTemplate.of(self.template).text)
         if isinstance(self.trained_rows, Mapping):
@@ -79,6 +86,7 @@ class Provenance:
             "made_by": self.made_by,
             "details": dict(self.details),
             "history": [dict(step) for step in self.history],
+            "parents": list(self.parents),
             "statistics": self.statistics.to_dict() if self.statistics else None,
             "trained_rows": self.trained_rows.to_dict() if self.trained_rows else None,
         }
@@ -101,9 +109,15 @@ class Provenance:
         return cls(**{key: value for key, value in data.items() if key in known})
 
     def as_step(self) -> dict[str, Any]:
-        """This bank as a step in the history of the next one."""
-        step = self.to_dict()
-        return {key: step[key] for key in ("made_by", "model", "details") if step[key]}
+        """This bank as a step in the history of the next one; ``base_id`` tells trainings on one LLM apart."""
+        base_id = self.statistics.base_id if self.statistics else None
+        step = {**self.to_dict(), "base_id": base_id}
+        return {key: step[key] for key in ("made_by", "model", "details", "base_id", "parents") if step[key]}
+
+    @property
+    def lineage(self) -> tuple[Mapping[str, Any], ...]:
+        """The history, and this bank as its last step."""
+        return (*self.history, self.as_step())
 
     def require_head(self, head: RatingHead | None) -> None:
         """Check that a rating head has as many answers as the task.

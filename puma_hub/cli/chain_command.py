@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--namespace", metavar="NAME", help="with --to: only adapters of this user or organisation")
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts in a batch (default: 4096)")
     common.add_mean(parser)
+    common.add_missing(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -32,9 +33,10 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaAdapter
     from puma_hub.bank import PromptBank
     from puma_hub.bank.folder import LAYOUT
+    from puma_hub.bank.lineage import lineage_lines
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.errors import ConfigurationError
-    from puma_hub.migration import chain
+    from puma_hub.migration import chain_to
     from puma_hub.registry.route import find_route
 
     check_outputs(args, {args.out: LAYOUT})
@@ -49,7 +51,20 @@ def run(args: argparse.Namespace) -> Result:
         steps = route.load()
     else:
         steps = [PumaAdapter.from_pretrained(name) for name in args.adapter]
-    migrated = chain(banks, steps, batch_size=args.batch_size, mean=common.means_of(args.mean))
-    migrated.save_pretrained(args.out)
-    report |= {"users": len(migrated), "steps": len(steps)}
+    migrated = chain_to(
+        args.out,
+        banks,
+        steps,
+        batch_size=args.batch_size,
+        mean=common.means_of(args.mean),
+        missing=args.missing,
+    )
+    first = migrated.provenance.lineage[-len(steps)]["details"]
+    report |= {
+        "users": len(migrated),
+        "users_left_out": first["users_left_out"],
+        "missing": first.get("missing"),
+        "steps": len(steps),
+        "lineage": lineage_lines(migrated.provenance.lineage),
+    }
     return Result(f"{migrated} after {len(steps)} step(s), in {args.out}", report)

@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from puma_hub.cli.output import say
-from puma_hub.extensions import FORMATS, Registry
+from puma_hub.extensions import FORMATS, STAND_INS, Registry
 
 if TYPE_CHECKING:
     import datasets
@@ -220,6 +220,17 @@ def add_mean(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="for a bank that does not tell its training's mean: a bank of the same training, or the word adapter for "
         "prompts trained together with the adapter's source bank; one for each source",
+    )
+
+
+def add_missing(parser: argparse.ArgumentParser) -> None:
+    known = "; ".join(f"{name}: {one.about}" for name, one in STAND_INS.items())
+    parser.add_argument(
+        "--missing",
+        default="leave-out",
+        choices=["leave-out", *STAND_INS],
+        help=f"with several banks, for users that one of them lacks. leave-out: they do not come along; {known} "
+        "(default: leave-out)",
     )
 
 

@@ -100,9 +100,12 @@ def _published(repo_id: str) -> dict[str, Any]:
 
 
 def _bank(users: int, rating_head: bool, provenance: Provenance) -> dict[str, Any]:
+    from puma_hub.bank.lineage import lineage_lines
+
     facts = provenance.to_dict()
     facts["trained_rows"] = provenance.trained_rows.rows if provenance.trained_rows else None
-    return {"kind": "bank", "users": users, "rating_head": rating_head, **facts}
+    lines = lineage_lines(provenance.lineage)
+    return {"kind": "bank", "users": users, "rating_head": rating_head, "lineage": lines, **facts}
 
 
 def _adapter(adapter: PumaAdapter) -> dict[str, Any]:

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts in a batch (default: 4096)")
     common.add_choice(parser, "--engine", ENGINES, "torch")
     common.add_mean(parser)
+    common.add_missing(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -46,6 +47,7 @@ def run(args: argparse.Namespace) -> Result:
         banks,
         batch_size=args.batch_size,
         mean=common.means_of(args.mean),
+        missing=args.missing,
         engine=args.engine,
         **dict(args.option),
     )
@@ -53,6 +55,7 @@ def run(args: argparse.Namespace) -> Result:
     report = {
         "users": len(migrated),
         "users_left_out": migrated.provenance.details["users_left_out"],
+        "missing": migrated.provenance.details.get("missing"),
         "own_source_bank": migrated.provenance.details.get("own_source_bank"),
         "seconds": seconds,
     }

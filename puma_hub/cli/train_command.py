@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from puma_hub.cli import common
 from puma_hub.cli.output import Result, say
+from puma_hub.extensions import WARM_STARTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from puma_hub.bank import PromptBank
     from puma_hub.scorer import PersonalizedLM
     from puma_hub.training import AdapterTrainer
+
 
 EXAMPLE = (
     "puma-hub train --target gemma-3-270m --bank source/bank --interactions ratings.csv --select users.txt "
@@ -57,8 +59,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--warm-start", metavar="ID", help="the source LLM: start from a map fitted to the tokens of both vocabularies"
     )
-    parser.add_argument("--teacher", metavar="ID", help="the source LLM: learn from its predictions in place of labels")
-    parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
+    common.add_choice(parser, "--warm-start-by", WARM_STARTS, "ridge")
+    parser.add_argument(
+        "--untrained",
+        action="store_true",
+        help="with --warm-start: a baseline that is not trained; labels do not count",
+    )
+    parser.add_argument(
+        "--teacher",
+        action="append",
+        metavar="ID",
+        help="the source LLM: learn from its predictions in place of labels; for several banks one for each, in their "
+        "order: the adapter learns from the mean of their predictions",
+    )
+    parser.add_argument(
+        "--architecture", choices=("seed", "paper", "linear"), help="default: seed; linear with --untrained"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -67,43 +83,76 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter.made_anew import Earlier, save_anew
     from puma_hub.bank.user_lists import read_users
     from puma_hub.cli.outputs import check_outputs
-    from puma_hub.errors import ConfigurationError
-    from puma_hub.training import AdapterTrainer, with_source_predictions
+    from puma_hub.training import AdapterTrainer, untrained_adapter
 
+    _require_fitting(args)
     folder = f"{args.out}/adapter"
     check_outputs(args, working=[folder, *common.training_folders(args)])
     earlier = Earlier.read(folder)
-    if bool(args.interactions) == bool(args.catalogue):
-        raise ConfigurationError("give --interactions, to learn from their rows, or --catalogue, to learn without them")
-    if args.catalogue and not args.teacher:
-        raise ConfigurationError("--catalogue has no labels; give the source LLM as --teacher")
-    if len(args.bank) > 1 and args.teacher:
-        raise ConfigurationError(f"--teacher goes with one source bank, got {len(args.bank)}; leave it out")
     users = read_users(args.select) if args.select else None
     banks = [_load_bank(name, args) for name in args.bank]
     if users is not None:
         _require_known(users, banks, args.select)
     rows = _drawn(args, banks[0], users) if args.catalogue else _given(args, users)
     if args.teacher:
-        source = common.load_lm(args.teacher, args, banks[0].provenance.template or args.template)
-        rows = with_source_predictions(source, banks[0], rows, seed=args.seed)
-        del source
+        rows = _with_predictions(args, banks, rows)
     lm = common.load_lm(args.target, args, args.template or banks[0].provenance.template)
-    config = PumaConfig(architecture=args.architecture)
-    init = _warm_start(args, banks, lm) if args.warm_start else None
-    trainer = AdapterTrainer(
-        lm,
-        banks,
-        rows,
-        common.training_arguments(args),
-        users=users,
-        config=config,
-        init=init,
-    )
+    config = PumaConfig(architecture=args.architecture or ("linear" if args.untrained else "seed"))
+    init = _warm_start(args, config.architecture, banks, lm) if args.warm_start else None
+    if args.untrained and init is not None:
+        adapter = untrained_adapter(lm, banks[0], init, rows)
+        facts = AdapterFacts(intended_use=f"A baseline without training: the warm start {args.warm_start_by}.")
+        save_anew(adapter, folder, facts, earlier, say)
+        report = {"method": "untrained", "warm_start": args.warm_start_by, "architecture": config.architecture}
+        return Result(f"adapter {config.architecture} by {args.warm_start_by}, not trained, in {folder}", report)
+    arguments = common.training_arguments(args)
+    trainer = AdapterTrainer(lm, banks, rows, arguments, users=users, config=config, init=init)
     adapter = trainer.train(common.resume_from(args))
     if common.is_main_process():
         save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
-    return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)
+    return Result(f"adapter {config.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)
+
+
+def _require_fitting(args: argparse.Namespace) -> None:
+    """Refuse arguments that do not go together.
+
+    Raises:
+        ConfigurationError: some do not.
+    """
+    from puma_hub.errors import ConfigurationError
+
+    if args.untrained and (not args.warm_start or args.teacher):
+        raise ConfigurationError("--untrained needs --warm-start, and learns from no --teacher")
+    if bool(args.interactions) == bool(args.catalogue):
+        raise ConfigurationError("give --interactions, to learn from their rows, or --catalogue, to learn without them")
+    if args.catalogue and not args.teacher:
+        raise ConfigurationError("--catalogue has no labels; give the source LLM as --teacher")
+    if args.users == common.SAMPLED and not args.catalogue:
+        raise ConfigurationError(
+            "--users sampled has no rows among the interactions; give a --catalogue in their place"
+        )
+    if len(args.bank) > 1 and (args.users == common.SAMPLED or any(map(os.path.isfile, args.bank))):
+        raise ConfigurationError(
+            f"users who are drawn are in one bank alone, got {len(args.bank)} of --bank; give banks of the same users"
+        )
+    if args.teacher and len(args.teacher) != len(args.bank):
+        raise ConfigurationError(
+            f"{len(args.teacher)} --teacher for {len(args.bank)} --bank; give the LLM of each bank, in their order"
+        )
+
+
+def _with_predictions(
+    args: argparse.Namespace, banks: Sequence[PromptBank], rows: datasets.Dataset
+) -> datasets.Dataset:
+    """The rows with the teachers' predictions. One LLM is in memory at a time."""
+    from puma_hub.training import combine_teachers, with_source_predictions
+
+    parts = []
+    for number, (name, bank) in enumerate(zip(args.teacher, banks)):
+        source = common.load_lm(name, args, bank.provenance.template or args.template)
+        parts.append(with_source_predictions(source, bank, rows, seed=args.seed + number))
+        del source
+    return parts[0] if len(parts) == 1 else combine_teachers(parts)
 
 
 def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
@@ -170,7 +219,9 @@ def _training(trainer: AdapterTrainer, args: argparse.Namespace) -> Training:
     )
 
 
-def _warm_start(args: argparse.Namespace, banks: Sequence[PromptBank], target: PersonalizedLM) -> PumaAdapter:
+def _warm_start(
+    args: argparse.Namespace, architecture: str, banks: Sequence[PromptBank], target: PersonalizedLM
+) -> PumaAdapter:
     from puma_hub.adapter import PumaConfig
     from puma_hub.adapter.warm_start import warm_start
 
@@ -180,8 +231,16 @@ def _warm_start(args: argparse.Namespace, banks: Sequence[PromptBank], target: P
         sources=[bank.model for bank in banks],
         target=target.spec,
         prompt_length=banks[0].shape[0],
-        architecture=args.architecture,
+        architecture=architecture,
         task=target.task,
         template=target.template,
     )
-    return warm_start(config, source.input_embeddings(), source.tokenizer, target.input_embeddings(), target.tokenizer)
+    return warm_start(
+        config,
+        source.input_embeddings(),
+        source.tokenizer,
+        target.input_embeddings(),
+        target.tokenizer,
+        method=args.warm_start_by,
+        **dict(args.option),
+    )

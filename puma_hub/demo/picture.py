@@ -9,7 +9,7 @@ import numpy as np
 
 from puma_hub.adapter.facts import prediction_labels
 from puma_hub.demo.demo_report import DemoResults
-from puma_hub.demo.table import COMPARED
+from puma_hub.demo.table import compared
 from puma_hub.errors import MissingDependencyError, StorageError
 from puma_hub.evaluation.compare import Controls
 from puma_hub.storage import new_file
@@ -65,10 +65,11 @@ def draw(results: DemoResults, report: dict[str, Any], path: Path) -> None:
 
 
 def _draw_errors(axes: Any, report: dict[str, Any]) -> None:
-    values = [report["rmse"][name] for name in COMPARED]
-    bars = axes.barh(range(len(values)), values, color=[_COLOURS.get(name, _BASELINE) for name in COMPARED])
+    names = compared(report)
+    values = [report["rmse"][name] for name in names]
+    bars = axes.barh(range(len(values)), values, color=[_COLOURS.get(name, _BASELINE) for name in names])
     axes.bar_label(bars, fmt="%.3f", padding=3)
-    axes.set_yticks(range(len(values)), [prediction_labels()[name] for name in COMPARED])
+    axes.set_yticks(range(len(values)), [prediction_labels()[name] for name in names])
     axes.invert_yaxis()
     spread = max(values) - min(values)
     axes.set_xlim(min(values) - spread, max(values) + 0.3 * spread)

@@ -5,8 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from puma_hub.adapter.facts import prediction_labels
+from puma_hub.extensions import BASELINES
 
-COMPARED = ("source", "teacher", "migrated", "retrained", "random", "global_mean", "user_mean", "user_item_bias")
+_PROMPTS = ("source", "teacher", "migrated", "retrained", "random")
+
+
+def compared(report: dict[str, Any]) -> list[str]:
+    """Whose errors are shown: prompts, then the baselines whose packages were installed."""
+    return [name for name in (*_PROMPTS, *BASELINES) if name in report["rmse"]]
 
 
 def demo_table(report: dict[str, Any]) -> str:
@@ -18,7 +24,7 @@ def demo_table(report: dict[str, Any]) -> str:
         "retrained": (seconds["retraining"], samples["retraining"]),
     }
     lines = ["| all users, held-out rows | RMSE | MAE | seconds | samples |", "|---|---|---|---|---|"]
-    for key in COMPARED:
+    for key in compared(report):
         time, rows = costs.get(key, (None, None))
         cells = [
             f"{report['rmse'][key]:.4f}",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import datasets
 import numpy as np
 import pyarrow as pa
@@ -9,7 +11,10 @@ from scipy import sparse
 from sklearn.linear_model import Ridge
 
 from puma_hub.data.rows import codes, column, numbers
+from puma_hub.errors import MissingDependencyError
 from puma_hub.extensions import BASELINES
+
+logger = logging.getLogger(__name__)
 
 _BIAS_PENALTY = 5.0
 
@@ -18,9 +23,16 @@ def baseline_predictions(train: datasets.Dataset, rows: datasets.Dataset) -> dic
     """The predictions of all :data:`puma_hub.extensions.BASELINES` for ``rows``, from the labels of ``train`` only.
 
     Returns:
-        For each baseline, by name, predictions float64 ``(N,)``.
+        For each baseline, by name, predictions float64 ``(N,)``. Baselines whose package is not installed are left
+        out, and named in the log.
     """
-    return {name: BASELINES.bound(name, {})(train, rows) for name in BASELINES}
+    found = {}
+    for name in BASELINES:
+        try:
+            found[name] = BASELINES.bound(name, {})(train, rows)
+        except MissingDependencyError as error:
+            logger.info("the baseline %s is left out: %s", name, error)
+    return found
 
 
 def global_mean(train: datasets.Dataset, rows: datasets.Dataset) -> np.ndarray:

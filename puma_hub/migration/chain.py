@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
 from typing import Any, Protocol, runtime_checkable
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
-from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.migration.migrate import migrate
-from puma_hub.migration.plan import check_banks
+from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
+from puma_hub.errors import ConfigurationError
+from puma_hub.migration.checks import check_banks, check_links
+from puma_hub.migration.missing import LEAVE_OUT
+from puma_hub.migration.plan import MigrationPlan
+from puma_hub.migration.run import chosen_engine, in_memory, into_files
+from puma_hub.migration.step import Engine
 
 
 @runtime_checkable
@@ -26,46 +30,69 @@ def chain(
     *,
     batch_size: int = 4096,
     mean: Any = None,
+    missing: str = LEAVE_OUT,
+    engine: str = "torch",
+    **options: Any,
 ) -> PromptBank:
     """Migrate a bank through several adapters, or along a route of :func:`puma_hub.find_route`.
 
-    All links are checked before the first prompt is moved. The result's history lists every bank on the way.
+    The first adapter may have several sources, with a bank for each. All links are checked before the first prompt is
+    moved. A batch goes through all adapters before the next one is read, so no bank on the way is ever whole in memory.
+    The result's history lists all of them.
 
     Args:
-        mean: of ``bank``, see :func:`puma_hub.migrate`; each adapter records the mean of the prompts it makes.
+        mean, missing: of ``bank``, see :func:`puma_hub.migrate`; each adapter records the mean of the prompts it makes.
+            That of an adapter that was not trained is computed, which moves the prompts three times.
+        engine: of all adapters.
 
     Raises:
-        ConfigurationError: there is no adapter.
+        ConfigurationError: there is no adapter, or see :func:`puma_hub.migrate`.
         MismatchError: an adapter does not take what the one before it gives.
+        BankError: see :func:`puma_hub.migrate`.
     """
+    run = chosen_engine(batch_size, engine, options)
+    return in_memory(_plan(bank, adapters, mean, missing, batch_size, run), batch_size, run)
+
+
+def chain_to(
+    save_directory: str | os.PathLike[str],
+    bank: PromptBank | Sequence[PromptBank],
+    adapters: Iterable[PumaAdapter | Loadable],
+    *,
+    batch_size: int = 4096,
+    mean: Any = None,
+    missing: str = LEAVE_OUT,
+    engine: str = "torch",
+    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+    **options: Any,
+) -> PromptBank:
+    """As :func:`chain` and ``save_pretrained``, batch by batch from files to files: for banks larger than memory.
+
+    The prompts have the same bits. The bank stands in its folder when the last batch is written.
+
+    Raises:
+        ConfigurationError, MismatchError, BankError: see :func:`chain`.
+        StorageError: the folder holds anything but a bank, or cannot be written.
+    """
+    run = chosen_engine(batch_size, engine, options)
+    plan = _plan(bank, adapters, mean, missing, batch_size, run)
+    return into_files(save_directory, plan, batch_size, run, max_shard_size)
+
+
+def _plan(
+    bank: PromptBank | Sequence[PromptBank],
+    adapters: Iterable[PumaAdapter | Loadable],
+    mean: Any,
+    missing: str,
+    batch_size: int,
+    run: Engine,
+) -> MigrationPlan:
     steps = [step if isinstance(step, PumaAdapter) else step.load() for step in adapters]
     if not steps:
         raise ConfigurationError("a chain needs at least one adapter; none was given")
     check_banks(steps[0], [bank] if isinstance(bank, PromptBank) else list(bank))
     check_links(steps)
-    current = migrate(steps[0], bank, batch_size=batch_size, mean=mean)
+    plan = MigrationPlan.of(steps[0], bank, mean, missing)
     for step in steps[1:]:
-        current = migrate(step, current, batch_size=batch_size)
-    return current
-
-
-def check_links(steps: Sequence[PumaAdapter]) -> None:
-    """Raise MismatchError unless each adapter takes exactly what the one before it gives."""
-    for number, (before, after) in enumerate(pairwise(steps), 2):
-        given, taken = before.config, after.config
-        if len(taken.sources) != 1:
-            raise MismatchError(
-                f"adapter {number} of the chain joins {len(taken.sources)} sources; only the first may take "
-                "several banks"
-            )
-        taken.sources[0].require_same(given.require_pair(), f"adapter {number} of the chain")
-        if taken.prompt_length != given.prompt_length:
-            raise MismatchError(
-                f"adapter {number} of the chain takes prompts of length {taken.prompt_length}, the one before gives "
-                f"length {given.prompt_length}"
-            )
-        if taken.scored_task != given.scored_task:
-            raise MismatchError(
-                f"adapter {number} of the chain was trained for {taken.scored_task}, the one before for "
-                f"{given.scored_task}; take adapters of one task"
-            )
+        plan = plan.followed_by(step, batch_size, run)
+    return plan

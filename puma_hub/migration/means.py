@@ -14,7 +14,7 @@ import numpy as np
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.adapter.alignment import own_reference
-from puma_hub.bank import PromptBank
+from puma_hub.bank import PromptBank, Provenance
 from puma_hub.bank.arrays import as_float32
 from puma_hub.bank.reference import Reference
 from puma_hub.bank.statistics import LEAST_USERS
@@ -61,8 +61,8 @@ def given_reference(adapter: PumaAdapter, number: int, mean: Mean) -> Reference:
     return Reference(array)
 
 
-def reference_of_bank(adapter: PumaAdapter, number: int, bank: PromptBank) -> Reference:
-    """The reference of the training a bank comes from, by the bank's provenance.
+def reference_of_bank(adapter: PumaAdapter, number: int, bank: Provenance) -> Reference:
+    """The reference of the training that the bank of this provenance comes from.
 
     Raises:
         BankError: it is not known, or was computed over too few users.
@@ -112,10 +112,11 @@ def given_references(adapter: PumaAdapter, mean: Any) -> list[Reference]:
     return references
 
 
-def references_of(adapter: PumaAdapter, banks: Sequence[PromptBank], mean: Any = None) -> list[Reference]:
+def references_of(adapter: PumaAdapter, banks: Sequence[Provenance], mean: Any = None) -> list[Reference]:
     """The reference by which each bank is standardised, in the adapter's source order.
 
     Args:
+        banks: the provenance of each.
         mean: for one bank, or a list with one for each bank; None takes it from the bank's provenance.
 
     Raises:

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from puma_hub.adapter import PumaAdapter
-from puma_hub.bank import BankStatistics, PromptBank
-from puma_hub.bank.columns import dataset_of_arrays
+from puma_hub.bank import PromptBank
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
-from puma_hub.errors import ConfigurationError
-from puma_hub.extensions import ENGINES
-from puma_hub.migration.plan import MigrationPlan, say_distances
+from puma_hub.migration.missing import LEAVE_OUT
+from puma_hub.migration.plan import MigrationPlan
+from puma_hub.migration.run import chosen_engine, in_memory, into_files
 
 
 def migrate(
@@ -24,6 +20,7 @@ def migrate(
     *,
     batch_size: int = 4096,
     mean: Any = None,
+    missing: str = LEAVE_OUT,
     engine: str = "torch",
     **options: Any,
 ) -> PromptBank:
@@ -33,32 +30,28 @@ def migrate(
     training than the adapter's source bank has another base. Offsets are corrected for the ``sensitivity`` of the
     bank's statistics, so that they move the mean prediction as far as they did at their own base. All migrated prompts
     stand on the adapter's target base. The rating head was trained for that base, so the result carries the adapter's
-    head. For several sources the banks are joined on ``user_id`` in the adapter's source order; users missing from one
-    bank are left out, and counted in the log and in the provenance.
+    head. For several sources the banks are joined on ``user_id`` in the adapter's source order.
 
     Args:
         batch_size: prompts at a time.
         mean: where the provenance does not tell: a bank of the same training, its mean prompt ``(l, d)``, or
             ``"adapter"`` for prompts that were trained together with the adapter's source bank. For several sources a
             list of these.
+        missing: for several sources, what becomes of users that some bank lacks: ``"leave-out"``, or one of
+            :data:`puma_hub.extensions.STAND_INS`: ``"mean"`` (the bank's mean prompt stands in) or ``"predict"`` (ridge
+            regression from the banks that have the user, learnt on users who are in all of them). The log and the
+            provenance count them.
         engine: one of :data:`puma_hub.extensions.ENGINES`, with its ``options``.
 
     Raises:
         MismatchError: a bank is of another LLM or prompt length, or prompts lie absurdly far from their mean.
-        BankError: banks share no user, the mean of a bank is not known, or the result is not finite.
-        ConfigurationError: the batch size is below 1, or there is no such engine or option.
+        BankError: banks share no user, too few to learn from, the mean of a bank is not known, or the result is not
+            finite.
+        ConfigurationError: the batch size is below 1, there is no such engine, option or stand-in, or there is one
+            source and nothing to stand in for.
     """
-    run = _engine(batch_size, engine, options)
-    plan = MigrationPlan.of(adapter, bank, mean)
-    provenance = plan.provenance()
-    prompts = np.empty((len(plan.users), provenance.prompt_length, provenance.model.hidden_size), np.float32)
-    end = 0
-    for _, part in _migrated(plan, batch_size, run):
-        prompts[end : (end := end + len(part))] = part
-    prompts.setflags(write=False)  # so that the bank takes them without a copy
-    if provenance.statistics is None:
-        provenance = replace(provenance, statistics=BankStatistics.of_prompts(prompts))
-    return PromptBank(dataset_of_arrays(plan.users, prompts), provenance, plan.head())
+    run = chosen_engine(batch_size, engine, options)
+    return in_memory(MigrationPlan.of(adapter, bank, mean, missing), batch_size, run)
 
 
 def migrate_to(
@@ -68,6 +61,7 @@ def migrate_to(
     *,
     batch_size: int = 4096,
     mean: Any = None,
+    missing: str = LEAVE_OUT,
     engine: str = "torch",
     max_shard_size: int | str = DEFAULT_SHARD_SIZE,
     **options: Any,
@@ -80,32 +74,5 @@ def migrate_to(
         MismatchError, BankError, ConfigurationError: see :func:`migrate`.
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
-    run = _engine(batch_size, engine, options)
-    plan = MigrationPlan.of(adapter, bank, mean).in_order_of_users()
-    return PromptBank.from_batches(
-        save_directory,
-        _migrated(plan, batch_size, run),
-        plan.provenance(),
-        plan.head(),
-        max_shard_size=max_shard_size,
-    )
-
-
-def _engine(batch_size: int, engine: str, options: Mapping[str, Any]) -> Any:
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    return ENGINES.bound(engine, options)
-
-
-def _migrated(plan: MigrationPlan, batch_size: int, run: Any) -> Iterator[tuple[list[str], np.ndarray]]:
-    """Ids and migrated prompts, batch by batch; tells at the end of prompts far from their mean."""
-    distances: list[np.ndarray] = []
-    start = 0
-    for prompts, far in run(plan.adapter, plan.batches(batch_size), plan.references):
-        prompts.setflags(write=False)  # made by the engine, so nobody else writes into it
-        distances.append(far)
-        yield plan.users[start : start + len(prompts)], prompts
-        start += len(prompts)
-    if start != len(plan.users):
-        raise ConfigurationError(f"the engine gave {start} prompts for {len(plan.users)} users; it must give all")
-    say_distances(plan.adapter, np.concatenate(distances))
+    run = chosen_engine(batch_size, engine, options)
+    return into_files(save_directory, MigrationPlan.of(adapter, bank, mean, missing), batch_size, run, max_shard_size)

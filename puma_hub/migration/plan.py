@@ -1,145 +1,132 @@
-"""What a migration will make, before a prompt is read: who comes along, and the provenance and head of the result."""
+"""What a migration will make: who comes along, through which adapters, and what stands in where a bank lacks a user."""
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import BankStatistics, PromptBank, Provenance
-from puma_hub.bank.join import join_rows
-from puma_hub.bank.reference import Reference
-from puma_hub.data.held_out import TrainedRows
-from puma_hub.errors import MismatchError
+from puma_hub.bank.join import JoinedUsers, join_users
+from puma_hub.errors import ConfigurationError
+from puma_hub.migration.checks import check_banks
 from puma_hub.migration.means import references_of
+from puma_hub.migration.missing import LEAVE_OUT, StandIn, centers_of, stand_in_for
+from puma_hub.migration.step import Engine, Step
 from puma_hub.tasks import RatingHead
 
 logger = logging.getLogger(__name__)
 
 
-def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
-    """Raise MismatchError unless there is one fitting bank for each source of ``adapter``, in its order."""
-    sources = adapter.config.sources
-    if len(banks) != len(sources):
-        names = ", ".join(spec.model_id for spec in sources)
-        raise MismatchError(f"this adapter takes {len(sources)} bank(s), for {names}; got {len(banks)}")
-    for number, (spec, bank) in enumerate(zip(sources, banks), 1):
-        spec.require_same(bank.model, f"bank {number} of {len(banks)}")
-        if bank.shape[0] != adapter.config.prompt_length:
-            raise MismatchError(
-                f"this adapter takes prompts of length {adapter.config.prompt_length}, bank {number} has length "
-                f"{bank.shape[0]}"
-            )
-
-
 @dataclass(frozen=True)
 class MigrationPlan:
-    """A migration of ``users`` that was checked and not begun.
+    """A migration that was checked and not begun.
 
     Args:
-        rows: where the users stand in each bank, int64 ``(N,)``.
-        references: what the prompts of each bank are counted from.
-        missing: how many users are missing from at least one bank, and left out.
+        users: who comes along, and where they stand in each bank.
+        steps: the adapters in order; the first takes ``banks``, each further one what the one before it makes.
+        stand_in: fills in the prompts of users that a bank lacks; None where nobody is missing.
     """
 
-    adapter: PumaAdapter
     banks: tuple[PromptBank, ...]
-    users: list[str]
-    rows: list[np.ndarray]
-    references: list[Reference]
-    missing: int
+    users: JoinedUsers
+    steps: tuple[Step, ...]
+    stand_in: StandIn | None = None
 
     @classmethod
-    def of(cls, adapter: PumaAdapter, bank: PromptBank | Sequence[PromptBank], mean: Any = None) -> MigrationPlan:
-        """The plan for a bank, or for one bank for each source; raises as :func:`puma_hub.migrate` does."""
+    def of(
+        cls,
+        adapter: PumaAdapter,
+        bank: PromptBank | Sequence[PromptBank],
+        mean: Any = None,
+        missing: str = LEAVE_OUT,
+    ) -> MigrationPlan:
+        """The plan for a bank, or for one bank for each source; raises as :func:`puma_hub.migrate` does.
+
+        No prompt is read, but for a stand-in that is learnt.
+        """
         banks = (bank,) if isinstance(bank, PromptBank) else tuple(bank)
         check_banks(adapter, banks)
-        references = references_of(adapter, banks, mean)
-        users, rows, missing = join_rows(banks)
-        if missing:
-            logger.warning("%d users are missing from at least one bank and were left out", missing)
-        return cls(adapter, banks, users, rows, references, missing)
+        before = tuple(one.provenance for one in banks)
+        references = references_of(adapter, before, mean)
+        if missing == LEAVE_OUT:
+            users = join_users(banks)
+            if users.incomplete:
+                logger.warning("%d users are missing from at least one bank and were left out", users.incomplete)
+            return cls(banks, users, (Step(adapter, before, references, users.incomplete),))
+        stands_in = stand_in_for(missing)
+        if len(banks) == 1:
+            raise ConfigurationError(
+                f"missing={missing!r} is for adapters of several sources; this one has a single source, leave it out"
+            )
+        users = join_users(banks, everyone=True)
+        filled = (~users.present).sum(axis=0).tolist()
+        details = {"missing": {"policy": missing, "users_filled": filled}}
+        fill = stands_in(banks, users, centers_of(adapter, before, references)) if users.incomplete else None
+        if users.incomplete:
+            places = ", ".join(f"{count} from bank {number}" for number, count in enumerate(filled, 1) if count)
+            logger.warning("missing users, of %d: %s; stand-in: %s", len(users), places, missing)
+        return cls(banks, users, (Step(adapter, before, references, details=details),), fill)
+
+    def followed_by(self, adapter: PumaAdapter, batch_size: int, engine: Engine) -> MigrationPlan:
+        """The plan with one more adapter at its end.
+
+        Where the last adapter was not trained and knows no mean of what it makes, it is computed: all prompts go
+        through the adapters so far, twice.
+        """
+        made = self.provenance()
+        if made.statistics is None:
+            found = BankStatistics.of_batches(lambda: (part for _, part in self.migrated(batch_size, engine)))
+            made = replace(made, statistics=found)
+        step = Step(adapter, (made,), references_of(adapter, (made,)))
+        return replace(self, steps=(*self.steps, step))
 
     def in_order_of_users(self) -> MigrationPlan:
         """The same, in the order in which a saved bank keeps its users."""
-        order = pc.array_sort_indices(pa.array(self.users, pa.large_string())).to_numpy()
-        users = [self.users[number] for number in order]
-        return replace(self, users=users, rows=[rows[order] for rows in self.rows])
+        return replace(self, users=self.users.take(self.users.order_of_ids()))
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """Source prompts float32 ``(n, l, sum of sizes)``, of all users in order; one batch is read at a time."""
+        present = self.users.present
         for start in range(0, len(self.users), batch_size):
-            parts = [bank.prompts_at(rows[start : start + batch_size]) for bank, rows in zip(self.banks, self.rows)]
+            these = slice(start, start + batch_size)
+            parts = [_prompts(bank, rows[these]) for bank, rows in zip(self.banks, self.users.rows)]
+            if self.stand_in is not None and not present[these].all():
+                self.stand_in(parts, present[these])
             yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
+    def migrated(self, batch_size: int, engine: Engine) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Ids and target prompts float32 ``(n, l, d)``, batch by batch through all adapters.
+
+        Raises:
+            ConfigurationError: the engine does not give prompts of all users.
+        """
+        stream = self.batches(batch_size)
+        for step in self.steps:
+            stream = step.through(stream, engine, len(self.users))
+        start = 0
+        for prompts in stream:
+            yield self.users.names[start : start + len(prompts)], prompts
+            start += len(prompts)
+
     def head(self) -> RatingHead | None:
-        """A copy of the adapter's rating head, which goes with migrated prompts whatever head came in."""
-        if self.adapter.head is None:
-            return None
-        return copy.deepcopy(self.adapter.head).float().cpu().eval().requires_grad_(False)
+        """The rating head of the target bank."""
+        return self.steps[-1].head()
 
     def provenance(self) -> Provenance:
-        """That of the target bank; without statistics if the adapter was not trained, since it knows no target bank."""
-        config, trained = self.adapter.config, self.adapter.config.trained_on
-        history = [step for bank in self.banks for step in (*bank.provenance.history, bank.provenance.as_step())]
-        details: dict[str, Any] = {
-            "adapter": {"sources": [spec.model_id for spec in config.sources], "architecture": config.architecture},
-            "users_left_out": self.missing,
-        }
-        if config.answer_texts is not None:
-            details["answer_texts"] = config.answer_texts
-        if trained is not None:
-            ours = [bank.base_id for bank in trained.sources]
-            details["own_source_bank"] = ours == [
-                bank.statistics.base_id if bank.statistics else None for bank in self.banks
-            ]
-        if self.adapter.head is not None:
-            details["head"] = "the adapter's"
-        return Provenance(
-            config.require_pair(),
-            config.prompt_length,
-            template=config.template,
-            task=config.scored_task,
-            made_by="migrated",
-            details=details,
-            history=tuple(history),
-            statistics=self._statistics(),
-            trained_rows=TrainedRows.of_all(bank.provenance.trained_rows for bank in self.banks),
-        )
-
-    def _statistics(self) -> BankStatistics | None:
-        """Of the adapter's target bank, whose base these prompts have: a few users of another bank move no mean."""
-        trained = self.adapter.config.trained_on
-        if trained is None:
-            return None
-        mean, sensitivity = (
-            tensor.detach().cpu().float().numpy()
-            for tensor in (self.adapter.output_mean, self.adapter.output_sensitivity)
-        )
-        return BankStatistics(
-            mean, trained.target_spread, trained.target_users, sensitivity=sensitivity if sensitivity.any() else None
-        )
+        """That of the target bank, whose history lists every bank on the way."""
+        return self.steps[-1].provenance()
 
 
-def say_distances(adapter: PumaAdapter, distances: np.ndarray) -> None:
-    """Tell in the log of prompts that are farther from their mean than any the adapter was trained on."""
-    trained = adapter.config.trained_on
-    if trained is None:
-        return
-    far = int((distances > trained.farthest * (1 + 1e-4)).sum())
-    if far:
-        logger.warning(
-            "%d of %d prompts lie farther from their mean (up to %.2f spreads) than any of the adapter's source bank "
-            "(%.2f); see how these users do before you rely on them",
-            far,
-            len(distances),
-            float(distances.max()),
-            trained.farthest,
-        )
+def _prompts(bank: PromptBank, rows: np.ndarray) -> np.ndarray:
+    """The prompts float32 ``(n, l, d)`` of some rows, 0 for row -1."""
+    known = rows >= 0
+    if known.all():
+        return bank.prompts_at(rows)
+    prompts = np.zeros((len(rows), *bank.shape), np.float32)
+    prompts[known] = bank.prompts_at(rows[known])
+    return prompts

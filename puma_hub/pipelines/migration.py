@@ -128,7 +128,7 @@ class PromptMigrationPipeline(BatchPipeline):
     def _forward(self, arrays: list[np.ndarray], rows: int, references: list[Reference] | None) -> list[np.ndarray]:
         """Map the prompts of all arrays, ``rows`` at a time."""
         from puma_hub.adapter.mapping import map_prompts
-        from puma_hub.migration.plan import say_distances
+        from puma_hub.migration.step import say_distances
 
         adapter: Any = self.model
         stacked = [array if array.ndim == 3 else array[None] for array in arrays]

@@ -6,12 +6,17 @@ from puma_hub.training.drawn_rows import draw_rows
 from puma_hub.training.prompt_trainer import PromptTrainer
 from puma_hub.training.sensitivity import with_sensitivity
 from puma_hub.training.teacher import with_source_predictions
+from puma_hub.training.teachers import best_teacher, combine_teachers
+from puma_hub.training.untrained import untrained_adapter
 
 __all__ = [
     "AdapterTrainer",
     "PromptTrainer",
     "PumaTrainingArguments",
+    "best_teacher",
+    "combine_teachers",
     "draw_rows",
+    "untrained_adapter",
     "with_sensitivity",
     "with_source_predictions",
 ]

@@ -8,18 +8,16 @@ from functools import partial
 from typing import Any
 
 import datasets
-import numpy as np
 import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
-from puma_hub.adapter.mapping import map_prompts
-from puma_hub.adapter.trained_on import SourceBank, TrainedOn
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions
 from puma_hub.errors import ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.adapter_module import AdapterModule
+from puma_hub.training.adapter_record import record_banks, record_sensitivity
 from puma_hub.training.adapter_rows import adapter_rows, has_labels, has_teacher
 from puma_hub.training.adapter_start import fresh_adapter, is_trained
 from puma_hub.training.args import PumaTrainingArguments
@@ -28,11 +26,10 @@ from puma_hub.training.gauss_newton import start_by_gauss_newton
 from puma_hub.training.loop import RowCounts
 from puma_hub.training.progress import Progress
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops, training_facts
-from puma_hub.training.sensitivity import sensitivity_at, sensitivity_flops
+from puma_hub.training.sensitivity import sensitivity_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
+from puma_hub.training.teachers import require_independent_noise
 from puma_hub.training.trainer import BaseTrainer, Callback, Resume
-
-_PROMPTS_AT_ONCE = 4096
 
 
 class AdapterTrainer(BaseTrainer):
@@ -41,8 +38,9 @@ class AdapterTrainer(BaseTrainer):
     Args:
         target_lm: the scorer of the target LLM.
         banks: the source bank, or one for each source.
-        interactions: training rows of at least the chosen users. With rows from :func:`with_source_predictions` the
-            adapter learns from the source's predictions, weighted by ``teacher_weight``. Validation always uses labels.
+        interactions: training rows of at least the chosen users. With rows from :func:`with_source_predictions`,
+            or of several sources from :func:`combine_teachers`, the adapter learns from the predictions, weighted by
+            ``teacher_weight``. Validation uses labels, if the rows have them.
         args: see :class:`PumaTrainingArguments`; the defaults depend on whether the adapter learns from labels or
             predictions.
         users: the chosen users; all users of the banks by default. A ``validation_share`` of them is held out to
@@ -79,7 +77,7 @@ class AdapterTrainer(BaseTrainer):
         self.learns_from = "source predictions" if distilled else "labels"
         super().__init__(target_lm, _filled(args or PumaTrainingArguments(), distilled, config, init), callbacks)
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
-        self._users, prompts, _ = join_banks(self.banks)
+        self._users, prompts = join_banks(self.banks)
         self._prompts = torch.from_numpy(prompts.copy())
         self._statistics = [bank.statistics or BankStatistics.alone(bank.prompts) for bank in self.banks]
         self.adapter = fresh_adapter(target_lm, self.banks, self._statistics, config, init, self.args.seed)
@@ -90,6 +88,9 @@ class AdapterTrainer(BaseTrainer):
         share = self.args.validation_share
         self._rows = adapter_rows(target_lm, checked, row_of, chosen, shape, share, self.args.seed)
         train = self._rows.train
+        if len(self.banks) > 1 and self._rows.teacher_prompts is not None:
+            own = self._prompts[self._rows.encoded.users[: len(train)]]
+            require_independent_noise(self._rows.teacher_prompts, own, [bank.shape[1] for bank in self.banks])
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(self.args.seed))
         self._begun_on = train.take(order[: 0 if is_trained(init) else self.args.start_rows])
         self.args.require_training(len(self._begun_on))
@@ -133,20 +134,11 @@ class AdapterTrainer(BaseTrainer):
         loop.write_report(self.report)
         return adapter
 
-    @torch.no_grad()
     def _record(self, adapter: PumaAdapter) -> None:
         """Store in the adapter the facts about its source banks and about the target bank that it maps them to."""
-        migrated, distances = map_prompts(adapter, self._prompts.numpy(), _PROMPTS_AT_ONCE)
-        target = BankStatistics.alone(migrated)
-        mean = torch.from_numpy(np.array(target.mean))
-        adapter.output_mean.copy_(mean)
-        with torch.enable_grad():
-            sensitivity = sensitivity_at(
-                self.lm, self._rows.train.rows, mean, adapter.head, self.args.gradient_batch_size
-            )
-        adapter.output_sensitivity.copy_(torch.from_numpy(sensitivity))
-        sources = tuple(SourceBank(part.base_id, part.spread, part.users) for part in self._statistics)
-        adapter.config.trained_on = TrainedOn(sources, float(distances.max()), target.spread, target.users)
+        record_banks(adapter, self._prompts.numpy(), self._statistics)
+        rows, batch_size = self._rows.train.rows, self.args.gradient_batch_size
+        record_sensitivity(adapter, self.lm, rows, batch_size)
 
     def _identity(self) -> str:
         train = self._rows.train

@@ -7,6 +7,8 @@ import math
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from puma_hub.bank import BankStatistics, PromptBank
@@ -56,12 +58,13 @@ def with_source_predictions(
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
         noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
             then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
-        seed: seed of the noise. A row's noise does not depend on the other rows.
+        seed: seed of the noise. A row's noise does not depend on the other rows. For an adapter of several sources,
+            give each source another seed and join the rows with :func:`puma_hub.combine_teachers`.
 
     Returns:
         A dataset with the columns ``source_prediction``, a rating or the probability of a click, and
-        ``source_probabilities``, one for each answer. With noise also ``source_prompt``, the row's noisy prompt before
-        shrinkage.
+        ``source_probabilities``, one for each answer. With noise also ``source_prompt``, the row's noisy
+        prompt ``(l, d)`` before shrinkage.
 
     Raises:
         ConfigurationError: ``offset_share`` or ``spread`` is not above 0, ``noise`` is negative, or ``spread`` is given
@@ -101,7 +104,7 @@ def _with_columns(
         probabilities = logits.softmax(-1).double().cpu().numpy()
     rows = rows.remove_columns([name for name in (*TEACHER_COLUMNS, PROMPT) if name in rows.column_names])
     rows = rows.add_column(PREDICTION, predictions).add_column(PROBABILITIES, list(probabilities))
-    return rows if prompts is None else rows.add_column(PROMPT, list(prompts.flatten(1).numpy()))
+    return rows if prompts is None else with_prompts(rows, prompts.numpy())
 
 
 def _require_in_range(offset_share: float, spread: float | None, noise: float) -> None:
@@ -161,18 +164,41 @@ def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tens
     return torch.from_numpy(predictions), torch.from_numpy(probabilities)
 
 
+def with_prompts(rows: datasets.Dataset, prompts: np.ndarray) -> datasets.Dataset:
+    """The rows with the teacher's prompts ``(N, l, d)``."""
+    return rows.add_column(PROMPT, [list(prompt) for prompt in prompts.astype(np.float32)])
+
+
+def prompts_of(rows: datasets.Dataset) -> np.ndarray | None:
+    """The prompts float32 ``(N, l, d)`` of the teacher; None if the column holds something else."""
+    found = column(rows, PROMPT).combine_chunks()
+    shape = [len(rows)]
+    while pa.types.is_list(found.type) or pa.types.is_large_list(found.type):
+        sizes = pc.unique(pc.list_value_length(found)).to_pylist()
+        if len(sizes) != 1 or not sizes[0]:
+            return None
+        shape.append(sizes[0])
+        found = found.flatten()
+    if len(shape) != 3 or not pa.types.is_floating(found.type):
+        return None
+    return found.to_numpy(zero_copy_only=False).astype(np.float32).reshape(shape)
+
+
 def noisy_prompts(rows: datasets.Dataset, shape: tuple[int, int]) -> torch.Tensor | None:
     """The teacher's noisy prompts, float32 ``(N, l, d)``; None if it used the users' own prompts.
+
+    Args:
+        shape: ``(l, d)``, of several sources with the sum of their sizes.
 
     Raises:
         InteractionsError: the prompts have another shape, or are not finite.
     """
     if PROMPT not in rows.column_names:
         return None
-    values = column(rows, PROMPT).combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if len(values) != len(rows) * shape[0] * shape[1] or not np.isfinite(values).all():
+    values = prompts_of(rows)
+    if values is None or values.shape[1:] != shape or not np.isfinite(values).all():
         raise InteractionsError(
-            f"{PROMPT} must hold {shape[0] * shape[1]} finite numbers a row for one bank of prompts {shape}; make it "
-            "with with_source_predictions and this bank"
+            f"{PROMPT} must hold finite prompts {shape}, those of all sources side by side; make it with "
+            "with_source_predictions and these banks, for several sources with combine_teachers"
         )
-    return torch.from_numpy(values.astype(np.float32).reshape(len(rows), *shape))
+    return torch.from_numpy(values)
