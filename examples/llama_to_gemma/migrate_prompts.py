@@ -10,13 +10,14 @@ from puma_hub import (
     PromptTrainer,
     PumaTrainingArguments,
     compare_banks,
+    draw_rows,
     evaluate_bank,
     select_users,
+    with_source_predictions,
 )
-from puma_hub.data import load_interactions, most_recent, of_users
+from puma_hub.data import catalogue_of, load_interactions
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.sources import MODELS
-from puma_hub.training import with_source_predictions
 
 
 def load(given: str | None, name: str) -> PersonalizedLM:
@@ -43,10 +44,10 @@ def main() -> None:
     old = load(args.source, "smollm2-135m")
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A fifth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
+    # A fifth of the users is enough to learn the map for all of them, from what the old LLM predicts for drawn items.
     chosen = select_users(source, rows["train"], "puma", budget=args.users // 5)
-    # Some of their rows will do.
-    taught = with_source_predictions(old, source, most_recent(of_users(rows["train"], chosen), 18))
+    drawn = draw_rows(source, catalogue_of(rows["train"]), users=chosen)
+    taught = with_source_predictions(old, source, drawn)
     new = load(args.target, "gemma-3-270m")
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", validation_share=0.0)
     adapter = AdapterTrainer(new, source, taught, settings).train()

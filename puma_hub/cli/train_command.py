@@ -39,16 +39,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_interactions(parser, required=False, sampled=True)
     parser.add_argument(
-        "--catalogue",
-        metavar="FILE",
-        help="items with the column item_text; with --teacher, rows are drawn of users and items, without labels",
+        "--catalogue", metavar="FILE", help="items with the column item_text, in place of those of --interactions"
     )
     parser.add_argument(
-        "--draw", type=common.whole_number, default=1024, metavar="ROWS", help="of a catalogue (default: 1024)"
+        "--rows",
+        choices=("drawn", "own"),
+        help="learn from users and items paired at random, or from the interactions' own rows (default: drawn with "
+        "--teacher, which needs no labels)",
     )
     parser.add_argument(
-        "--items", type=common.whole_number, default=240, help="of the catalogue, to draw rows of (default: 240)"
+        "--draw", type=common.whole_number, default=1024, metavar="ROWS", help="rows to draw (default: 1024)"
     )
+    parser.add_argument("--items", type=common.whole_number, default=240, help="items to draw them of (default: 240)")
     common.add_training(parser)
     parser.add_argument(
         "--select", metavar="FILE", help="list of users to train on, one id on each line (default: all)"
@@ -93,7 +95,7 @@ def run(args: argparse.Namespace) -> Result:
     banks = [_load_bank(name, args) for name in args.bank]
     if users is not None:
         _require_known(users, banks, args.select)
-    rows = _drawn(args, banks[0], users) if args.catalogue else _given(args, users)
+    rows = _drawn(args, banks, users) if args.rows == "drawn" else _own(args, users)
     if args.teacher:
         rows = _with_predictions(args, banks, rows)
     lm = common.load_lm(args.target, args, args.template or banks[0].provenance.template)
@@ -166,27 +168,28 @@ def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
     return PromptDistribution.of(bank).sample(args.draw, seed=args.seed) if args.users == common.SAMPLED else bank
 
 
-def _drawn(args: argparse.Namespace, bank: PromptBank, users: list[str] | None) -> datasets.Dataset:
-    """Rows of users of the bank and items of the catalogue, as many as ``--draw`` says."""
-    from puma_hub.data.catalogue import load_catalogue
+def _drawn(args: argparse.Namespace, banks: Sequence[PromptBank], users: list[str] | None) -> datasets.Dataset:
+    """Rows of users of the banks and items, as many as ``--draw`` says."""
+    from puma_hub.bank.join import join_users
+    from puma_hub.data import catalogue_of, load_catalogue
     from puma_hub.tasks import PromptTemplate
     from puma_hub.training import draw_rows
 
-    template = PromptTemplate.of(args.template or bank.provenance.template or common.task_of(args).template)
-    items = load_catalogue(args.catalogue, format=args.format)
+    template = PromptTemplate.of(args.template or banks[0].provenance.template or common.task_of(args).template)
+    if args.catalogue:
+        items = load_catalogue(args.catalogue, format=args.format)
+    else:
+        of_all = argparse.Namespace(**{**vars(args), "users": None if args.users == common.SAMPLED else args.users})
+        items = catalogue_of(common.load_rows(of_all)["train"])
+    known = users if users is not None or len(banks) == 1 else join_users(banks).names
     history = "<history>" in template.text
-    return draw_rows(bank, items, args.draw, items=args.items, users=users, history=history, seed=args.seed)
+    return draw_rows(banks[0], items, args.draw, items=args.items, users=known, history=history, seed=args.seed)
 
 
-def _given(args: argparse.Namespace, users: list[str] | None) -> datasets.Dataset:
+def _own(args: argparse.Namespace, users: list[str] | None) -> datasets.Dataset:
     """The training rows of the interactions, of the chosen users."""
     from puma_hub.data import most_recent, of_users
-    from puma_hub.errors import ConfigurationError
 
-    if args.users == common.SAMPLED:
-        raise ConfigurationError(
-            "--users sampled has no rows among the interactions; give a --catalogue in their place"
-        )
     rows = common.load_rows(args)["train"]
     rows = rows if users is None else of_users(rows, users)
     return most_recent(rows, args.recent_rows) if args.recent_rows else rows

@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from puma_hub.bank import PromptBank
-from puma_hub.data.catalogue import catalogue_of
+from puma_hub.data import catalogue_of
 from puma_hub.data.rows import numbers, texts
 from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.settings import DemoSettings
