@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 from puma_hub import RatingTask
 from puma_hub.data import chronological_split, load_interactions, most_recent, rows_by_user, sample_users
 from puma_hub.data.item_statistics import with_item_statistics
+from puma_hub.data.rows import codes
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError
 from tests.conftest import make_interactions
 
@@ -227,3 +230,13 @@ def test_split_and_most_recent_against_pandas() -> None:
     assert most_recent(rows, 3)["item_id"][:] == ordered.groupby("user_id").tail(3).item_id.tolist()
     groups = {user: list(numbers) for user, numbers in frame.groupby("user_id").indices.items()}
     assert {user: numbers.tolist() for user, numbers in rows_by_user(rows).items()} == groups
+
+
+def test_distinct_texts_of_many_chunks() -> None:
+    """As a file of datasets has them; each chunk must not bring the values of all."""
+    names = [f"user-{number}" for number in range(60_000)]
+    values = pa.chunked_array([names[start : start + 20] for start in range(0, 60_000, 20)])
+    started = time.process_time()
+    numbers, distinct = codes(values)
+    assert time.process_time() - started < 1.0  # 0.1 s, and several where chunks are unified
+    assert distinct == names and np.array_equal(numbers, np.arange(60_000))

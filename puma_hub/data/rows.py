@@ -64,11 +64,11 @@ def records(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
 
 def codes(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """A text column without nulls as codes ``(N,)`` and its distinct values, in order of first appearance."""
-    encoded = values.dictionary_encode().unify_dictionaries()
-    if not encoded.num_chunks:
+    if not values.num_chunks:
         return np.zeros(0, np.int64), []
-    numbers = np.concatenate([chunk.indices.to_numpy(zero_copy_only=False) for chunk in encoded.chunks])
-    return numbers.astype(np.int64), encoded.chunk(0).dictionary.to_pylist()
+    # In one piece: of pieces, as datasets' files hold 1,000 rows each, every one would bring the whole dictionary.
+    encoded = pa.concat_arrays(values.cast(pa.large_string()).chunks).dictionary_encode()
+    return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
 def take_rows(dataset: datasets.Dataset, numbers: Sequence[int] | np.ndarray) -> datasets.Dataset:

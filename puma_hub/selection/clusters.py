@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 from sklearn.cluster import KMeans, MiniBatchKMeans
 
-from puma_hub.limits import MAX_USERS, require_whole
+from puma_hub.limits import require_whole
 
+MOST_CLUSTERS = 100_000
 MOST_FOR_KMEANS = 100_000
 """Beyond so many users k-means goes by small batches (sklearn's ``MiniBatchKMeans``)."""
 _RESTARTS = 4
@@ -17,9 +18,9 @@ def cluster(features: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """k-means labels ``(N,)`` of features ``(N, f)``; never more clusters than distinct rows.
 
     Raises:
-        ConfigurationError: ``clusters`` is no whole number, or below 1.
+        ConfigurationError: ``clusters`` is no whole number from 1 to 100,000.
     """
-    require_whole(clusters, "clusters", MAX_USERS)
+    require_whole(clusters, "clusters", MOST_CLUSTERS)
     count = _distinct(features, clusters)
     if len(features) > MOST_FOR_KMEANS:
         found = MiniBatchKMeans(count, random_state=seed, n_init=_RESTARTS, batch_size=_BATCH).fit_predict(features)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class _Activations:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.inputs = ModelInputs(model)
-        self.layers: Any = model.base_model  # without the output layer
+        self.layers = cast(PreTrainedModel, model.base_model)  # without the output layer
         self.options = {"use_cache": False} if "use_cache" in accepted_arguments(self.layers) else {}
         self.seen: list[torch.Tensor] = []
         self.projections = last_projections(model, self.inputs.hidden_size)

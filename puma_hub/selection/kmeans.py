@@ -8,7 +8,7 @@ import datasets
 import numpy as np
 
 from puma_hub.bank import PromptBank
-from puma_hub.limits import MAX_USERS, require_whole
+from puma_hub.limits import MAX_HIDDEN_SIZE, require_whole
 from puma_hub.selection.clusters import cluster
 from puma_hub.selection.draws import Draw, draw_at_random, farthest_points
 from puma_hub.selection.features import flat_prompts, principal_components
@@ -43,7 +43,7 @@ def kmeans_pca(
     Raises:
         ConfigurationError: ``clusters`` or ``components`` is below 1.
     """
-    require_whole(components, "components", MAX_USERS)
+    require_whole(components, "components", MAX_HIDDEN_SIZE)
     return by_clusters(principal_components(flat_prompts(bank), components, seed), clusters, budget, seed)
 
 
