@@ -30,6 +30,7 @@ class Extension:
         about: what it does, in a few words, for help texts.
         endings: of a file format, the endings of its files, such as ``.csv``.
         arguments: keyword arguments that the name stands for, where one function has several names.
+        files: of a data set, the names of its publisher's files.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Extension:
     about: str
     endings: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def load(self) -> Callable[..., Any]:
         """The function itself, with its arguments set."""
@@ -67,6 +69,7 @@ class Registry(Mapping[str, Extension]):
         *,
         endings: tuple[str, ...] = (),
         arguments: Mapping[str, Any] | None = None,
+        files: tuple[str, ...] = (),
     ) -> None:
         """Add one.
 
@@ -78,7 +81,7 @@ class Registry(Mapping[str, Extension]):
         for ending in endings:
             if (owner := self.by_ending(ending)) is not None:
                 raise ConfigurationError(f"files ending in {ending} are read as {owner!r} already; choose another")
-        self._found[name] = Extension(name, target, about, endings, arguments or {})
+        self._found[name] = Extension(name, target, about, endings, arguments or {}, files)
 
     def unregister(self, name: str) -> None:
         """Take one away again.
@@ -122,6 +125,10 @@ class Registry(Mapping[str, Extension]):
         """The name of the file format with that ending, in any case; None where there is none."""
         wanted = ending.lower()
         return next((one.name for one in self._found.values() if wanted in one.endings), None)
+
+    def by_file(self, name: str) -> str | None:
+        """The name of the first data set one of whose files is called so; None where there is none."""
+        return next((one.name for one in self._found.values() if name in one.files), None)
 
     def __getitem__(self, name: str) -> Extension:
         return self._found[name]
@@ -172,7 +179,10 @@ DATASETS = Registry("data set")
 """``(folder, *, options) -> datasets.Dataset``, its splits by name, or :class:`~puma_hub.data.raw_files.RawRows` of
 either, from the files as their publisher has them."""
 DATASETS.register(
-    "movielens-100k", "puma_hub.data.movielens:read_100k", "ratings of films, fetched by puma-hub fetch, or ml-100k.zip"
+    "movielens-100k",
+    "puma_hub.data.movielens:read_100k",
+    "ratings of films: of puma-hub fetch, or of GroupLens",
+    files=("ml-100k.zip", "u.data", "u.item"),
 )
 for _name in ("1m", "25m", "32m", "latest-small"):
     DATASETS.register(
@@ -180,9 +190,20 @@ for _name in ("1m", "25m", "32m", "latest-small"):
         "puma_hub.data.movielens_releases:read_release",
         f"ratings of films: ml-{_name}.zip of GroupLens",
         arguments={"release": f"ml-{_name}"},
+        files=(f"ml-{_name}.zip",),
     )
-DATASETS.register("yelp", "puma_hub.data.yelp:read_yelp", "ratings of businesses: the Yelp Open Dataset")
-DATASETS.register("mind", "puma_hub.data.mind:read_mind", "clicks on headlines: MIND large or small, train and dev")
+DATASETS.register(
+    "yelp",
+    "puma_hub.data.yelp:read_yelp",
+    "ratings of businesses: the Yelp Open Dataset",
+    files=("yelp_academic_dataset_review.json", "yelp_academic_dataset_business.json"),
+)
+DATASETS.register(
+    "mind",
+    "puma_hub.data.mind:read_mind",
+    "clicks on headlines: MIND large or small, train and dev",
+    files=("behaviors.tsv", "news.tsv"),
+)
 _AMAZON_CATEGORIES = (
     "All_Beauty",
     "Amazon_Fashion",
@@ -225,6 +246,7 @@ for _name in _AMAZON_CATEGORIES:
         "puma_hub.data.amazon:read_amazon",
         f"ratings of Amazon Reviews 2023, category {_name}",
         arguments={"category": _name},
+        files=(f"{_name}.jsonl", f"meta_{_name}.jsonl"),
     )
 
 BASELINES = Registry("baseline")

@@ -28,6 +28,7 @@ from tests.raw_data import (
     changed,
     lines_of,
     write_amazon,
+    write_zip,
     yelp_business,
     yelp_review,
 )
@@ -159,8 +160,6 @@ def test_where_the_files_may_be(tmp_path: Path, give: str) -> None:
             (tmp_path / folder / name).write_bytes(gzip.decompress((tmp_path / f"{name}.gz").read_bytes()))
             (tmp_path / f"{name}.gz").unlink()
     elif give == "zip":
-        from tests.raw_data import write_zip
-
         files = {name: gzip.decompress((tmp_path / f"{name}.gz").read_bytes()) for name in names}
         place = write_zip(tmp_path / "mine.zip", files, "data/")
     elif give != "folder":
@@ -285,3 +284,12 @@ def test_yelp_s_archive_has_to_be_unpacked(tmp_path: Path) -> None:
         load_interactions("yelp", folder=tmp_path)
     with pytest.raises(StorageError, match=r"unpack yelp_dataset.tar"):
         load_interactions("yelp", folder=tmp_path / "yelp_dataset.tar")
+
+
+def test_a_publisher_s_file_given_as_interactions(tmp_path: Path) -> None:
+    write_amazon(tmp_path)
+    with pytest.raises(InteractionsError, match=r"need the columns .*file of amazon-movies, name that, and folder="):
+        load_interactions(tmp_path / "Movies_and_TV.jsonl.gz")
+    archive = write_zip(tmp_path / "ml-25m.zip", {"ratings.csv": b""})
+    with pytest.raises(StorageError, match=r"unknown ending.*file of movielens-25m, name that.*--folder"):
+        load_interactions(archive)

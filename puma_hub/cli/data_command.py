@@ -38,8 +38,8 @@ def _names() -> Result:
     """What there is, with the options of each."""
     options = {name: DATASETS.options(name) for name in DATASETS}
     text = table(
-        ["name", "holds", "--data-option"],
-        [[name, one.about, ", ".join(options[name])] for name, one in DATASETS.items()],
+        ["name", "holds", "files", "--data-option"],
+        [[name, one.about, ", ".join(one.files), ", ".join(options[name])] for name, one in DATASETS.items()],
     )
     return Result(text, {name: {"about": one.about, "options": options[name]} for name, one in DATASETS.items()})
 

@@ -14,13 +14,13 @@ import datasets
 import pyarrow as pa
 
 from puma_hub.data.cache import data_folder
-from puma_hub.data.file_kinds import require_kind
+from puma_hub.data.file_kinds import plain_name, require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
 from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.raw_files import RawRows
 from puma_hub.data.rows import codes, column, from_table
-from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions
+from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions, require_columns
 from puma_hub.data.split import chronological_split, most_recent, sample_users, sample_users_of_splits
 from puma_hub.errors import ConfigurationError, InteractionsError, StorageError, shown
 from puma_hub.extensions import DATASETS, FORMATS
@@ -141,7 +141,13 @@ def read_interactions(
             raise ConfigurationError(
                 f"{shown(name)} is no data set by name{_near(name)}; folder is of one, leave it out"
             )
-        return RawRows(_Files(format, options).load(Path(name)))
+        try:
+            found = _Files(format, options).load(Path(name))
+            for rows in found.values() if isinstance(found, dict) else [found]:
+                require_columns(rows.column_names)
+            return RawRows(found)
+        except (InteractionsError, StorageError) as error:
+            raise type(error)(f"{error}{_owner(Path(name))}") from error
     if format is not None:
         raise ConfigurationError(f"{name} is a data set with its own file format; leave format={format!r} out")
     loaded = DATASETS.bound(name, options)(folder or data_folder(name))
@@ -151,6 +157,14 @@ def read_interactions(
         if count and what.startswith("malformed"):
             logger.warning("%s: %d %s are left out", name, count, what.replace("_", " "))
     return loaded
+
+
+def _owner(path: Path) -> str:
+    """A hint for a publisher's file that was given as if it held interactions."""
+    owner = DATASETS.by_file(plain_name(path).name) if path.is_file() else None
+    if owner is None:
+        return ""
+    return f"; if it is the file of {owner}, name that, and folder={str(path.parent)!r} (--folder {path.parent})"
 
 
 def _near(name: str) -> str:
