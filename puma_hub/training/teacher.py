@@ -47,8 +47,7 @@ def with_source_predictions(
     """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
 
     :class:`AdapterTrainer` learns such rows from the predictions (knowledge distillation), and with ``teacher_weight``
-    below 1 from the labels too: predictions have none of the labels' noise, so fewer steps do. What is said of a row
-    does not depend on the other rows.
+    below 1 from the labels too. What is said of a row does not depend on the other rows.
 
     Args:
         lm: the scorer of the bank's LLM.
@@ -57,13 +56,11 @@ def with_source_predictions(
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
         noise: standard deviation of Gaussian noise on each row's prompt, in spreads of the bank. The adapter then also
             learns prompts unlike those of its training users, as other banks have. 0 adds none.
-        seed: of the noise, which is the same for a row whichever rows come with it. For an adapter of several sources,
-            ask each source with another seed and put the rows together by :func:`puma_hub.combine_teachers`.
+        seed: of the noise, the same for a row whichever rows come with it; another for each of several sources.
 
     Returns:
-        A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
-        ``source_probabilities``, one for each answer; and with noise ``source_prompt``, the row's prompt ``(l, d)``
-        before ``offset_share``.
+        The rows with ``source_prediction``, a rating or the probability of a click, and ``source_probabilities``, one
+        for each answer; and with noise ``source_prompt``, the row's prompt ``(l, d)`` before ``offset_share``.
 
     Raises:
         ConfigurationError: ``offset_share`` or ``spread`` is not above 0, ``noise`` is negative, or the bank records no
