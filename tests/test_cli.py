@@ -56,7 +56,7 @@ def test_the_whole_way(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main([*taught, *asked, "--json", str(tmp_path / "taught.json")]) == 0
     told = json.loads((tmp_path / "taught.json").read_text())
     assert told["learns_from"] == "source predictions" and told["rows"] == told["start_rows"] == 4 * 5
-    assert main([*taught, "--bank", str(bank)]) == 2 and "one source bank, got 2" in capsys.readouterr().err
+    assert main([*taught, "--bank", str(bank)]) == 2 and "single source bank, got 2" in capsys.readouterr().err
     assert main([*train, "--teacher", str(place / "gemma3"), "--out", str(tmp_path / "wrong"), *TRAIN]) != 0
     assert not (tmp_path / "wrong").exists()
     warm = [*train, "--warm-start", str(place / "llama"), "--out", str(tmp_path / "warm"), *TRAIN]
