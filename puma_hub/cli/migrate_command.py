@@ -59,8 +59,8 @@ def run(args: argparse.Namespace) -> Result:
     told = ""
     if report["own_source_bank"] is False:
         told = (
-            "\nthe bank and the adapter's source bank come from separate trainings, so the bank was standardised by its "
-            "own mean; the rating head is the adapter's: puma-hub calibrate fits it to a few rated rows, and puma-hub "
-            "compare shows the results for these users"
+            "\nthe bank and the adapter's source bank come from separate trainings, so the bank was standardised by "
+            "its own mean; the rating head is the adapter's: puma-hub calibrate fits it to a few rated rows, and "
+            "puma-hub compare shows the results for these users"
         )
     return Result(f"{migrated} in {args.out}{told}", report)
