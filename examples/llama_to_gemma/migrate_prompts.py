@@ -43,13 +43,13 @@ def main() -> None:
     old = load(args.source, "smollm2-135m")
     source = PromptTrainer(old, rows["train"], PumaTrainingArguments(output_dir=f"{args.out}/source")).train()
 
-    # A fifth of the users is enough to learn the map for everybody, from what the old LLM predicts for them.
+    # A fifth of the users is enough to learn the map for all users, from what the old LLM predicts for them.
     chosen = select_users(source, rows["train"], "puma", budget=args.users // 5)
     # Some of their rows will do.
-    taught = with_source_predictions(old, source, most_recent(of_users(rows["train"], chosen), 18))
+    teacher_rows = with_source_predictions(old, source, most_recent(of_users(rows["train"], chosen), 18))
     new = load(args.target, "gemma-3-270m")
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", validation_share=0.0)
-    adapter = AdapterTrainer(new, source, taught, settings).train()
+    adapter = AdapterTrainer(new, source, teacher_rows, settings).train()
     adapter.save_pretrained(f"{args.out}/adapter")
 
     target = adapter.migrate(source)
