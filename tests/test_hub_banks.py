@@ -314,7 +314,10 @@ def test_formats_and_descriptions(hub: HubServer, login: Callable[..., None]) ->
             load(broken)
     with pytest.raises(CheckpointError, match="should hold 9 users, but its files hold 8"):
         load({"users": 9})
-    for changes, match in (({"users": 7}, "should hold 7 users, but its files hold 8"), ({"rows_per_shard": 4}, "lacks")):
+    for changes, match in (
+        ({"users": 7}, "should hold 7 users, but its files hold 8"),
+        ({"rows_per_shard": 4}, "lacks"),
+    ):
         repository.commit({"bank.json": json.dumps({**facts, **changes}).encode()}, "changed")
         for users in (None, ["user-1"]):
             with pytest.raises((CheckpointError, HubNotFoundError), match=match):

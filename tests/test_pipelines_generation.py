@@ -184,7 +184,12 @@ BAD: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
     ([{"role": "user", "content": "<user><user>"}], {"user_id": "user-1"}, TemplateError, "at most once, found 2"),
     ([{"role": "user", "content": None}], {"user_id": "user-1"}, TemplateError, "content that is a string"),
     ([{"role": "tool", "content": "Hi"}], {"user_id": "user-1"}, TemplateError, "cannot render.*no tools"),
-    ([*CHAT, {"role": "hidden", "content": "<user>"}], {"user_id": "user-1"}, TemplateError, "0 times; put <user> into"),
+    (
+        [*CHAT, {"role": "hidden", "content": "<user>"}],
+        {"user_id": "user-1"},
+        TemplateError,
+        "0 times; put <user> into",
+    ),
     ("Hi", {"user_id": "user-1", "unknown_users": "skip"}, ConfigurationError, "one of error, mean"),
 ]
 
