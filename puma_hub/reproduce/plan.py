@@ -1,0 +1,78 @@
+"""The parts of one seed, as the configuration asks for them. Equal parts are the same part, whoever asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from puma_hub.reproduce.adapters import Selection, TrainedAdapter
+from puma_hub.reproduce.banks import MigratedBank, TrainedBank
+from puma_hub.reproduce.config import ReproduceConfig
+from puma_hub.reproduce.context import stamp_of
+from puma_hub.reproduce.lessons import LabelledRows, Lessons, TaughtRows
+from puma_hub.reproduce.part import BankPart, Setup
+
+
+def setup_of(config: ReproduceConfig, seed: int) -> Setup:
+    """What the parts of a seed share."""
+    stamps = {name: stamp for name in config.models if (stamp := stamp_of(name))}
+    data, task = config.data, config.scored_task.to_dict()
+    return Setup(data, stamp_of(data.folder or data.name), task, config.template, config.dtype, stamps, seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Makes the parts of one seed."""
+
+    config: ReproduceConfig
+    setup: Setup
+
+    @classmethod
+    def of(cls, config: ReproduceConfig, seed: int) -> Plan:
+        return cls(config, setup_of(config, seed))
+
+    def bank(self, llm: str) -> TrainedBank:
+        """The prompts of all users, trained on ``llm``."""
+        return TrainedBank(self.setup, llm, self.config.prompts)
+
+    def selection(self, bank: BankPart, strategy: str | None = None, share: float | None = None) -> Selection:
+        """The users of an adapter, by default by the configuration's strategy and share."""
+        share = self.config.share if share is None else share
+        return Selection(self.setup, bank, strategy or self.config.strategy, min(1.0, share))
+
+    def lessons(self, bank: BankPart, selection: Selection) -> Lessons:
+        """What an adapter learns from.
+
+        Prompts that come out of an adapter are shrunk already, so the teacher takes them as they are.
+        """
+        rows_per_user = self.config.adapter.rows_per_user
+        if self.config.adapter.learns_from == "labels":
+            return LabelledRows(self.setup, selection, rows_per_user)
+        options = {"offset_share": 1.0, "spread": 1.0} if isinstance(bank, MigratedBank) else {}
+        return TaughtRows(self.setup, bank, selection, rows_per_user, options)
+
+    def adapter(
+        self,
+        bank: BankPart,
+        to: str,
+        selection: Selection | None = None,
+        lessons: Lessons | None = None,
+        learns: BankPart | None = None,
+    ) -> TrainedAdapter:
+        """An adapter from the LLM of ``bank`` to the LLM ``to``.
+
+        Args:
+            selection: its users, by default those of :meth:`selection`.
+            lessons: what it learns from, by default :meth:`lessons` of its users.
+            learns: the bank it is trained on, in place of ``bank``.
+        """
+        lessons = lessons or self.lessons(bank, selection or self.selection(bank))
+        return self.joined((learns or bank,), to, lessons)
+
+    def joined(self, banks: tuple[BankPart, ...], to: str, lessons: Lessons) -> TrainedAdapter:
+        """An adapter from several banks."""
+        adapter = self.config.adapter
+        return TrainedAdapter(self.setup, to, banks, lessons, adapter.architecture, adapter.arguments)
+
+    def migrated(self, adapter: TrainedAdapter, *banks: BankPart) -> MigratedBank:
+        """All users of ``banks`` through ``adapter``."""
+        return MigratedBank(self.setup, adapter, banks)
