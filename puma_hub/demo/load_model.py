@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.settings import DemoSettings, compute_dtype
@@ -22,7 +23,7 @@ def load_model(name: str, settings: DemoSettings, say: Callable[[str], None]) ->
     return PersonalizedLM.from_pretrained(folder, dtype=dtype, **identity)
 
 
-def fetched_model(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, str | None]]:
+def fetched_model(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:
     """The folder of a model in ``SOURCES``, fetched where it is not in the cache, and what its scorer goes by.
 
     The rounded weights have a revision of their own; the name is the Hub id of the model they were made from.

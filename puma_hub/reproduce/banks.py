@@ -14,6 +14,7 @@ from puma_hub.reproduce.context import Context
 from puma_hub.reproduce.part import BANK, ROW, BankPart, Sizes
 from puma_hub.training import PromptTrainer
 from puma_hub.training.defaults import PROMPT_DEFAULTS
+from puma_hub.training.posterior import STEPS
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class TrainedBank(BankPart):
     def work(self, sizes: Sizes) -> float:
         method = self.arguments.get("prompt_method") or "posterior"
         epochs = self.arguments.get("num_train_epochs") or PROMPT_DEFAULTS[method]["num_train_epochs"]
-        return 2.0 * ROW * epochs * sizes.train
+        return ROW * sizes.train * (2.0 * epochs + (3 * STEPS if method == "posterior" else 0))
 
     def make(self, context: Context, folder: Path) -> dict[str, Any]:
         lm, rows = context.lm(self.setup, self.on), context.rows(self.setup).train

@@ -28,7 +28,9 @@ def bars(axes: Any, summary: Summary, column: str, labels: Mapping[str, str], hi
     _plain(axes)
 
 
-def curves(axes: Any, summary: Summary, rows: Mapping[str, float], columns: Sequence[str], what: tuple[str, str]) -> None:
+def curves(
+    axes: Any, summary: Summary, rows: Mapping[str, float], columns: Sequence[str], what: tuple[str, str]
+) -> None:
     """A curve for each column, over ``rows`` with their place on the axis across; ``what`` names both axes."""
     for column in columns:
         known = [row for row in rows if summary.mean(row, column) is not None]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -18,9 +18,10 @@ from puma_hub.reproduce.paper import DATA
 from puma_hub.tasks import Task, task_from_dict
 from puma_hub.tasks.template import PromptTemplate
 from puma_hub.training import PumaTrainingArguments
+from puma_hub.training.drawn_rows import ITEMS, ROWS
 
 PRESETS = ("cpu", "paper")
-LEARNS_FROM = ("teacher", "labels")
+LEARNS_FROM = ("catalogue", "rows", "labels")
 _FEWEST_USERS = 4
 
 
@@ -54,15 +55,20 @@ class AdapterConfig:
     """How adapters are trained.
 
     Args:
-        learns_from: ``teacher`` (the source LLM's predictions) or ``labels``.
+        learns_from: ``catalogue`` (what the source LLM predicts for drawn rows), ``rows`` (what it predicts for the
+            users' own rows) or ``labels``.
+        items: of drawn rows.
+        rows: how many are drawn.
+        rows_per_user: of the users' own rows, the most recent of each; all by default.
         architecture: ``seed``, ``paper`` or ``linear``.
-        rows_per_user: the most recent training rows of each of the adapter's users; all by default.
         arguments: of :class:`puma_hub.PumaTrainingArguments`.
     """
 
-    learns_from: str = "teacher"
-    architecture: str = "seed"
+    learns_from: str = "catalogue"
+    items: int = ITEMS
+    rows: int = ROWS
     rows_per_user: int | None = None
+    architecture: str = "seed"
     arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -92,12 +98,10 @@ class ColdStartConfig:
 
 @dataclass(frozen=True)
 class LabelFreeConfig:
-    """The experiment ``label-free``: how many items and rows are drawn, and the numbers of either curve."""
+    """The experiment ``label-free``: the numbers of items, and of rows, that are tried beside the adapter's."""
 
-    items: int | None = None
-    rows: int = 1024
-    items_curve: list[int] = field(default_factory=lambda: [30, 60, 120, 240])
-    rows_curve: list[int] = field(default_factory=lambda: [128, 256, 512, 1024])
+    items: list[int] = field(default_factory=lambda: [30, 60, 120, 480])
+    rows: list[int] = field(default_factory=lambda: [128, 256, 512, 2048])
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ def _made(kind: type[Any], data: Any, where: str, prefix: str) -> Any:
     values = {}
     for name, value in data.items():
         if is_dataclass(hints[name]):
-            values[name] = _made(hints[name], value, where, f"{prefix}{name}.")  # type: ignore[arg-type]
+            values[name] = _made(hints[name], value, where, f"{prefix}{name}.")
         else:
             values[name] = _typed(value, hints[name], f"{where}: {prefix}{name}")
     return kind(**values)
@@ -253,7 +257,7 @@ def _typed(value: Any, hint: Any, what: str) -> Any:
     """``value``, if it is of the kind that the field holds; a whole number serves as a fraction."""
     if hint is Any:
         return value
-    origin, arguments = getattr(hint, "__origin__", None), getattr(hint, "__args__", ())
+    origin, arguments = get_origin(hint), get_args(hint)
     if origin is list:
         if not isinstance(value, list):
             raise ConfigurationError(f"{what} must be a list, got {shown(value)}")

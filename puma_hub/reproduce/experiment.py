@@ -40,7 +40,7 @@ class Experiment(ABC):
 
     @abstractmethod
     def figures(self, found: Mapping[str, Any]) -> Figures:
-        """The figures of a seed, from what its parts hold; rows and columns are the same for all seeds."""
+        """The figures of a seed, from the facts of its parts."""
 
     def paper(self) -> dict[str, dict[str, float]]:
         """The paper's figures, by our rows and columns, as far as there are some."""

@@ -40,7 +40,9 @@ class Figure3(Experiment):
         return rows
 
     def notes(self, summary: Summary) -> list[str]:
-        return [f"Figures are {self.metric.upper()} of all users. Retraining has no budget: it is the same in each row."]
+        return [
+            f"Figures are {self.metric.upper()} of all users. Retraining has no budget: it is the same in each row."
+        ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
         places = {_row(share): 100 * share for share in self.config.budgets}

@@ -7,7 +7,7 @@ from typing import Any
 
 from puma_hub.reproduce import charts, paper
 from puma_hub.reproduce.experiment import Experiment, Figures
-from puma_hub.reproduce.lessons import LabelledRows, Lessons, TaughtRows
+from puma_hub.reproduce.lessons import LabelledRows
 from puma_hub.reproduce.part import Part
 from puma_hub.reproduce.plan import Plan
 from puma_hub.reproduce.scores import Scores
@@ -27,11 +27,52 @@ class Figure6(Experiment):
         sources, target = self.config.aggregated
         banks = tuple(plan.bank(source) for source in sources)
         selection = plan.selection(banks[0])
+        lessons = LabelledRows(plan.setup, selection, self.config.adapter.rows_per_user)
         found: dict[str, Part] = {}
         for source, bank in zip(sources, banks):
-            migrated = plan.migrated(plan.adapter(bank, target, selection), bank)
+            migrated = plan.migrated(plan.adapter(bank, target, lessons=lessons), bank)
             found[_alone(source)] = Scores(plan.setup, migrated)
             found[_trained(source)] = Scores(plan.setup, bank)
-        adapter = plan.joined(banks, target, plan.joint_lessons(banks, selection))
+        adapter = plan.joined(banks, target, lessons)
         found[AGGREGATED] = Scores(plan.setup, plan.migrated(adapter, *banks))
         return found
+
+    def figures(self, found: Mapping[str, Any]) -> Figures:
+        return {name: report["metrics"] for name, report in found.items()}
+
+    def paper(self) -> dict[str, dict[str, float]]:
+        sources, _ = self.config.aggregated
+        named = {_alone(source): paper.family(source) for source in sources} | {AGGREGATED: AGGREGATED}
+        if {*named.values()} != {*paper.FIGURE6}:
+            return {}
+        return {row: paper.FIGURE6[name] for row, name in named.items() if name is not None}
+
+    def labels(self) -> dict[str, str]:
+        sources, target = self.config.aggregated
+        alone = {_alone(source): f"{source} -> {target}" for source in sources}
+        trained = {_trained(source): f"{source}, not migrated" for source in sources}
+        return {**alone, **trained, AGGREGATED: f"{' + '.join(sources)} -> {target}"}
+
+    def notes(self, summary: Summary) -> list[str]:
+        sources, target = self.config.aggregated
+        lines = [
+            "All adapters learn from the labels of the same users' rows, so that one source and several are compared "
+            "alike.",
+            "Differences are from the aggregate, on the same users and rows of each seed.",
+        ]
+        if target in sources:
+            lines.append(
+                f"{target} is the target and one of the sources too: the aggregate adds what the other source knows."
+            )
+        return lines
+
+    def draw(self, figure: Any, summary: Summary) -> None:
+        charts.bars(figure.subplots(), summary, self.metric, self.labels(), highlight=(AGGREGATED,))
+
+
+def _alone(source: str) -> str:
+    return f"{source} alone"
+
+
+def _trained(source: str) -> str:
+    return f"{source} trained"

@@ -16,9 +16,9 @@ from puma_hub.data.catalogue import catalogue_of
 from puma_hub.data.rows import flat, from_table
 from puma_hub.reproduce.context import Context
 from puma_hub.reproduce.part import ROW, BankPart, Part, Sizes
+from puma_hub.storage import new_file
 from puma_hub.training import draw_rows, with_source_predictions
 from puma_hub.training.report import forward_flops
-from puma_hub.storage import new_file
 
 _ROWS = "rows.parquet"
 
@@ -111,13 +111,14 @@ class TaughtRows(Lessons):
 class DrawnRows(Lessons):
     """Rows of users of ``bank`` and items of the training rows, paired at random, with the source's predictions.
 
-    The items are those with the most rows.
+    ``options`` are those of :func:`puma_hub.with_source_predictions`.
     """
 
     bank: BankPart
     selection: Part | None
-    items: int | None
+    items: int
     rows: int
+    options: dict[str, Any]
 
     @property
     def model(self) -> str:
@@ -125,8 +126,7 @@ class DrawnRows(Lessons):
 
     @property
     def told(self) -> str:
-        items = "all items" if self.items is None else f"{self.items} items"
-        return f"from source predictions of {self.rows} drawn rows, {items}"
+        return f"from source predictions of {self.rows} drawn rows of {self.items} items"
 
     @property
     def about(self) -> str:
@@ -141,9 +141,17 @@ class DrawnRows(Lessons):
     def make(self, context: Context, folder: Path) -> dict[str, Any]:
         bank = context.result(self.bank)
         users = None if self.selection is None else context.result(self.selection)
-        items = catalogue_of(context.rows(self.setup).train, self.items)
-        drawn = draw_rows(bank, items, self.rows, users=users, seed=self.setup.seed)
-        return _ask(context, self.bank, drawn, {}, folder, self)
+        history = "<history>" in context.lm(self.setup, self.model).template.text
+        drawn = draw_rows(
+            bank,
+            catalogue_of(context.rows(self.setup).train),
+            self.rows,
+            items=self.items,
+            users=users,
+            history=history,
+            seed=self.setup.seed,
+        )
+        return _ask(context, self.bank, drawn, self.options, folder, self)
 
 
 def _own_rows(context: Context, part: LabelledRows | TaughtRows) -> datasets.Dataset:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from puma_hub.demo.settings import compute_dtype
 from puma_hub.reproduce.adapters import Selection, TrainedAdapter
 from puma_hub.reproduce.banks import MigratedBank, TrainedBank
 from puma_hub.reproduce.config import ReproduceConfig
 from puma_hub.reproduce.context import stamp_of
-from puma_hub.reproduce.lessons import LabelledRows, Lessons, TaughtRows
+from puma_hub.reproduce.lessons import DrawnRows, LabelledRows, Lessons, TaughtRows
 from puma_hub.reproduce.part import BankPart, Setup
 
 
@@ -16,7 +17,8 @@ def setup_of(config: ReproduceConfig, seed: int) -> Setup:
     """What the parts of a seed share."""
     stamps = {name: stamp for name in config.models if (stamp := stamp_of(name))}
     data, task = config.data, config.scored_task.to_dict()
-    return Setup(data, stamp_of(data.folder or data.name), task, config.template, config.dtype, stamps, seed)
+    dtype = str(compute_dtype(config.dtype)).removeprefix("torch.")
+    return Setup(data, stamp_of(data.folder or data.name), task, config.template, dtype, stamps, seed)
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,13 @@ class Plan:
 
         Prompts that come out of an adapter are shrunk already, so the teacher takes them as they are.
         """
-        rows_per_user = self.config.adapter.rows_per_user
-        if self.config.adapter.learns_from == "labels":
-            return LabelledRows(self.setup, selection, rows_per_user)
+        adapter = self.config.adapter
+        if adapter.learns_from == "labels":
+            return LabelledRows(self.setup, selection, adapter.rows_per_user)
         options = {"offset_share": 1.0, "spread": 1.0} if isinstance(bank, MigratedBank) else {}
-        return TaughtRows(self.setup, bank, selection, rows_per_user, options)
+        if adapter.learns_from == "rows":
+            return TaughtRows(self.setup, bank, selection, adapter.rows_per_user, options)
+        return DrawnRows(self.setup, bank, selection, adapter.items, adapter.rows, options)
 
     def adapter(
         self,
@@ -56,17 +60,15 @@ class Plan:
         to: str,
         selection: Selection | None = None,
         lessons: Lessons | None = None,
-        learns: BankPart | None = None,
     ) -> TrainedAdapter:
         """An adapter from the LLM of ``bank`` to the LLM ``to``.
 
         Args:
             selection: its users, by default those of :meth:`selection`.
             lessons: what it learns from, by default :meth:`lessons` of its users.
-            learns: the bank it is trained on, in place of ``bank``.
         """
         lessons = lessons or self.lessons(bank, selection or self.selection(bank))
-        return self.joined((learns or bank,), to, lessons)
+        return self.joined((bank,), to, lessons)
 
     def joined(self, banks: tuple[BankPart, ...], to: str, lessons: Lessons) -> TrainedAdapter:
         """An adapter from several banks."""

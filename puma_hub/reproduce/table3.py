@@ -34,9 +34,6 @@ class Table3(Experiment):
             "retrained": plan.bank(config.target),
         }
 
-    def wanted_facts(self) -> bool:
-        return True
-
     def figures(self, found: Mapping[str, Any]) -> Figures:
         adapter, retrained, lessons = found["adapter"], found["retrained"], found["lessons"]
         flops, seconds = {}, {}
