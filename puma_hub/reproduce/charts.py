@@ -29,31 +29,39 @@ def bars(axes: Any, summary: Summary, column: str, labels: Mapping[str, str], hi
 
 
 def curves(
-    axes: Any, summary: Summary, rows: Mapping[str, float], columns: Sequence[str], what: tuple[str, str]
+    axes: Any,
+    summary: Summary,
+    rows: Mapping[str, float],
+    columns: Sequence[str],
+    what: tuple[str, str],
+    labels: Mapping[str, str] | None = None,
 ) -> None:
     """A curve for each column, over ``rows`` with their place on the axis across; ``what`` names both axes."""
+    labels = labels or {}
     for column in columns:
         known = [row for row in rows if summary.mean(row, column) is not None]
         means = [float(summary.mean(row, column) or 0.0) for row in known]
         errors = [summary.cells[row][column].half_width or 0.0 for row in known]
-        axes.errorbar([rows[row] for row in known], means, yerr=errors, marker="o", capsize=2, label=column)
+        axes.errorbar(
+            [rows[row] for row in known], means, yerr=errors, marker="o", capsize=2, label=labels.get(column, column)
+        )
     axes.set(xlabel=what[0], ylabel=what[1])
     if columns:
         axes.legend(frameon=False)
     _plain(axes)
 
 
-def heat_map(axes: Any, summary: Summary, columns: Sequence[str], what: tuple[str, str]) -> None:
-    """A square for each cell with its mean; ``what`` names rows and columns."""
-    rows = list(summary.cells)
+def heat_map(axes: Any, summary: Summary, labels: Mapping[str, str], what: tuple[str, str]) -> None:
+    """A square for each pair of ``labels`` with its mean; ``what`` names rows and columns."""
+    rows = columns = list(labels)
     means = [[summary.mean(row, column) for column in columns] for row in rows]
     values = np.array([[np.nan if mean is None else mean for mean in row] for row in means], dtype=float)
     axes.imshow(values, cmap="RdYlGn", vmin=np.nanmin(values) - 1e-6, vmax=np.nanmax(values) + 1e-6)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
             axes.text(column, row, f"{value:.4f}", ha="center", va="center")
-    axes.set_yticks(range(len(rows)), rows)
-    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), list(labels.values()))
+    axes.set_xticks(range(len(columns)), list(labels.values()))
     axes.set(ylabel=what[0], xlabel=what[1])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from functools import cached_property
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, get_args, get_origin, get_type_hints
 
 import yaml
@@ -176,6 +176,12 @@ class ReproduceConfig:
         if self.template is not None:
             PromptTemplate.of(self.template)
         self.scored_task  # noqa: B018  refuses an unknown task
+
+    def short(self, model: str) -> str:
+        """A model's name without the folder or account before it, where no other model is called so."""
+        names = [PurePath(one).name for one in self.models]
+        own = PurePath(model).name
+        return own if names.count(own) == 1 else model
 
     @property
     def source(self) -> str:

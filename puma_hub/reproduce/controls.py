@@ -49,17 +49,20 @@ class ControlsExperiment(Experiment):
         return {
             **_ROWS,
             RETENTION: "retention of the personal gain",
-            "source": f"source prompts, {self.config.source}",
-            "migrated": f"migrated prompts, {self.config.target}",
-            "retrained": f"retrained prompts, {self.config.target}",
+            "source": f"source prompts, {self.config.short(self.config.source)}",
+            "migrated": f"migrated prompts, {self.config.short(self.config.target)}",
+            "retrained": "retrained prompts",
         }
 
     def notes(self, summary: Summary) -> list[str]:
+        kept = retention(summary.mean("gain", "source"), summary.mean("gain", "migrated"))
+        ratio = "there is none on the source LLM" if kept is None else f"{kept:.2f} of it is retained"
         return [
             f"Figures are {self.metric.upper()}, but for the last two rows. The adapter trained on "
             f"{self.config.share:.0%} of the users; these are the others.",
             "Something personal was moved where own prompts beat the mean prompt, and the mean prompt deranged ones.",
-            "The retention's interval is wide where the gain on the source LLM is small.",
+            "The retention is uncertain where the gain on the source LLM is small. Of the gain's mean over seeds, "
+            f"{ratio}.",
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:

@@ -53,6 +53,9 @@ class Figure4(Experiment):
             for source, one in named.items()
         }
 
+    def labels(self) -> dict[str, str]:
+        return {model: self.config.short(model) for model in self.config.models}
+
     def notes(self, summary: Summary) -> list[str]:
         return [
             f"Sources are in rows, targets in columns. The figure is {self.metric.upper()} retrained / migrated, of "
@@ -61,4 +64,4 @@ class Figure4(Experiment):
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        charts.heat_map(figure.subplots(), summary, self.config.models, ("source", "target"))
+        charts.heat_map(figure.subplots(), summary, self.labels(), ("source", "target"))

@@ -56,8 +56,9 @@ class Figure5(Experiment):
         return {row: paper.FIGURE5[one] for row, one in named.items() if one in paper.FIGURE5}
 
     def labels(self) -> dict[str, str]:
-        first = self.config.steps[0]
-        return {CHAIN: "chain", DIRECT: f"one migration from {first}", TRAINED: "trained on that LLM"}
+        short, steps = self.config.short, self.config.steps
+        rows = {_row(number, model): f"{number}: {short(model)}" for number, model in enumerate(steps)}
+        return {**rows, DIRECT: f"one migration from {short(steps[0])}", TRAINED: "trained on that LLM"}
 
     def notes(self, summary: Summary) -> list[str]:
         lines = [
@@ -72,7 +73,8 @@ class Figure5(Experiment):
 
     def draw(self, figure: Any, summary: Summary) -> None:
         places = {_row(number, model): float(number) for number, model in enumerate(self.config.steps)}
-        charts.curves(figure.subplots(), summary, places, [CHAIN, DIRECT, TRAINED], ("migrations", self.metric.upper()))
+        what = "migrations", self.metric.upper()
+        charts.curves(figure.subplots(), summary, places, [CHAIN, DIRECT, TRAINED], what, self.labels())
 
 
 def _row(number: int, model: str) -> str:

@@ -49,9 +49,10 @@ class Figure6(Experiment):
 
     def labels(self) -> dict[str, str]:
         sources, target = self.config.aggregated
-        alone = {_alone(source): f"{source} -> {target}" for source in sources}
-        trained = {_trained(source): f"{source}, not migrated" for source in sources}
-        return {**alone, **trained, AGGREGATED: f"{' + '.join(sources)} -> {target}"}
+        names, to = {source: self.config.short(source) for source in sources}, self.config.short(target)
+        alone = {_alone(source): f"{name} -> {to}" for source, name in names.items()}
+        trained = {_trained(source): f"{name}, not migrated" for source, name in names.items()}
+        return {**alone, **trained, AGGREGATED: f"{' + '.join(names.values())} -> {to}"}
 
     def notes(self, summary: Summary) -> list[str]:
         sources, target = self.config.aggregated
@@ -62,7 +63,8 @@ class Figure6(Experiment):
         ]
         if target in sources:
             lines.append(
-                f"{target} is the target and one of the sources too: the aggregate adds what the other source knows."
+                f"{self.config.short(target)} is the target and one of the sources too: the aggregate adds what the "
+                "other source knows."
             )
         return lines
 

@@ -97,10 +97,19 @@ def run_experiment(
 
 def machine() -> str:
     """Processor, number of cores that this process may use, and GPU, in words."""
-    processor = platform.processor() or platform.machine()
+    processor = _processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
     return f"{platform.system()} {processor}, {cores} cores ({torch.get_num_threads()} threads){gpu}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
 
 
 def _require_own(files: dict[str, Path]) -> None:

@@ -33,9 +33,11 @@ def missing_parts(wanted: Iterable[Part], store: Store) -> list[Part]:
 def in_order(parts: Iterable[Part]) -> list[Part]:
     """``parts`` in an order in which each comes after those it needs, and LLMs change seldom.
 
-    Seed after seed. As long as a part is ready that takes the LLM in memory, or none, it is next.
+    Seed after seed. As long as a part is ready that takes the LLM in memory, or none, it is next. Otherwise it is the
+    one that most others wait for.
     """
     left = list(parts)
+    waiting_for = _waiting(left)
     ordered: list[Part] = []
     model: str | None = None
     seed: int | None = None
@@ -43,13 +45,32 @@ def in_order(parts: Iterable[Part]) -> list[Part]:
         waiting = {part.key for part in left}
         ready = [part for part in left if not any(needed.key in waiting for needed in part.needs)]
         same_seed = [part for part in ready if part.setup.seed == seed] or ready
-        chosen = next((part for part in same_seed if part.model in (None, model)), same_seed[0])
-        if chosen.setup.seed != seed:
-            seed, model = chosen.setup.seed, None
+        if same_seed[0].setup.seed != seed:
+            seed, model = same_seed[0].setup.seed, None
+            continue
+        chosen = next((part for part in same_seed if part.model in (None, model)), None)
+        if chosen is None:
+            chosen = max(same_seed, key=lambda part: waiting_for[part.key])
         model = chosen.model or model
         ordered.append(chosen)
         left.remove(chosen)
     return ordered
+
+
+def _waiting(parts: list[Part]) -> dict[str, int]:
+    """How many parts need each part, directly or by way of others."""
+    found = {part.key: 0 for part in parts}
+    for part in parts:
+        needed: dict[str, Part] = {}
+        open_parts = list(part.needs)
+        while open_parts:
+            one = open_parts.pop()
+            if one.key in found and one.key not in needed:
+                needed[one.key] = one
+                open_parts += one.needs
+        for key in needed:
+            found[key] += 1
+    return found
 
 
 def planned_work(parts: Iterable[Part], context: Context) -> Mapping[str, float]:

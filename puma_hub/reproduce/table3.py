@@ -77,8 +77,8 @@ class Table3(Experiment):
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        axes = figure.subplots()
-        charts.bars(axes, summary, "ratio of FLOPs", {"ratio of FLOPs": "retraining / adapter, FLOPs"})
+        labels = {"ratio of FLOPs": "retraining / adapter, FLOPs"}
+        charts.bars(figure.subplots(), summary, "ratio of FLOPs", labels)
 
 
 def _texts(flops: float, whole: Mapping[str, float]) -> tuple[float, float]:
