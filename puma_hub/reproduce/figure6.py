@@ -7,7 +7,6 @@ from typing import Any
 
 from puma_hub.reproduce import charts, paper
 from puma_hub.reproduce.experiment import Experiment, Figures
-from puma_hub.reproduce.lessons import LabelledRows
 from puma_hub.reproduce.part import Part
 from puma_hub.reproduce.plan import Plan
 from puma_hub.reproduce.scores import Scores
@@ -27,13 +26,13 @@ class Figure6(Experiment):
         sources, target = self.config.aggregated
         banks = tuple(plan.bank(source) for source in sources)
         selection = plan.selection(banks[0])
-        lessons = LabelledRows(plan.setup, selection, self.config.adapter.rows_per_user)
+        lessons = [plan.lessons(bank, selection, number) for number, bank in enumerate(banks)]
         found: dict[str, Part] = {}
-        for source, bank in zip(sources, banks):
-            migrated = plan.migrated(plan.adapter(bank, target, lessons=lessons), bank)
+        for source, bank, own in zip(sources, banks, lessons):
+            migrated = plan.migrated(plan.adapter(bank, target, lessons=own), bank)
             found[_alone(source)] = Scores(plan.setup, migrated)
             found[_trained(source)] = Scores(plan.setup, bank)
-        adapter = plan.joined(banks, target, lessons)
+        adapter = plan.aggregated(banks, target, lessons)
         found[AGGREGATED] = Scores(plan.setup, plan.migrated(adapter, *banks))
         return found
 
@@ -57,8 +56,7 @@ class Figure6(Experiment):
     def notes(self, summary: Summary) -> list[str]:
         sources, target = self.config.aggregated
         lines = [
-            "All adapters learn from the labels of the same users' rows, so that one source and several are compared "
-            "alike.",
+            "All adapters learn about the same users and rows; the aggregate's teacher is the mean of the sources.",
             "Differences are from the aggregate, on the same users and rows of each seed.",
         ]
         if target in sources:

@@ -19,6 +19,7 @@ from puma_hub.reproduce.part import ROW, BankPart, Part, Sizes
 from puma_hub.storage import new_file
 from puma_hub.training import draw_rows, with_source_predictions
 from puma_hub.training.report import forward_flops
+from puma_hub.training.teachers import combine_teachers
 
 _ROWS = "rows.parquet"
 
@@ -152,6 +153,29 @@ class DrawnRows(Lessons):
             seed=self.setup.seed,
         )
         return _ask(context, self.bank, drawn, self.options, folder, self)
+
+
+@dataclass(frozen=True)
+class AggregatedRows(Lessons):
+    """The rows that several sources were asked about, with the mean of their predictions."""
+
+    lessons: tuple[Lessons, ...]
+
+    @property
+    def told(self) -> str:
+        return f"from the mean of {len(self.lessons)} sources' predictions"
+
+    @property
+    def about(self) -> str:
+        return f"taking the mean of {len(self.lessons)} sources' predictions"
+
+    def rows_of(self, sizes: Sizes) -> float:
+        return self.lessons[0].rows_of(sizes)
+
+    def make(self, context: Context, folder: Path) -> dict[str, Any]:
+        rows = combine_teachers([context.result(part) for part in self.lessons])
+        _write(rows, folder)
+        return {"rows": len(rows)}
 
 
 def _own_rows(context: Context, part: LabelledRows | TaughtRows) -> datasets.Dataset:

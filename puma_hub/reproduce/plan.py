@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from puma_hub.demo.settings import compute_dtype
 from puma_hub.reproduce.adapters import Selection, TrainedAdapter
 from puma_hub.reproduce.banks import MigratedBank, TrainedBank
 from puma_hub.reproduce.config import ReproduceConfig
 from puma_hub.reproduce.context import stamp_of
-from puma_hub.reproduce.lessons import DrawnRows, LabelledRows, Lessons, TaughtRows
+from puma_hub.reproduce.lessons import AggregatedRows, DrawnRows, LabelledRows, Lessons, TaughtRows
 from puma_hub.reproduce.part import BankPart, Setup
+
+_APART = 1_000_003  # between the seeds of sources
 
 
 def setup_of(config: ReproduceConfig, seed: int) -> Setup:
@@ -41,15 +45,20 @@ class Plan:
         share = self.config.share if share is None else share
         return Selection(self.setup, bank, strategy or self.config.strategy, min(1.0, share))
 
-    def lessons(self, bank: BankPart, selection: Selection) -> Lessons:
+    def lessons(self, bank: BankPart, selection: Selection, number: int = 0) -> Lessons:
         """What an adapter learns from.
 
         Prompts that come out of an adapter are shrunk already, so the teacher takes them as they are.
+
+        Args:
+            number: of the source, where several are aggregated: each has noise of its own.
         """
         adapter = self.config.adapter
         if adapter.learns_from == "labels":
             return LabelledRows(self.setup, selection, adapter.rows_per_user)
-        options = {"offset_share": 1.0, "spread": 1.0} if isinstance(bank, MigratedBank) else {}
+        options: dict[str, Any] = {"offset_share": 1.0, "spread": 1.0} if isinstance(bank, MigratedBank) else {}
+        if number:
+            options["seed"] = self.setup.seed + number * _APART
         if adapter.learns_from == "rows":
             return TaughtRows(self.setup, bank, selection, adapter.rows_per_user, options)
         return DrawnRows(self.setup, bank, selection, adapter.items, adapter.rows, options)
@@ -74,6 +83,11 @@ class Plan:
         """An adapter from several banks."""
         adapter = self.config.adapter
         return TrainedAdapter(self.setup, to, banks, lessons, adapter.architecture, adapter.arguments)
+
+    def aggregated(self, banks: tuple[BankPart, ...], to: str, lessons: Sequence[Lessons]) -> TrainedAdapter:
+        """An adapter from several banks, whose ``lessons`` are each source's, or the same labels for all."""
+        taught = all(part.taught for part in lessons)
+        return self.joined(banks, to, AggregatedRows(self.setup, tuple(lessons)) if taught else lessons[0])
 
     def migrated(self, adapter: TrainedAdapter, *banks: BankPart) -> MigratedBank:
         """All users of ``banks`` through ``adapter``."""
