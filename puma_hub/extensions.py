@@ -1,4 +1,4 @@
-"""What people extend, by name: strategies, file formats, data sets, baselines, engines, stand-ins, warm starts.
+"""What people extend, by name: strategies, file formats, data sets, baselines, engines, experiments and others.
 
 Each is one file that holds a function, and one line at the end of this file that names it. The line names the function
 as text, ``"module:function"``, as entry points of packages do: the command line shows all names without importing
@@ -278,3 +278,18 @@ WARM_STARTS = Registry("warm start")
 WARM_STARTS.register("ridge", "puma_hub.adapter.linear_maps:ridge", "least squares")
 WARM_STARTS.register("procrustes", "puma_hub.adapter.linear_maps:procrustes", "the nearest rotation")
 WARM_STARTS.register("anchors", "puma_hub.adapter.linear_maps:anchors", "position relative to shared tokens")
+
+EXPERIMENTS = Registry("experiment")
+"""``(config) -> Experiment``: a class, see :mod:`puma_hub.reproduce.experiment`."""
+EXPERIMENTS.register("table2", "puma_hub.reproduce.table2:Table2", "all users, beside all baselines")
+EXPERIMENTS.register("table3", "puma_hub.reproduce.table3:Table3", "cost of retraining and of an adapter")
+EXPERIMENTS.register("table4", "puma_hub.reproduce.table4:Table4", "strategies of selection at one budget")
+EXPERIMENTS.register("figure3", "puma_hub.reproduce.figure3:Figure3", "error by budget")
+EXPERIMENTS.register("figure4", "puma_hub.reproduce.figure4:Figure4", "gain over retraining, by pair of models")
+EXPERIMENTS.register("figure5", "puma_hub.reproduce.figure5:Figure5", "a chain of migrations")
+EXPERIMENTS.register("figure6", "puma_hub.reproduce.figure6:Figure6", "two sources aggregated")
+EXPERIMENTS.register(
+    "cold-start", "puma_hub.reproduce.cold_start:ColdStartExperiment", "newcomers, by the number of their rows"
+)
+EXPERIMENTS.register("label-free", "puma_hub.reproduce.label_free:LabelFree", "what the adapter learns from")
+EXPERIMENTS.register("controls", "puma_hub.reproduce.controls:ControlsExperiment", "whether what is moved is personal")

@@ -26,11 +26,13 @@ from puma_hub.data import load_interactions
 from puma_hub.data.movielens import ITEMS_FILE, RATINGS_FILE
 from puma_hub.demo import settings as demo_settings
 from puma_hub.demo.demo_rows import DemoRows, of_popular_items
-from puma_hub.demo.picture import PICTURE, draw, gain_by_user, require_own_picture
+from puma_hub.demo.picture import PICTURE, draw, gain_by_user
+from puma_hub.demo.planned_work import STAGES, planned_work
+from puma_hub.demo.png import require_own_picture
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.run import run_demo
 from puma_hub.demo.settings import SOURCE_MODEL, TARGET_MODEL, DemoSettings
-from puma_hub.demo.stages import STAGES, Stages, planned_work
+from puma_hub.demo.stages import Stages
 from puma_hub.demo.table import compared, demo_table
 from puma_hub.errors import ConfigurationError, StorageError
 from puma_hub.evaluation.compare import Controls

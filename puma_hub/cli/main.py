@@ -31,6 +31,7 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("search", "search", "list published adapters"),
     ("route", "route", "find the cheapest chain of published adapters"),
     ("info", "info", "describe a bank or an adapter"),
+    ("reproduce", "reproduce", "run an experiment of the paper, or of ours, for several seeds"),
     ("bench", "bench", "measure the training step against a straightforward one"),
 )
 

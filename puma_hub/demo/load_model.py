@@ -1,8 +1,9 @@
-"""The demo's two LLMs as scorers."""
+"""Fetched models as scorers, by their short names."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.settings import DemoSettings, compute_dtype
@@ -17,6 +18,15 @@ def load_model(name: str, settings: DemoSettings, say: Callable[[str], None]) ->
     if settings.models == "hub":
         say(f"loading {source.hub_id}")
         return PersonalizedLM.from_pretrained(source.hub_id, dtype=dtype)
-    folder = str(fetch(name, say))
+    folder, identity = fetched_model(name, say)
     say(f"loading {name}")
-    return PersonalizedLM.from_pretrained(folder, dtype=dtype, model_id=source.hub_id, revision=source.revision)
+    return PersonalizedLM.from_pretrained(folder, dtype=dtype, **identity)
+
+
+def fetched_model(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:
+    """The folder of a model in ``SOURCES``, fetched where it is not in the cache, and what its scorer goes by.
+
+    The rounded weights have a revision of their own; the name is the Hub id of the model they were made from.
+    """
+    source = SOURCES[name]
+    return str(fetch(name, say)), {"model_id": source.hub_id, "revision": source.revision}

@@ -9,41 +9,14 @@ import numpy as np
 
 from puma_hub.adapter.facts import prediction_labels
 from puma_hub.demo.demo_report import DemoResults
+from puma_hub.demo.png import new_figure, save_picture
 from puma_hub.demo.table import compared
-from puma_hub.errors import MissingDependencyError, StorageError
 from puma_hub.evaluation.compare import Controls
-from puma_hub.storage import new_file
 
 PICTURE = "demo.png"
-_SOFTWARE = "puma_hub"  # among the file's metadata, which come before the pixels
-_METADATA = 512  # bytes
 _COLOURS = {"migrated": "#1b7837", "source": "#5e81ac", "teacher": "#5e81ac", "retrained": "#5e81ac"}
 _BASELINE = "#b0b7bf"
 _MARGIN = 0.05  # of an axis
-
-
-def require_matplotlib() -> None:
-    """Refuse before the work is done, not after it.
-
-    Raises:
-        MissingDependencyError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise MissingDependencyError('the demo draws demo.png; run: pip install "puma_hub[demo]"') from error
-
-
-def require_own_picture(path: Path) -> None:
-    """Refuse to draw over a file of somebody else's.
-
-    Raises:
-        StorageError: there is a file at ``path`` which :func:`draw` did not make.
-    """
-    if path.exists() and not (path.is_file() and _SOFTWARE.encode() in path.read_bytes()[:_METADATA]):
-        raise StorageError(
-            f"{path} is no picture of puma_hub, and would be replaced; move it, or choose another folder"
-        )
 
 
 def draw(results: DemoResults, report: dict[str, Any], path: Path) -> None:
@@ -52,16 +25,11 @@ def draw(results: DemoResults, report: dict[str, Any], path: Path) -> None:
     Left: RMSE on all held-out rows. Right: for each user the adapter never saw, the RMSE with one mean prompt for all
     minus the RMSE with the own prompt, on the source LLM (across) and on the target LLM (up).
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 4.25), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.25)
     errors, gains = figure.subplots(1, 2, width_ratios=(1.3, 1))
     _draw_errors(errors, report)
     _draw_gains(gains, results.source.unseen, results.target.unseen, report["unseen"]["retention"])
-    with new_file(path) as staged:
-        figure.savefig(staged, format="png", dpi=120, metadata={"Software": _SOFTWARE})
+    save_picture(figure, path)
 
 
 def _draw_errors(axes: Any, report: dict[str, Any]) -> None:

@@ -16,11 +16,13 @@ from puma_hub.demo.demo_report import DemoResults, demo_facts, demo_report
 from puma_hub.demo.demo_rows import DemoRows
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.load_model import load_model
-from puma_hub.demo.picture import PICTURE, draw, require_matplotlib, require_own_picture
+from puma_hub.demo.picture import PICTURE, draw
+from puma_hub.demo.planned_work import planned_work
+from puma_hub.demo.png import require_matplotlib, require_own_picture
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.settings import DATA, SOURCE_MODEL, TARGET_MODEL, DemoSettings
 from puma_hub.demo.source_side import on_source
-from puma_hub.demo.stages import Stages, planned_work
+from puma_hub.demo.stages import Stages
 from puma_hub.demo.target_side import on_target
 from puma_hub.storage import write_json
 from puma_hub.storage.layout import Layout, require_replaceable
@@ -34,7 +36,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         MissingDependencyError: a package of the extra ``demo`` is not installed.
         StorageError: there is something in ``settings.out`` under a name of these that is not ours.
     """
-    require_matplotlib()
+    require_matplotlib(f"the demo draws {PICTURE}")
     out = Path(settings.out)
     for target, layout in demo_folders(settings)[0].items():
         require_replaceable(target, layout)

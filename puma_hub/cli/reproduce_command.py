@@ -1,0 +1,53 @@
+"""``puma-hub reproduce``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from dataclasses import replace
+
+from puma_hub.cli.output import Result, say
+from puma_hub.extensions import EXPERIMENTS
+
+EXAMPLE = "puma-hub reproduce table2 --preset cpu --seeds 42 43 44 --out reproduced"
+_PRESETS = {"cpu": "MovieLens-100K and two small models", "paper": "the paper's models and data, for GPUs and the Hub"}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        f"{parser.description or ''} Parts that are done are kept in DIR/parts and shared by all experiments, so an "
+        "interrupted run goes on where it was."
+    ).strip()
+    known = "; ".join(f"{name}: {one.about}" for name, one in EXPERIMENTS.items())
+    parser.add_argument("experiment", choices=[*EXPERIMENTS], metavar="EXPERIMENT", help=known)
+    chosen = parser.add_mutually_exclusive_group()
+    told = "; ".join(f"{name}: {about}" for name, about in _PRESETS.items())
+    chosen.add_argument("--preset", choices=[*_PRESETS], default="cpu", help=f"{told} (default: cpu)")
+    chosen.add_argument("--config", metavar="FILE", help="YAML: models, data, seeds, sizes; in place of a preset")
+    parser.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="in place of the configuration's")
+    parser.add_argument(
+        "--out", default="reproduced", metavar="DIR", help="where results and parts go (default: reproduced)"
+    )
+
+
+def run(args: argparse.Namespace) -> Result:
+    from puma_hub.cli.outputs import check_outputs
+    from puma_hub.reproduce.config import load_config
+    from puma_hub.reproduce.run import output_files, run_experiment
+    from puma_hub.reproduce.store import PARTS
+
+    files = [str(path) for path in output_files(args.experiment, args.out).values()]
+    check_outputs(args, working=[f"{args.out}/{PARTS}"], files=files)
+    config = load_config(args.config or args.preset)
+    if args.seeds:
+        config = replace(config, seeds=args.seeds)
+    text, report = run_experiment(args.experiment, config, args.out, _command(args, config.seeds), say)
+    say(f"{', '.join(files)}")
+    return Result(text, report)
+
+
+def _command(args: argparse.Namespace, seeds: list[int]) -> str:
+    """What to type for the same again."""
+    source = ["--config", args.config] if args.config else ["--preset", args.preset]
+    words = ["puma-hub", "reproduce", args.experiment, *source, "--seeds", *map(str, seeds), "--out", args.out]
+    return shlex.join(words)

@@ -1,0 +1,69 @@
+"""The kinds of chart that experiments draw, with the 95 % interval over seeds where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from puma_hub.reproduce.summary import Summary
+
+_COLOUR, _HIGHLIGHT = "#5e81ac", "#1b7837"
+
+
+def bars(axes: Any, summary: Summary, column: str, labels: Mapping[str, str], highlight: Sequence[str] = ()) -> None:
+    """A bar for each row that has a figure in ``column``; the axis does not begin at 0."""
+    rows = [row for row in summary.cells if summary.mean(row, column) is not None]
+    means = [float(summary.mean(row, column) or 0.0) for row in rows]
+    errors = [summary.cells[row][column].half_width or 0.0 for row in rows]
+    colours = [_HIGHLIGHT if row in highlight else _COLOUR for row in rows]
+    axes.barh(range(len(rows)), means, xerr=errors, color=colours, ecolor="#333333", capsize=2)
+    axes.set_yticks(range(len(rows)), [labels.get(row, row) for row in rows])
+    axes.invert_yaxis()
+    if means:
+        spread = max(max(means) - min(means), 1e-3)
+        axes.set_xlim(min(means) - spread, max(means) + max(errors) + 0.2 * spread)
+    axes.set_xlabel(f"{labels.get(column, column)} (axis not from 0)")
+    _plain(axes)
+
+
+def curves(
+    axes: Any,
+    summary: Summary,
+    rows: Mapping[str, float],
+    columns: Sequence[str],
+    what: tuple[str, str],
+    labels: Mapping[str, str] | None = None,
+) -> None:
+    """A curve for each column, over ``rows`` with their place on the axis across; ``what`` names both axes."""
+    labels = labels or {}
+    for column in columns:
+        known = [row for row in rows if summary.mean(row, column) is not None]
+        means = [float(summary.mean(row, column) or 0.0) for row in known]
+        errors = [summary.cells[row][column].half_width or 0.0 for row in known]
+        axes.errorbar(
+            [rows[row] for row in known], means, yerr=errors, marker="o", capsize=2, label=labels.get(column, column)
+        )
+    axes.set(xlabel=what[0], ylabel=what[1])
+    if columns:
+        axes.legend(frameon=False)
+    _plain(axes)
+
+
+def heat_map(axes: Any, summary: Summary, labels: Mapping[str, str], what: tuple[str, str]) -> None:
+    """A square for each pair of ``labels`` with its mean; ``what`` names rows and columns."""
+    rows = columns = list(labels)
+    means = [[summary.mean(row, column) for column in columns] for row in rows]
+    values = np.array([[np.nan if mean is None else mean for mean in row] for row in means], dtype=float)
+    axes.imshow(values, cmap="RdYlGn", vmin=np.nanmin(values) - 1e-6, vmax=np.nanmax(values) + 1e-6)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            axes.text(column, row, f"{value:.4f}", ha="center", va="center")
+    axes.set_yticks(range(len(rows)), list(labels.values()))
+    axes.set_xticks(range(len(columns)), list(labels.values()))
+    axes.set(ylabel=what[0], xlabel=what[1])
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)

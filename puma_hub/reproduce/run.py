@@ -1,0 +1,121 @@
+"""Running an experiment: compute what is missing, and write its figures, table and picture."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from puma_hub.demo.png import new_figure, require_matplotlib, require_own_picture, save_picture
+from puma_hub.demo.quiet import quiet
+from puma_hub.demo.settings import compute_dtype
+from puma_hub.errors import StorageError
+from puma_hub.extensions import EXPERIMENTS
+from puma_hub.reproduce import paper
+from puma_hub.reproduce.config import ReproduceConfig
+from puma_hub.reproduce.context import Context
+from puma_hub.reproduce.experiment import Experiment
+from puma_hub.reproduce.plan import Plan
+from puma_hub.reproduce.schedule import compute
+from puma_hub.reproduce.store import Store
+from puma_hub.reproduce.summary import Summary
+from puma_hub.reproduce.tables import page, trust
+from puma_hub.storage import new_file, write_json
+from puma_hub.training.report import require_own_report, versions
+
+_SIZE = 11, 5  # inches of a picture
+
+
+def output_files(name: str, out: str | Path) -> dict[str, Path]:
+    """The files of an experiment by their kind: ``json``, ``md`` and ``png``."""
+    return {kind: Path(out, f"{name}.{kind}") for kind in ("json", "md", "png")}
+
+
+def run_experiment(
+    name: str, config: ReproduceConfig, out: str | Path, command: str, say: Callable[[str], None]
+) -> tuple[str, dict[str, Any]]:
+    """Run the experiment ``name`` for all seeds; leave its files in ``out`` and return its page and report.
+
+    Parts that are done, by this or another experiment, are taken as they are.
+
+    Args:
+        command: what was typed.
+        say: takes a line of progress.
+
+    Raises:
+        ConfigurationError: there is no such experiment, or the configuration does not fit the data.
+        MissingDependencyError: matplotlib is not installed.
+        StorageError: a file in ``out`` would be replaced that is not ours.
+    """
+    experiment: Experiment = EXPERIMENTS.require(name).load()(config)
+    require_matplotlib(f"the experiment draws {name}.png")
+    files = output_files(name, out)
+    _require_own(files)
+    store = Store(Path(out))
+    began = time.monotonic()
+    parts = {seed: experiment.parts(Plan.of(config, seed)) for seed in config.seeds}
+    with quiet():
+        context = Context(store, say, config.device)
+        made = compute([part for found in parts.values() for part in found.values()], store, context, say)
+    by_seed = {
+        seed: experiment.figures({part_name: store.facts(part) for part_name, part in found.items()})
+        for seed, found in parts.items()
+    }
+    summary = Summary.of(by_seed)
+    report: dict[str, Any] = {
+        "experiment": name,
+        "title": experiment.title,
+        "command": command,
+        "config": config.to_dict(),
+        "seeds": config.seeds,
+        "trust": trust(config.seeds),
+        "figures": summary.to_dict(),
+        "paper": experiment.paper(),
+        "paper_source": f"{paper.CITATION}, {experiment.paper_source}" if experiment.paper() else None,
+        "notes": experiment.notes(summary),
+        "parts": {str(seed): {n: part.key for n, part in found.items()} for seed, found in parts.items()},
+        "parts_made": made,
+        "seconds": time.monotonic() - began,
+        "dtype": str(compute_dtype(config.dtype)).removeprefix("torch."),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    text = page(name, experiment, summary, report)
+    figure = new_figure(*_SIZE)
+    experiment.draw(figure, summary)
+    save_picture(figure, files["png"])
+    with new_file(files["md"]) as staged:
+        staged.write_text(text, encoding="utf-8")
+    write_json(files["json"], report)
+    return text, report
+
+
+def machine() -> str:
+    """Processor, number of cores that this process may use, and GPU, in words."""
+    processor = _processor()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
+    return f"{platform.system()} {processor}, {cores} cores ({torch.get_num_threads()} threads){gpu}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # not Linux
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or platform.machine())
+
+
+def _require_own(files: dict[str, Path]) -> None:
+    require_own_report(files["json"])
+    require_own_picture(files["png"])
+    if files["md"].exists() and not files["json"].is_file():
+        raise StorageError(
+            f"{files['md']} is no page of puma_hub, and would be replaced; move it, or choose another folder"
+        )
