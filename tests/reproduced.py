@@ -36,7 +36,7 @@ def write_config(folder: Path, name: str = "config.yaml", **changes: Any) -> Pat
         "dtype": "float32",
         "share": 0.25,
         "strategy": "random",
-        "prompts": {"num_train_epochs": 1, "per_device_train_batch_size": 32},
+        "prompts": {"prompt_method": "shared", "num_train_epochs": 2, "learning_rate": 0.3, "validation_share": 0.0},
         "retrainings": {"independent": {"prompt_method": "independent", "num_train_epochs": 1}},
         "adapter": {"rows": 24, "items": 6, "rows_per_user": 3},
         "budgets": [0.25, 0.5],
