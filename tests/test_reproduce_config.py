@@ -128,10 +128,11 @@ def test_a_key_follows_from_all_that_decides_a_part() -> None:
         _Step(_setup(), "a", "y"),
         _Step(_setup(), "a", "x", (base,)),
         _Step(_setup(data={"users": 12}), "a", "x"),
-        _Step(_setup(dtype="bfloat16"), "a", "x"),
         _Step(_setup(template="<item> <user>:"), "a", "x"),
     ]
     assert len({base.key, *(part.key for part in others)}) == 1 + len(others)
+    keys = {dtype: _Step(_setup(dtype=dtype), "a", "x").key for dtype in ("auto", "float32", "bfloat16")}
+    assert keys["float32"] != keys["bfloat16"] and keys["auto"] in (keys["float32"], keys["bfloat16"])
 
 
 def test_a_changed_file_makes_other_parts(tmp_path: Path) -> None:
