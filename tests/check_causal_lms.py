@@ -44,7 +44,7 @@ REVIEWED = (
     "is not purely causal",
     "fails on a short text",
     "fails on inputs_embeds",
-    "reads inputs_embeds otherwise",
+    "gives other logits for inputs_embeds",
 )
 
 

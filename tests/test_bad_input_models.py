@@ -23,9 +23,9 @@ from tests.bad_input import (
 from tests.conftest import make_model, make_tokenizer
 
 CASES: dict[str, Case] = {
-    "unknown slot": (lambda p: PromptTemplate("<user> <film>"), e.TemplateError, "unknown slot <film>"),
-    "two slots": (lambda p: PromptTemplate("<user> and <user>"), e.TemplateError, "stands 2 times"),
-    "no slot": (lambda p: PromptTemplate("rate <item>"), e.TemplateError, "no <user> slot"),
+    "unknown placeholder": (lambda p: PromptTemplate("<user> <film>"), e.TemplateError, "unknown placeholder <film>"),
+    "two placeholders": (lambda p: PromptTemplate("<user> and <user>"), e.TemplateError, "occurs 2 times"),
+    "no placeholder": (lambda p: PromptTemplate("rate <item>"), e.TemplateError, "has no <user>"),
     "unknown preset": (lambda p: PromptTemplate.of("netflix"), e.ConfigurationError, ", ".join(PRESETS)),
     "a template shows a history that is not there": (
         lambda p: PromptTrainer(

@@ -230,7 +230,7 @@ def test_damaged_folders(bank: PromptBank, tmp_path: Path, head: RatingHead) -> 
     (folder / "bank.json").unlink()
     with pytest.raises(StorageError, match="not a prompt bank"):
         PromptBank.from_pretrained(folder)
-    with pytest.raises(StorageError, match="folder or a repository"):
+    with pytest.raises(StorageError, match="folder or repository"):
         PromptBank.from_pretrained(None)  # type: ignore[arg-type]
 
 

@@ -186,7 +186,7 @@ def test_a_first_line_with_a_stray_quote(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", [pd.DataFrame({"user_id": ["u\n"]}), [{}], None, 7])
 def test_what_is_no_path(what: object) -> None:
-    with pytest.raises(ConfigurationError, match=f"by the path of a file or folder, got {type(what).__name__}"):
+    with pytest.raises(ConfigurationError, match=f"from the path of a file or folder, got {type(what).__name__}"):
         load_interactions(what)  # type: ignore[arg-type]
 
 

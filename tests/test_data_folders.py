@@ -72,7 +72,7 @@ def test_usual_names(tmp_path: Path, names: tuple[str, ...], train: list[str], v
         ((), "found none"),
         (("train.csv", "valid.csv", "dev.csv"), "validation under the names dev, valid"),
         (("train.csv", "train.jsonl", "dev.csv"), "several formats: train.csv, train.jsonl"),
-        (("train.csv", "train.tsv", "dev.csv"), "there more than once"),
+        (("train.csv", "train.tsv", "dev.csv"), "exists more than once"),
         (("train-00000-of-00003.csv", "train-00002-of-00003.csv", "dev.csv"), "1 of the 3 files.*number 1"),
         (("train-00000-of-00001.csv", "train-00000-of-00002.csv", "dev.csv"), "several sets"),
         (("train-00000-of-00001.csv", "train.csv", "dev.csv"), "several sets"),

@@ -123,9 +123,9 @@ def test_the_whole_demo_on_tiny_models(
 
     facts = AdapterFacts.read(tmp_path / "out" / "adapter")
     assert facts is not None
-    everybody, unseen, apart = facts.evaluations
-    assert {name: figures["rmse"] for name, figures in everybody.metrics.items()} == report["rmse"]
-    assert (everybody.own_source_bank, unseen.own_source_bank, apart.own_source_bank) == (True, True, False)
+    all_users, unseen, apart = facts.evaluations
+    assert {name: figures["rmse"] for name, figures in all_users.metrics.items()} == report["rmse"]
+    assert (all_users.own_source_bank, unseen.own_source_bank, apart.own_source_bank) == (True, True, False)
     for evaluation, told in ((unseen, report["unseen"]), (apart, report["other_bank"])):
         assert evaluation.retention == told["retention"]
         assert evaluation.metrics["source_mean"]["rmse"] == told["source_mean"]

@@ -128,7 +128,7 @@ def test_users_of_one_bank_and_users_without_rows_are_counted(
     assert twice["users"] == 2 and twice["source"]["rows"] == 13
     with pytest.raises(UnknownUserError, match="1 of 2 users are in neither bank"):
         compare_banks(lm, bank, lm, bank, rows, users=["user-3", "nobody"])
-    with pytest.raises(MismatchError, match="other tasks"):
+    with pytest.raises(MismatchError, match="tasks differ"):
         compare_banks(lm, bank, make_lm(task=RatingTask((1, 2, 3))), bank, rows)
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from puma_hub import ModelSpec, PumaAdapter, PumaConfig, migrate, select_users
 from puma_hub.adapter.facts import Evaluation
+from puma_hub.cli.common import load_rows
 from puma_hub.cli.main import build_parser, main
 from puma_hub.data import load_interactions
 from puma_hub.errors import ConfigurationError, SelectionError, StorageError
@@ -136,6 +137,42 @@ def test_a_data_set_of_ones_own(tmp_path: Path) -> None:
 
     with registered(DATASETS, "mine", read_mine):
         assert set(load_interactions("mine", folder=tmp_path, stars=2)["train"]["label"]) == {2.0}
+
+
+def _read(*arguments: object) -> datasets.DatasetDict:
+    """The rows that a command reads with these arguments."""
+    needed = ("select", "--bank", "none", "--out", "none", "--interactions")
+    return load_rows(build_parser().parse_args([*needed, *map(str, arguments)]))
+
+
+def test_the_command_line_passes_on_any_option_of_a_reader(tmp_path: Path) -> None:
+    rows = make_interactions(4, 5)
+
+    def read_pickles(path: Path, *, first: int = 0, many: int = 20) -> pa.Table:
+        return rows.data.table.slice(first, many)
+
+    (tmp_path / "rows.sheet").write_text("x")
+    with registered(FORMATS, "sheets", read_pickles, endings=(".sheet",)):
+        assert len(_read(tmp_path / "rows.sheet")["train"]) == 16
+        read = _read(tmp_path / "rows.sheet", "--data-option", "first=5", "--data-option", "many=10")
+    assert len(read["train"]) == 8 and set(read["train"]["user_id"]) == {"user-1", "user-2"}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (
+            ["--data-option", "sheet=two"],
+            r"file format 'csv' has no option 'sheet'; its options are separator, encoding",
+        ),
+        (["--data-option", "users=2"], "has no option 'users'"),
+        (["--encoding", "utf-8", "--data-option", "encoding=cp1252"], "encoding is given twice"),
+    ],
+)
+def test_a_reader_s_option_that_cannot_be_used(tmp_path: Path, given: list[str], says: str) -> None:
+    make_interactions(4, 5).to_csv(tmp_path / "rows.csv", index=False)
+    with pytest.raises(ConfigurationError, match=says):
+        _read(tmp_path / "rows.csv", *given)
 
 
 def test_a_baseline_of_ones_own_is_in_reports_and_cards() -> None:

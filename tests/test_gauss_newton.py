@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import datasets
 import numpy as np
@@ -30,7 +31,7 @@ Teach = tuple[PersonalizedLM, PromptBank, datasets.Dataset]
 
 @pytest.fixture
 def taught(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset) -> Teach:
-    """The target, the source's bank, and rows with the source's predictions, spread to those of a model with a say."""
+    """The target, the source's bank, and rows with the source's predictions, spread as a trained model's would be."""
     source = make_lm("llama")
     bank = PromptTrainer(source, interactions, replace(QUIET, num_train_epochs=3)).train()
     rows = with_source_predictions(source, bank, interactions, noise=0)
@@ -52,59 +53,92 @@ def _fresh(lm: PersonalizedLM, bank: PromptBank, length: int, architecture: str 
     return adapter.eval()
 
 
-@pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("task", ["rating", "click", "ordinal"])
-def test_a_step_is_ridge_regression_on_every_weight(
-    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, task: str, length: int
-) -> None:
-    """Against sklearn on the explicit gradients of all weights, which autograd takes one row at a time."""
-    asked = {"click": {"task": ClickTask(), "template": "<item>, for <user>:"}, "ordinal": {"task": OrdinalTask()}}
-    lm = make_lm("llama", seed=1, **asked.get(task, {}))
+class FirstStep(NamedTuple):
+    """An adapter before and after one Gauss-Newton step, and what the step was made of."""
+
+    lm: PersonalizedLM
+    before: PumaAdapter
+    after: PumaAdapter
+    prompts: torch.Tensor
+    rows: EncodedInteractions
+
+    def weights(self, adapter: PumaAdapter) -> list[torch.Tensor]:
+        """Base, linear map and the head's weights, if there is a head."""
+        head = list(adapter.head.parameters()) if adapter.head is not None else []
+        return [adapter.base, adapter.network.residual.weight, *head]
+
+    def prior(self) -> list[float]:
+        """The prior's standard deviation of each weight, from the inputs standardised by hand."""
+        offsets = self.prompts - self.prompts.mean(0)
+        inputs = offsets / offsets.square().mean().sqrt()
+        scale = gauss_newton.MAP_SCALE / np.mean([np.linalg.norm(one) for one in inputs.numpy()])
+        return [gauss_newton.BASE_SCALE, scale, *[gauss_newton.HEAD_SCALE] * (len(self.weights(self.before)) - 2)]
+
+    def require_ridge(self, targets: np.ndarray, predict: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Compare with sklearn on the explicit gradients of all weights, which autograd takes one row at a time.
+
+        ``predict`` gives the linear predictor of one row from its logits ``(1, answers)``.
+        """
+        weights, prior = self.weights(self.before), self.prior()
+        features, errors = [], []
+        for number, target in enumerate(targets):
+            prompt = self.before(self.prompts[self.rows.users[[number]]]).target_prompts
+            prediction = predict(self.lm.logits(prompt, self.rows.rows.take([number])))
+            gradients = torch.autograd.grad(prediction, weights)
+            features.append(np.concatenate([s * g.numpy().ravel() for s, g in zip(prior, gradients)]))
+            errors.append(float(target - prediction.detach()))
+        noise = gauss_newton.NOISE * max(float(np.std(targets)), float(np.mean(np.square(errors))) ** 0.5)
+        ridge = Ridge(alpha=noise**2, fit_intercept=False, solver="svd").fit(np.array(features, np.float64), errors)
+        parts = np.split(ridge.coef_, np.cumsum([weight.numel() for weight in weights])[:-1])
+        for before, after, part, s in zip(weights, self.weights(self.after), parts, prior):
+            expected = s * part.reshape(before.shape)
+            tolerance = 2e-3 * np.abs(expected).max() + 1e-6
+            np.testing.assert_allclose((after - before).detach().numpy(), expected, atol=tolerance)
+
+
+def _first_step(lm: PersonalizedLM, interactions: datasets.Dataset, length: int) -> FirstStep:
     bank = make_bank(length=length)
     row_of = {user: number for number, user in enumerate(bank.user_ids)}
     known = [number for number, user in enumerate(interactions["user_id"]) if user in row_of][:40]
-    labels = [float(label > 3) if task == "click" else label for label in interactions["label"]]
-    rows = interactions.remove_columns("label").add_column("label", labels).select(known)
-    encoded = EncodedInteractions.build(lm, rows, row_of, length)
-    adapter = _fresh(lm, bank, length)
-    started = copy.deepcopy(adapter)
-    source = torch.from_numpy(bank.prompts.copy())
-    gauss_newton.start_by_gauss_newton(started, lm, source, encoded, encoded.labels, batch_size=16)
+    rows = EncodedInteractions.build(lm, interactions.select(known), row_of, length)
+    before = _fresh(lm, bank, length)
+    after, prompts = copy.deepcopy(before), torch.from_numpy(bank.prompts.copy())
+    gauss_newton.start_by_gauss_newton(after, lm, prompts, rows, rows.labels, batch_size=16)
+    return FirstStep(lm, before, after, prompts, rows)
 
-    head = list(adapter.head.parameters()) if adapter.head is not None else []
-    weights = [adapter.base, adapter.network.residual.weight, *head]
-    inputs = (source - source.mean(0)) / (source - source.mean(0)).square().mean().sqrt()
-    scale = gauss_newton.MAP_SCALE / np.mean([np.linalg.norm(one) for one in inputs.numpy()])
-    prior = [gauss_newton.BASE_SCALE, scale, *[gauss_newton.HEAD_SCALE] * len(head)]
-    wanted = encoded.labels.numpy()
-    if task == "click":  # log-odds of 0.001 and 0.999
-        wanted = (2 * wanted - 1) * np.log(999)
-    if task == "ordinal":  # log-odds of where labels lie between 1 and 5, at most a quarter from either end
-        share = (np.clip(wanted, 1.25, 4.75) - 1) / 4
-        wanted = np.log(share / (1 - share))
-    features, lacking = [], []
-    for number in range(len(encoded)):
-        prompt = adapter(source[encoded.users[[number]]]).target_prompts
-        logits = lm.logits(prompt, encoded.rows.take([number]))
-        prediction = logits[0, 0] if task == "click" else lm.task.predict(logits, adapter.head)[0]
-        if task == "ordinal":
-            share = (logits[0].softmax(-1) @ torch.arange(1.0, 6.0) - 1) / 4
-            prediction = (share / (1 - share)).log()
-        gradients = torch.autograd.grad(prediction, weights)
-        features.append(np.concatenate([s * g.numpy().ravel() for s, g in zip(prior, gradients)]))
-        lacking.append(float(wanted[number] - prediction.detach()))
-    noise = gauss_newton.NOISE * max(float(np.std(wanted)), float(np.mean(np.square(lacking))) ** 0.5)
-    ridge = Ridge(alpha=noise**2, fit_intercept=False, solver="svd").fit(np.array(features, np.float64), lacking)
-    parts = np.split(ridge.coef_, np.cumsum([w.numel() for w in weights])[:-1])
-    after = [
-        started.base,
-        started.network.residual.weight,
-        *(list(started.head.parameters()) if started.head is not None else []),
-    ]
-    for name, before, now, part, s in zip(("base", "map", *"head" * 3), weights, after, parts, prior):
-        expected = s * part.reshape(before.shape)
-        moved = (now - before).detach().numpy()
-        np.testing.assert_allclose(moved, expected, atol=2e-3 * np.abs(expected).max() + 1e-6, err_msg=name)
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_step_for_ratings_is_ridge_regression(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, length: int
+) -> None:
+    step = _first_step(make_lm("llama", seed=1), interactions, length)
+    step.require_ridge(step.rows.labels.numpy(), lambda logits: step.lm.task.predict(logits, step.before.head)[0])
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_step_for_clicks_is_ridge_regression_on_log_odds(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, length: int
+) -> None:
+    clicks = [float(label > 3) for label in interactions["label"]]
+    rows = interactions.remove_columns("label").add_column("label", clicks)
+    step = _first_step(make_lm("llama", seed=1, task=ClickTask(), template="<item>, for <user>:"), rows, length)
+    log_odds = (2 * step.rows.labels.numpy() - 1) * np.log(999)  # of the probabilities 0.001 and 0.999
+    step.require_ridge(log_odds, lambda logits: logits[0, 0])
+
+
+@pytest.mark.parametrize("length", [1, 3])
+def test_a_step_for_ordinal_ratings_is_ridge_regression_on_log_odds(
+    make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, length: int
+) -> None:
+    """The log-odds of where a rating lies between 1 and 5, at least a quarter of a star away from either end."""
+    step = _first_step(make_lm("llama", seed=1, task=OrdinalTask()), interactions, length)
+    share = (np.clip(step.rows.labels.numpy(), 1.25, 4.75) - 1) / 4
+
+    def predict(logits: torch.Tensor) -> torch.Tensor:
+        mean = (logits[0].softmax(-1) @ torch.arange(1.0, 6.0) - 1) / 4
+        return (mean / (1 - mean)).log()
+
+    step.require_ridge(np.log(share / (1 - share)), predict)
 
 
 def test_what_a_change_adds_by_hand_and_that_it_is_found() -> None:

@@ -83,7 +83,7 @@ def test_failures_are_one_line(
     login("bob")
     assert "right" in error_of(capsys, "push", folder, "alice/bank")
     login("alice")
-    assert "no name of its own" in error_of(capsys, "push", folder, status=2)
+    assert "no default name" in error_of(capsys, "push", folder, status=2)
     assert "license" in error_of(capsys, "push", folder, "alice/bank", "--license", "do as you like", status=2)
     assert main(["push", str(folder), "alice/bank"]) == 0
     migrate = ["--adapter", tmp_path / "none", "--out", tmp_path / "out"]

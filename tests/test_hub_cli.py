@@ -91,9 +91,7 @@ def test_push_search_route_chain_info(
     assert info["published"]["license"] == "apache-2.0" and info["published"]["loss"] == pytest.approx(0.05)  # type: ignore[index]
 
 
-def test_card_gathers_reports_and_keeps_edits(
-    hub: HubServer, login: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_card_gathers_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = folder(tmp_path, loss=None)
     AdapterFacts(training=Training(3, 9)).write(path)
     main(["card", path, "--overwrite"])
@@ -109,34 +107,45 @@ def test_card_gathers_reports_and_keeps_edits(
     reports = ["--evaluation", tmp_path / "m", "--source-evaluation", tmp_path / "s", "--comparison", tmp_path / "c"]
     assert "--dataset" in error_of(capsys, "card", path, *reports, status=2)
     report_of(tmp_path, "card", path, *reports, "--dataset", "films", "--selection", "puma", "--trained-on", "films")
-    report_of(tmp_path, "card", path, "--license", "mit", "--intended-use", "Films.")  # adds to what is there
     text = Path(path, "README.md").read_text()
-    for part in (
-        "`films`",
-        "7 rows of 3 users",
-        "1.2000",
-        "0.9000",
-        "license: mit",
-        "Films.",
-        "chosen by `puma`",
-        ": 1.00.",
-    ):
+    for part in ("`films`", "7 rows of 3 users", "1.2000", "0.9000", "chosen by `puma`", ": 1.00."):
         assert part in text, part
     facts = AdapterFacts.read(path)
     assert facts is not None and len(facts.evaluations) == 2 and facts.loss == pytest.approx(1 / 0.9 - 1)
 
+
+def test_card_adds_to_the_facts_it_has(tmp_path: Path) -> None:
+    path = folder(tmp_path, loss=0.05)
+    report_of(tmp_path, "card", path, "--license", "mit", "--intended-use", "Films.")
+    text = Path(path, "README.md").read_text()
+    facts = AdapterFacts.read(path)
+    assert "license: mit" in text and "Films." in text
+    assert facts is not None and facts.loss == pytest.approx(0.05)
+
+
+def test_card_gives_the_models_other_ids(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder(tmp_path)
     report_of(tmp_path, "card", path, "--source", "new/a", "--target", "new/b")
     adapter = PumaAdapter.from_pretrained(path)
     assert [adapter.config.sources[0].model_id, adapter.config.target.model_id] == ["new/a", "new/b"]
     assert "`new/a`" in Path(path, "README.md").read_text()
     assert "2 times" in error_of(capsys, "card", path, "--source", "x", "--source", "y", status=2)
+
+
+def test_card_refuses_what_is_no_license(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder(tmp_path)
     assert "identifier" in error_of(capsys, "card", path, "--license", "do what you want", status=2)
 
+
+def test_a_card_that_was_edited_is_published_and_not_replaced(
+    hub: HubServer, login: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = folder(tmp_path)
     Path(path, "README.md").write_text("# Mine\n")
     assert "--overwrite" in error_of(capsys, "card", path, "--license", "mit", status=2)
     login("alice")
-    report_of(tmp_path, "push", path)
-    assert "# Mine" in ModelCard.load(pair_repo_id("new/a", "new/b", "alice")).text
+    assert report_of(tmp_path, "push", path)["repo_id"] == PAIR
+    assert "# Mine" in ModelCard.load(PAIR).text
     report_of(tmp_path, "card", path, "--overwrite")
     assert "# Mine" not in Path(path, "README.md").read_text()
 
@@ -151,7 +160,7 @@ def test_failures_are_one_line(
     assert "right" in error_of(capsys, "push", path, "--namespace", "lab")
     assert "right" in error_of(capsys, "push", path, "alice/adapter")
     assert "namespace" in error_of(capsys, "push", path, "x/y", "--namespace", "lab", status=2)
-    assert "no name of its own" in error_of(capsys, "push", tmp_path / "bank", status=2)
+    assert "no default name" in error_of(capsys, "push", tmp_path / "bank", status=2)
     assert "no folder" in error_of(capsys, "push", tmp_path / "none")
     assert "no folder" in error_of(capsys, "card", tmp_path / "none")
     assert "push to" in error_of(capsys, "push", path, "a--b", status=2)

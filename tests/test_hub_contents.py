@@ -116,11 +116,11 @@ def test_fetched_models_go_by_their_hub_ids(
     spec = common.load_lm("smollm2-135m", _arguments(), None).spec
     assert spec.model_id == "HuggingFaceTB/SmolLM2-135M-Instruct" == MODELS["smollm2-135m"].hub_id
     assert spec.revision == "dequantised-Q4_1-b179c9523d0e" and spec.fingerprint == fingerprint(make_model("llama"))
-    # A folder of the same name goes first, and that is told.
+    # A folder of the same name is used, with a message.
     Path(saved_lm("gemma3")).rename(tmp_path / "smollm2-135m")
     spec = common.load_lm("smollm2-135m", _arguments(), None).spec
     assert (spec.model_id, spec.revision, spec.model_type) == ("smollm2-135m", None, "gemma3_text")
-    assert "is a folder here" in capsys.readouterr().err
+    assert "is a local folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

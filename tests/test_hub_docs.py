@@ -78,8 +78,8 @@ def test_readme(place: Path) -> None:
     source, target = names["source"], names["target"]
     assert isinstance(source, PromptBank) and isinstance(target, PromptBank)
     assert target.user_ids == source.user_ids and target.model.model_id == TARGET
-    taught = names["taught"]
-    assert isinstance(taught, datasets.Dataset) and "source_prediction" in taught.column_names  # the best way
+    rows = names["teacher_rows"]
+    assert isinstance(rows, datasets.Dataset) and "source_prediction" in rows.column_names  # the best way
 
 
 def test_train_and_migrate(place: Path) -> None:
@@ -139,6 +139,9 @@ def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., 
         assert part in card, part
     assert "user-3" not in card and str(place) not in card
     migrated = PromptBank.from_pretrained(place / "target-bank")
+    PumaAdapter.from_pretrained(repo_id).save_pretrained(place / "puma-demo" / "adapter")  # as the demo leaves them
+    PromptBank.from_pretrained(place / "source" / "bank").save_pretrained(place / "puma-demo" / "source-bank")
+    assert f"PromptBank({len(migrated)} users" in run("migrate.md", "demo")
     login("bob")
     hub.empty_cache()
     printed = run("migrate.md", "use")

@@ -263,9 +263,9 @@ def test_bad_arguments(make_lm: Callable[..., PersonalizedLM], saved_lm: Callabl
         pipeline(TASK, model=lm.model, bank=bank)
     with pytest.raises(UnsupportedModelError, match="RatingHead is no model"):
         pipeline(TASK, model=RatingHead(), bank=bank)
-    with pytest.raises(ConfigurationError, match="no bank to find a user in"):
+    with pytest.raises(ConfigurationError, match="no bank to look up a user in"):
         pipeline(TASK, model=lm)(ROWS)
-    with pytest.raises(ConfigurationError, match="only its parts"):
+    with pytest.raises(ConfigurationError, match="but its parts can"):
         pipeline(TASK, model=lm).save_pretrained(tmp_path)
     folder = Path(saved_lm("llama"))
     (folder / "model.safetensors").unlink()

@@ -110,9 +110,9 @@ def test_what_the_demo_says_on_the_way(demo: ShortDemo) -> None:
 def test_the_demos_card_has_the_figures_of_its_report(demo: ShortDemo) -> None:
     facts = AdapterFacts.read(demo.folder / "adapter")
     assert facts is not None
-    everybody, unseen, apart = facts.evaluations
-    assert {name: figures["rmse"] for name, figures in everybody.metrics.items()} == demo.report["rmse"]
-    assert (everybody.own_source_bank, unseen.own_source_bank, apart.own_source_bank) == (True, True, False)
+    all_users, unseen, apart = facts.evaluations
+    assert {name: figures["rmse"] for name, figures in all_users.metrics.items()} == demo.report["rmse"]
+    assert (all_users.own_source_bank, unseen.own_source_bank, apart.own_source_bank) == (True, True, False)
     for evaluation, told in ((unseen, demo.report["unseen"]), (apart, demo.report["other_bank"])):
         assert evaluation.retention == told["retention"]
         assert evaluation.metrics["source_mean"]["rmse"] == told["source_mean"]

@@ -61,7 +61,7 @@ def test_letters_stand_for_values_that_begin_alike(kind: str, template: str, val
 
 
 def test_a_hundred_values(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(AnswerTokenError, match=r"are .*'Ġ', .*nor are there as many letters.*fewer values"):
+    with pytest.raises(AnswerTokenError, match=r"are .*'Ġ', .*nor are there enough letters.*fewer values"):
         answers_of(tokenizer, "<item><user>:", [str(i) for i in range(1, 101)])
     more = make_tokenizer()
     pairs = [first + second for first in "ABC" for second in string.ascii_uppercase if first + second != "AC"]
@@ -117,7 +117,7 @@ def test_values_of_the_command_line(text: str, values: tuple[float, ...]) -> Non
 
 @pytest.mark.parametrize("text", ["", "a", "1,", "1:", "5:1", "1:2:0", "0:1:0.3", "1:1e9", "1:2:3:4", "nan:5", "1:inf"])
 def test_bad_values_of_the_command_line(text: str) -> None:
-    with pytest.raises(argparse.ArgumentTypeError, match=r"rising numbers with commas, or first:last"):
+    with pytest.raises(argparse.ArgumentTypeError, match=r"increasing numbers with commas, or first:last"):
         rating_values(text)
 
 

@@ -33,10 +33,10 @@ ROWS = [{"item_text": "Toy Story"}]
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rate <item>", "no <user> slot"),
+        ("rate <item>", "has no <user>"),
         ("<user> and <user> rate <item>", "2 times"),
         ("<item> <item> <user>", "2 times"),
-        ("<user> rates <movie>", "unknown slot <movie>"),
+        ("<user> rates <movie>", "unknown placeholder <movie>"),
     ],
 )
 def test_bad_templates(text: str, message: str) -> None:

@@ -42,7 +42,7 @@ def test_segments_of_a_template() -> None:
 
 
 def test_the_public_template_has_one_soft_slot() -> None:
-    with pytest.raises(templates.TemplateError, match="unknown slot <taste>"):
+    with pytest.raises(templates.TemplateError, match="unknown placeholder <taste>"):
         PromptTemplate(TEXT)
     assert PromptTemplate("<item><user>").segments(ROWS[0]) == ((Part("Toy", True),), SoftSlot("user"), ())
 

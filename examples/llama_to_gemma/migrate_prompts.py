@@ -47,10 +47,10 @@ def main() -> None:
     # A fifth of the users is enough to learn the map for all of them, from what the old LLM predicts for drawn items.
     chosen = select_users(source, rows["train"], "puma", budget=args.users // 5)
     drawn = draw_rows(source, catalogue_of(rows["train"]), users=chosen)
-    taught = with_source_predictions(old, source, drawn)
+    teacher_rows = with_source_predictions(old, source, drawn)
     new = load(args.target, "gemma-3-270m")
     settings = PumaTrainingArguments(output_dir=f"{args.out}/adapter-run", validation_share=0.0)
-    adapter = AdapterTrainer(new, source, taught, settings).train()
+    adapter = AdapterTrainer(new, source, teacher_rows, settings).train()
     adapter.save_pretrained(f"{args.out}/adapter")
 
     target = adapter.migrate(source)

@@ -171,7 +171,7 @@ _TRAINING: dict[str, type] = {
 
 @dataclass(frozen=True)
 class Training:
-    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: cost of retraining everybody / of the adapter.
+    """How an adapter was trained. ``time_ratio`` and ``flops_ratio``: cost of retraining all users / of the adapter.
 
     Raises:
         ConfigurationError: a field is of another kind, not finite or negative.

@@ -9,6 +9,7 @@ from typing import Any
 
 import datasets
 import torch
+from tabulate import tabulate
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
@@ -28,11 +29,12 @@ SLOT_LAST = PRESETS["rating"].rstrip()
 
 
 def bench_step(model: str, dtype: str, batch_size: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Time both kinds of step in turn, same rows and dtype; return samples per second and their ratios.
+    """Time both kinds of step in turn, with the same rows and dtype. Return samples per second and their ratios.
 
-    Straightforward: a plain transformers forward of the whole slot-first text with ``labels``, so logits of the whole
-    vocabulary at every position. Ours: cached prefix, answer logits only, with the default template and with the slot
-    as the last token. Every step includes the adapter's own forward, backward and AdamW update.
+    The straightforward step is a plain transformers forward of the whole text, soft prompt first, with ``labels``. It
+    computes logits of the whole vocabulary at every position. Our step has a cached prefix and computes only answer
+    logits, with the default template and with the soft prompt as the last token. Every step includes the adapter's
+    forward, backward and AdamW update.
     """
     folder = str(fetch(model, say)) if model in SOURCES else model
     torch_dtype = getattr(torch, dtype)
@@ -73,16 +75,17 @@ def bench_step(model: str, dtype: str, batch_size: int, repeats: int, say: Calla
 def bench_table(report: dict[str, Any]) -> str:
     """The report as a Markdown table."""
     rates, batches = report["samples_per_second"], report["batch_size"]
-    lines = ["| training step | batch | samples/s | ratio |", "|---|---|---|---|"]
-    for name, label in (
-        ("straightforward", "straightforward: slot first, whole text, full logits"),
-        ("default", "default template, cached prefix, answer logits"),
-        ("slot_last", "the same with the slot as the last token"),
-    ):
-        lines.append(
-            f"| {label} | {batches[name]} | {rates[name]:.1f} | {rates[name] / rates['straightforward']:.1f} |"
-        )
-    return "\n".join(lines)
+    labels = {
+        "straightforward": "straightforward: user first, whole text, full logits",
+        "default": "default template, cached prefix, answer logits",
+        "slot_last": "the same with the soft prompt as the last token",
+    }
+    return tabulate(
+        [[label, batches[name], rates[name], rates[name] / rates["straightforward"]] for name, label in labels.items()],
+        ["training step", "batch", "samples/s", "ratio"],
+        tablefmt="github",
+        floatfmt=".1f",
+    )
 
 
 def _adapter(target_size: int, scale: float) -> tuple[PumaAdapter, torch.optim.Optimizer, torch.Tensor]:

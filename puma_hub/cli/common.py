@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from puma_hub.training import PumaTrainingArguments
 
 SAMPLED = "sampled"  # users who are drawn from the distribution of a bank's prompts
-_MOST_VALUES = 1000  # in a range: more is a slip
+_MOST_VALUES = 1000  # in a range; more are taken for a mistake
 
 
 def whole_number(text: str) -> int:
@@ -39,7 +39,7 @@ def _whole_number_or_sampled(text: str) -> int | str:
 
 
 def rating_values(text: str) -> tuple[float, ...]:
-    """Rating values such as ``1,2,5``, ``1:10`` or ``0.5:5:0.5``; both ends belong to a range."""
+    """Rating values such as ``1,2,5``, ``1:10`` or ``0.5:5:0.5``. A range includes both ends."""
     try:
         if ":" not in text:
             return tuple(float(part) for part in text.split(","))
@@ -50,7 +50,7 @@ def rating_values(text: str) -> tuple[float, ...]:
         return tuple(first + number * step for number in range(round(steps) + 1))
     except (ValueError, ZeroDivisionError, OverflowError):
         raise argparse.ArgumentTypeError(
-            f"must be rising numbers with commas, or first:last or first:last:step, got {text!r}"
+            f"must be increasing numbers with commas, or first:last or first:last:step, got {text!r}"
         ) from None
 
 
@@ -66,7 +66,7 @@ def task_kind(name: str) -> type[Task]:
 
 
 def option(text: str) -> tuple[str, Any]:
-    """``NAME=VALUE`` as a name and what the value is in JSON; text that is none stands for itself."""
+    """``NAME=VALUE`` as a name and a value. The value is parsed as JSON; if it is not JSON, it is text."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, got {text!r}")
@@ -77,11 +77,16 @@ def option(text: str) -> tuple[str, Any]:
 
 
 def add_choice(parser: argparse.ArgumentParser, flag: str, registry: Registry, default: str) -> None:
-    """A flag that chooses from a registry, and ``--option`` for the options of what was chosen."""
+    """A flag that chooses from a registry, and ``--option`` for the options of the choice."""
     known = "; ".join(f"{name}: {one.about}" for name, one in registry.items())
     parser.add_argument(flag, default=default, choices=[*registry], help=f"{known} (default: {default})")
     parser.add_argument(
-        "--option", action="append", default=[], type=option, metavar="NAME=VALUE", help=f"of the {registry.kind}"
+        "--option",
+        action="append",
+        default=[],
+        type=option,
+        metavar="NAME=VALUE",
+        help=f"an option of the {registry.kind}; may be repeated",
     )
 
 
@@ -89,31 +94,33 @@ def add_model(parser: argparse.ArgumentParser, flag: str = "--model", why: str |
     """The arguments of a scorer; ``why`` says what an LLM that may be left out is for."""
     what = "folder or Hub id of a causal LM, or a fetched model's name"
     parser.add_argument(flag, required=why is None, metavar="ID", help=what if why is None else f"{why}: {what}")
-    parser.add_argument("--template", help="preset or text with a <user> slot (default: the bank's, or the task's)")
+    parser.add_argument("--template", help="preset, or text with <user> (default: the bank's, or the task's)")
     parser.add_argument(
         "--task",
         type=task_kind,
         metavar="NAME",
-        help="the task, as it is registered; another word lists them (default: ratings)",
+        help="the name of a registered task; any other word lists them (default: ratings)",
     )
     parser.add_argument(
         "--values",
         type=rating_values,
         metavar="VALUES",
-        help="the ratings there are: 1:10, 0.5:5:0.5 (first:last:step), or each, with commas (default: 1:5)",
+        help="the possible ratings: 1:10, 0.5:5:0.5 (first:last:step), or a list with commas (default: 1:5)",
     )
     parser.add_argument(
-        "--truncate-items", action="store_true", help="cut item texts at their end where a row does not fit the LLM"
+        "--truncate-items",
+        action="store_true",
+        help="shorten the end of an item's text if its row does not fit the LLM",
     )
     parser.add_argument(
-        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the LLM"
+        "--dtype", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="dtype of the LLM"
     )
-    parser.add_argument("--device", help="such as cpu or cuda (default: cuda where there is one)")
+    parser.add_argument("--device", help="such as cpu or cuda (default: cuda if there is one)")
     parser.add_argument(
         "--prefix-cache",
         default="auto",
         choices=("auto", "full", "lru", "recompute", "off"),
-        help="policy (default: auto)",
+        help="which prefixes are kept (default: auto)",
     )
 
 
@@ -139,10 +146,10 @@ def add_reading(parser: argparse.ArgumentParser, *, sampled: bool = False) -> No
         default=[],
         type=option,
         metavar="NAME=VALUE",
-        help="of the data set, such as min_user_reviews=5",
+        help="an option of the data set or file format, such as min_user_reviews=5",
     )
-    parser.add_argument("--format", choices=[*FORMATS], help="of the files (default: by their ending)")
-    drawn = "draw this many users"
+    parser.add_argument("--format", choices=[*FORMATS], help="file format (default: by the file's ending)")
+    drawn = "draw this many users at random"
     parser.add_argument(
         "--users",
         type=_whole_number_or_sampled if sampled else whole_number,
@@ -150,40 +157,51 @@ def add_reading(parser: argparse.ArgumentParser, *, sampled: bool = False) -> No
     )
     parser.add_argument("--rows-per-user", type=whole_number, help="keep the most recent rows of each user")
     parser.add_argument(
-        "--held-out", type=float, default=0.2, metavar="SHARE", help="of each user's rows, the last (default: 0.2)"
+        "--held-out",
+        type=float,
+        default=0.2,
+        metavar="SHARE",
+        help="hold out this share of each user's rows, the last (default: 0.2)",
     )
-    parser.add_argument("--separator", help="of csv: , ; | :: or \\t (default: as in the first line)")
+    parser.add_argument("--separator", help="of csv: , ; | :: or \\t (default: detected in the first line)")
     parser.add_argument("--encoding", help="of csv and json, such as cp1252 (default: utf-8)")
     parser.add_argument(
-        "--columns", metavar="A,B,...", help="names of the columns, of csv without a first line of names"
+        "--columns", metavar="A,B,...", help="column names, for csv whose first line does not have them"
     )
-    parser.add_argument("--item-statistics", action="store_true", help="add its mean label to each item's text")
-    parser.add_argument("--data-seed", type=int, default=42, help="of the drawn users (default: 42)")
+    parser.add_argument("--item-statistics", action="store_true", help="add each item's mean label to its text")
+    parser.add_argument("--data-seed", type=int, default=42, help="seed of the drawn users (default: 42)")
 
 
 def add_allow_training_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--allow-training-rows", action="store_true", help="also where the bank was trained on the held-out rows"
+        "--allow-training-rows", action="store_true", help="allow held-out rows that the bank was trained on"
     )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", required=True, metavar="DIR", help="where the result goes; DIR/work holds checkpoints")
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of the result; checkpoints are in DIR/work")
     parser.add_argument("--epochs", type=whole_number, help="passes over the rows (default: the method's)")
     parser.add_argument("--learning-rate", type=float, help="default: the method's")
-    parser.add_argument("--batch-size", type=whole_number, help="rows a step on each process (default: the method's)")
-    parser.add_argument("--seed", type=int, default=42, help="of everything random (default: 42)")
+    parser.add_argument(
+        "--batch-size", type=whole_number, help="rows in a step of each process (default: the method's)"
+    )
+    parser.add_argument("--seed", type=int, default=42, help="seed of everything random (default: 42)")
     parser.add_argument(
         "--validation-share",
         type=float,
-        help="kept for choosing the epoch (default: 0.1; none for users who are added to a bank)",
-    )
-    parser.add_argument("--offset-penalty", type=float, help="on users' offsets (default: the method's)")
-    parser.add_argument(
-        "--gradient-accumulation-steps", type=whole_number, default=1, help="batches a step (default: 1)"
+        help="share held out to choose the epoch (default: 0.1; 0 when users are added to a bank)",
     )
     parser.add_argument(
-        "--warmup-steps", type=float, default=0, help="of rising rates; below 1 a share of all steps (default: 0)"
+        "--offset-penalty", type=float, help="weight of the penalty on users' offsets (default: the method's)"
+    )
+    parser.add_argument(
+        "--gradient-accumulation-steps", type=whole_number, default=1, help="batches in a step (default: 1)"
+    )
+    parser.add_argument(
+        "--warmup-steps",
+        type=float,
+        default=0,
+        help="steps of rising learning rates; below 1 a share of all steps (default: 0)",
     )
     parser.add_argument(
         "--report-to",
@@ -193,17 +211,19 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint-seconds", type=float, default=60.0, help="time between checkpoints (default: 60)")
     parser.add_argument(
-        "--restart", action="store_true", help="start anew, over a checkpoint that is there (default: go on from it)"
+        "--restart",
+        action="store_true",
+        help="start again and replace an existing checkpoint (default: resume from it)",
     )
 
 
 def resume_from(args: argparse.Namespace) -> bool | None:
-    """What ``train()`` is to resume from."""
+    """The argument ``resume_from_checkpoint`` of ``train()``."""
     return False if args.restart else None
 
 
 def model_of(text: str) -> str | ModelSpec:
-    """A model's id, or the model of a bank's folder with all that the bank knows of it."""
+    """A model's id, or for a bank's folder the model with all facts that the bank records."""
     from puma_hub.storage.contents import is_bank
 
     if not is_bank(text):
@@ -218,8 +238,8 @@ def add_mean(parser: argparse.ArgumentParser) -> None:
         "--mean",
         action="append",
         metavar="ID",
-        help="for a bank that does not tell its training's mean: a bank of the same training, or the word adapter for "
-        "prompts trained together with the adapter's source bank; one for each source",
+        help="for a bank that does not record its training's mean: a bank of the same training, or the word adapter if "
+        "it was trained together with the adapter's source bank; one for each source",
     )
 
 
@@ -235,7 +255,7 @@ def add_missing(parser: argparse.ArgumentParser) -> None:
 
 
 def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
-    """What ``--mean`` names: banks, or the word ``adapter``."""
+    """The values of ``--mean``: banks, or the word ``adapter``."""
     if names is None:
         return None
     from puma_hub.bank import PromptBank
@@ -251,9 +271,9 @@ def task_of(args: argparse.Namespace) -> Task:
 
 
 def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
-    """The scorer named on the command line, with ``template`` if given; a fetched model is found by its short name.
+    """The scorer named on the command line, with ``template`` if given. A fetched model is found by its short name.
 
-    A fetched model goes by the Hub id of the model it was made from, and by a revision of its own.
+    A fetched model has the Hub id of its original, and a revision of its own.
     """
     from puma_hub.demo.sources import MODELS
     from puma_hub.scorer import PersonalizedLM
@@ -261,7 +281,7 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
     where = name
     identity: dict[str, Any] = {"model_id": name, "revision": None}
     if name in MODELS and os.path.isdir(name):
-        say(f"{name} is a folder here, and is taken; the fetched model of that name is not")
+        say(f"{name} is a local folder, so it is used in place of the fetched model of that name")
     elif name in MODELS:
         where, identity = _fetched(name), {"model_id": MODELS[name].hub_id, "revision": MODELS[name].revision}
     return PersonalizedLM.from_pretrained(
@@ -310,7 +330,13 @@ def splitting(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def reading(args: argparse.Namespace) -> dict[str, Any]:
-    """How the rows are read, as arguments of ``read_interactions``: those that were given."""
+    """How the rows are read, as arguments of ``read_interactions``: those that were given.
+
+    Raises:
+        ConfigurationError: an option is given twice.
+    """
+    from puma_hub.errors import ConfigurationError
+
     options = {
         "folder": args.folder,
         "format": args.format,
@@ -318,7 +344,12 @@ def reading(args: argparse.Namespace) -> dict[str, Any]:
         "encoding": args.encoding,
         "columns": args.columns.split(",") if args.columns else None,
     }
-    return {name: value for name, value in options.items() if value is not None} | dict(args.data_option)
+    given = {name: value for name, value in options.items() if value is not None}
+    for name, value in args.data_option:
+        if name in given:
+            raise ConfigurationError(f"the option {name} is given twice; leave one out")
+        given[name] = value
+    return given
 
 
 def training_arguments(args: argparse.Namespace, **more: object) -> PumaTrainingArguments:
@@ -341,7 +372,7 @@ def training_arguments(args: argparse.Namespace, **more: object) -> PumaTraining
 
 
 def training_folders(args: argparse.Namespace) -> list[str]:
-    """The folder of checkpoint and report, once it is known that the report there is ours, if there is one."""
+    """The folder of checkpoint and report, after checking that a report in it is one of puma_hub."""
     from pathlib import Path
 
     from puma_hub.training.loop import REPORT_FILE
@@ -353,7 +384,7 @@ def training_folders(args: argparse.Namespace) -> list[str]:
 
 
 def is_main_process() -> bool:
-    """Whether this process writes results; false for all but one under ``accelerate launch``."""
+    """Whether this process writes results. Under ``accelerate launch`` only one does."""
     from accelerate import PartialState
 
     return bool(PartialState().is_main_process)

@@ -7,7 +7,7 @@ import argparse
 from puma_hub.cli import common
 from puma_hub.cli.output import Result, metrics_table
 
-CONTROLS = {"mean": "one mean prompt for all", "shuffled": "prompts shuffled among users"}
+CONTROLS = {"mean": "one mean prompt for all users", "shuffled": "prompts shuffled among users"}
 EXAMPLE = "puma-hub evaluate --model gemma-3-270m --bank target-bank --interactions ratings.csv"
 
 
@@ -16,7 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     common.add_interactions(parser)
     common.add_allow_training_rows(parser)
-    parser.add_argument("--controls", action="store_true", help="also one mean prompt for all, and shuffled prompts")
+    parser.add_argument(
+        "--controls", action="store_true", help="evaluate one mean prompt for all users, and shuffled prompts, too"
+    )
 
 
 def run(args: argparse.Namespace) -> Result:

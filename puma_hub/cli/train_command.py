@@ -126,13 +126,14 @@ def _require_fitting(args: argparse.Namespace) -> None:
     if args.untrained and (not args.warm_start or args.teacher):
         raise ConfigurationError("--untrained needs --warm-start, and learns from no --teacher")
     if bool(args.interactions) == bool(args.catalogue):
-        raise ConfigurationError("give --interactions, to learn from their rows, or --catalogue, to learn without them")
-    if args.catalogue and not args.teacher:
-        raise ConfigurationError("--catalogue has no labels; give the source LLM as --teacher")
-    if args.users == common.SAMPLED and not args.catalogue:
-        raise ConfigurationError(
-            "--users sampled has no rows among the interactions; give a --catalogue in their place"
-        )
+        raise ConfigurationError("give --interactions, or a --catalogue of items in their place")
+    args.rows = args.rows or ("drawn" if args.teacher or args.catalogue else "own")
+    if args.rows == "drawn" and not args.teacher:
+        raise ConfigurationError("rows that are drawn have no labels; give the source LLM as --teacher")
+    if args.rows == "own" and (args.catalogue or args.users == common.SAMPLED):
+        raise ConfigurationError("--rows own are those of --interactions and its users; leave --rows out")
+    if args.rows == "drawn" and args.recent_rows:
+        raise ConfigurationError("--recent-rows goes with --rows own")
     if len(args.bank) > 1 and (args.users == common.SAMPLED or any(map(os.path.isfile, args.bank))):
         raise ConfigurationError(
             f"users who are drawn are in one bank alone, got {len(args.bank)} of --bank; give banks of the same users"

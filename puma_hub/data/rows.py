@@ -64,10 +64,11 @@ def records(rows: datasets.Dataset) -> Iterator[dict[str, Any]]:
 
 def codes(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     """A text column without nulls as codes ``(N,)`` and its distinct values, in order of first appearance."""
-    if not values.num_chunks:
+    chunks = values.cast(pa.large_string()).chunks
+    if not chunks:
         return np.zeros(0, np.int64), []
     # In one piece: of pieces, as datasets' files hold 1,000 rows each, every one would bring the whole dictionary.
-    encoded = pa.concat_arrays(values.cast(pa.large_string()).chunks).dictionary_encode()
+    encoded = pa.concat_arrays(chunks).dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 

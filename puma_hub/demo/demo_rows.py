@@ -31,17 +31,17 @@ class DemoRows:
     @classmethod
     def load(cls, folder: Path, settings: DemoSettings) -> DemoRows:
         """Draw the users of a run from MovieLens-100K in ``folder``."""
-        everybody = check_interactions(read_movielens(folder), default_task())
+        all_rows = check_interactions(read_movielens(folder), default_task())
         if settings.items is not None:
-            everybody = of_popular_items(everybody, settings.items)
-        own = sample_users(everybody, settings.users, settings.seed)
+            all_rows = of_popular_items(all_rows, settings.items)
+        own = sample_users(all_rows, settings.users, settings.seed)
         taken = set(rows_by_user(own))
-        free = sorted(set(rows_by_user(everybody)) - taken)
+        free = sorted(set(rows_by_user(all_rows)) - taken)
         count = min(len(free), max(_FEWEST, int(len(taken) * _OTHER_SHARE)))
         others = None
         if count >= _FEWEST:
             drawn = np.random.default_rng(settings.seed + 1).choice(free, count, replace=False).tolist()
-            others = _split(of_users(everybody, drawn), settings.rows_per_user)
+            others = _split(of_users(all_rows, drawn), settings.rows_per_user)
         return cls(_split(own, settings.rows_per_user), others)
 
 

@@ -1,4 +1,4 @@
-"""The demo's second half, on the target LLM: the adapter, everybody's migration, and retraining beside it."""
+"""The demo's second half, on the target LLM: the adapter, migrating all users, and retraining beside it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def on_target(
     stages: Stages,
     keep: Callable[[PumaAdapter], None],
 ) -> TargetSide:
-    """Train the adapter, migrate everybody and retrain everybody; leave the migrated bank in the demo's folder.
+    """Train the adapter, migrate all users and retrain all users; leave the migrated bank in the demo's folder.
 
     ``keep`` is given the adapter as soon as there is one.
     """
@@ -69,7 +69,7 @@ def on_target(
     with stages.stage("adapter", f"training the adapter on {len(source.chosen)} of {len(source.bank)} users"):
         adapter = learner.train()
     keep(adapter)
-    with stages.stage("target_scores", "migrating everybody, scoring held-out rows"):
+    with stages.stage("target_scores", "migrating all users, scoring held-out rows"):
         began = time.monotonic()
         migrated = migrate(adapter, source.bank)
         seconds = {"migration": time.monotonic() - began}

@@ -80,10 +80,10 @@ class Controls:
         if not len(numbers):
             raise InteractionsError(f"none of the {len(chosen)} users has held-out rows; check the user ids")
         row_users = [held_out.users[number] for number in numbers]
-        everybody = bank.prompts.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
+        mean_prompt = bank.prompts.mean(axis=0, dtype=np.float64, keepdims=True).astype(np.float32)
         predictions = {
             "own": held_out.own[numbers],
-            "mean": held_out.predict(everybody, np.zeros(len(numbers)), numbers),
+            "mean": held_out.predict(mean_prompt, np.zeros(len(numbers)), numbers),
         }
         if len(chosen) > 1:
             rows = np.array(bank.rows(chosen))

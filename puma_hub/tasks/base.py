@@ -35,7 +35,7 @@ class Task(ABC):
     title: ClassVar[str]
     """What cards call it, such as "rating prediction"."""
     template: ClassVar[str]
-    """The template preset, or text with a ``<user>`` slot, that a scorer takes by default."""
+    """A scorer's default template: the name of a preset, or a text with the placeholder ``<user>``."""
     metrics: ClassVar[tuple[Metric, ...]]
     """What :meth:`scores` returns, the main metric first."""
     has_head: ClassVar[bool] = False

@@ -12,15 +12,16 @@ from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError
 
 USER = "user"
 SOFT_SLOTS: tuple[str, ...] = (USER,)
-"""Names of the slots that soft prompts take."""
+"""The names of soft slots, the places of soft prompts in a text."""
 
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
 _TEXT_SLOTS = ("<item>", "<history>")
 _TEXT_SLOT = re.compile(f"({'|'.join(_TEXT_SLOTS)})")
-_HISTORY_TITLES = 5  # paper, data section: five clicked titles a row, here the newest
+_HISTORY_TITLES = 5  # paper, data section: five clicked titles in a row, here the newest
 
-# Item first and the slot late, so that everything before the slot is the same for all users. One token follows the slot
-# in "rating", the space before the answer: most tokenizers make it a token of its own, and digits come next.
+# The item comes first and the soft prompt late, so that the text before the soft prompt is the same for all users. In
+# "rating" one token follows the soft prompt, the space before the answer: most tokenizers make it a separate token, and
+# digits come next.
 PRESETS: dict[str, str] = {
     "rating": "<item>\nRating by one user:<user> ",
     "click": "Headline: <item>\nWill the reader of <history> open it, given <user>? Yes or No:",
@@ -61,12 +62,12 @@ class SoftSlot:
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A text with exactly one ``<user>`` slot, and optional ``<item>`` and ``<history>`` slots.
+    """A text with the placeholder ``<user>`` exactly once, and optional placeholders ``<item>`` and ``<history>``.
 
     The soft prompt takes the place of ``<user>`` at embedding level; no token stands for it.
 
     Raises:
-        TemplateError: a slot is unknown, missing or repeated.
+        TemplateError: a placeholder is unknown, missing or repeated.
     """
 
     text: str
@@ -77,13 +78,13 @@ class PromptTemplate:
         unknown = sorted(set(slots) - set(known))
         if unknown:
             raise TemplateError(
-                f"unknown slot {', '.join(unknown)} in template {self.text!r}; known slots are {', '.join(known)}"
+                f"unknown placeholder {', '.join(unknown)} in template {self.text!r}; use {', '.join(known)}"
             )
         for slot in known:
             if slots.count(slot) > 1:
-                raise TemplateError(f"slot {slot} stands {slots.count(slot)} times in {self.text!r}; write it once")
+                raise TemplateError(f"{slot} occurs {slots.count(slot)} times in {self.text!r}; write it once")
         if "<user>" not in slots:
-            raise TemplateError(f"template {self.text!r} has no <user> slot; add one where the soft prompt goes")
+            raise TemplateError(f"the template {self.text!r} has no <user>; put it where the soft prompt goes")
 
     @classmethod
     def of(cls, template: PromptTemplate | str) -> PromptTemplate:
@@ -92,13 +93,13 @@ class PromptTemplate:
             return template
         if not isinstance(template, str):
             raise ConfigurationError(
-                f"a template is a text with a <user> slot or a preset's name, got {shown(template)}"
+                f"a template is a text with the placeholder <user> or a preset's name, got {shown(template)}"
             )
         if template in PRESETS:
             return cls(PRESETS[template])
         if "<user>" not in template and not _SLOT.search(template) and " " not in template:
             raise ConfigurationError(
-                f"no template preset {template!r}; presets are {', '.join(PRESETS)}, or pass a text with a <user> slot"
+                f"no template preset {template!r}; presets are {', '.join(PRESETS)}, or pass a text with <user>"
             )
         return cls(template)
 
@@ -123,7 +124,7 @@ class PromptTemplate:
         values = {"<history>": "; ".join(_newest(row.get("history"))), "<item>": ""}
         if "<item>" in self.text:
             values["<item>"] = _item_text(row)
-        # One pass, so that slot-like text inside an item is left as it is.
+        # In one pass, so that placeholders in an item's text are not replaced.
         return tuple(own if isinstance(own, SoftSlot) else _filled(own, values) for own in self._own)
 
     def render(self, row: Mapping[str, Any]) -> tuple[str, ...]:

@@ -24,14 +24,14 @@ Fixtures (``tests/hub_server/fixtures.py``, known to every test through ``tests/
 
 Without ``hub`` the server still answers: an unknown repository is "not found" at once, never 23 seconds of retries.
 
-Who is there
-------------
+Users and rights
+----------------
 ``alice`` and ``bob`` are users, ``lab`` is an organisation where alice may write and bob may read.
 ``hub.token("alice")`` writes, ``hub.token("alice", "read")`` only reads; any other token is refused with 401.
 
 - A private repository is "not found" for everyone but its owner: 404 with a token, 401 without, as on the real Hub.
 - A gated one (``HfApi().update_repo_settings(id, gated="auto")``) shows its facts and file list to all and its files
-  to the owner and to whom ``HfApi().grant_access(id, "bob")`` lets in.
+  to the owner and to users with access (``HfApi().grant_access(id, "bob")``).
 - A write with a read token, or to another's public repository, is 403.
 - The clients fall back to their cache when the Hub refuses: ``hub.empty_cache()`` before acting as another user.
 
@@ -39,20 +39,21 @@ The server's own side
 ---------------------
 - ``hub.endpoint``; ``hub.repository(id, repo_type="model")`` -> :class:`~tests.hub_server.storage.Repository`:
   ``.head()`` (commit id of main), ``.files(revision="main") -> {path: bytes}``,
-  ``.commit({path: bytes or None}, "message")`` (no client, no rights, no checks; None deletes), ``.private``,
+  ``.commit({path: bytes or None}, "message")`` (without client, rights and checks; None deletes), ``.private``,
   ``.gated``.
 - ``hub.create_repository(id, repo_type="model", files={...}, private=False)``: the same without a client.
 - ``hub.page_size = 2``: how many entries one page of a listing holds (1000).
 - ``hub.requests``: every request as :class:`~tests.hub_server.records.Request` (method, path, query, user, range,
   status, sent, received, repo, filename, user_agent), in the order of arrival. ``hub.clear_requests()``.
-- ``hub.opened(repo_id=None)``: names of the files whose content was asked for (GET). ``hub.downloaded(repo_id=None)``:
+- ``hub.opened(repo_id=None)``: names of the files whose content was requested (GET). ``hub.downloaded(repo_id=None)``:
   bytes of file content that were sent.
 
 Faults
 ------
-The first fault that matches a request and is not used up acts. ``method`` and ``path_contains`` choose (the path comes
-with its query), ``times`` is how often (None: until ``hub.clear_faults()``), ``after`` how many matching requests pass
-unharmed first. Each returns the :class:`~tests.hub_server.faults.Fault`, whose ``.hits`` counts.
+A request gets the first fault that matches it and is not used up. ``method`` and ``path_contains`` select requests (the
+path includes the query). ``times`` limits how often a fault acts (None: until ``hub.clear_faults()``). ``after`` is the
+number of matching requests that pass before. Each method returns the :class:`~tests.hub_server.faults.Fault`; its
+``.hits`` counts.
 
 - ``hub.fail(status, *, headers=None, body=None, ...)``: answer 401, 403, 404, 409, 429, 500, 503 instead of doing it,
   e.g. ``hub.fail(429, method="GET", path_contains="/resolve/", headers={"Retry-After": "1"}, times=2)``. The clients
@@ -68,8 +69,8 @@ Paths the clients use: ``POST /api/repos/create``, ``/api/{models,datasets}[/ID[
 ``POST /ID.git/info/lfs/objects/batch`` then ``PUT /lfs-objects/...``,
 ``HEAD|GET /[datasets/]ID/resolve/REV/FILE``, ``DELETE /api/repos/delete``, ``POST /api/validate-yaml``.
 
-What the clients make of it (huggingface_hub 2.4, seen here)
-------------------------------------------------------------
+How the clients react (observed with huggingface_hub 2.4)
+---------------------------------------------------------
 - Tried again, up to 6 times: a file's HEAD where nothing is cached, listings, ``preupload``, the LFS batch and PUT
   and ``HfFileSystem`` reads after 429 and 5xx; a file's GET after 429 and after a cut, from where it stopped (not
   after 5xx). Never: ``model_info``, ``create_repo`` and the commit. Use ``quick_retries``, else that is 23 seconds.

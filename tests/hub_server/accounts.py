@@ -1,4 +1,4 @@
-"""Who may do what: two users, an organisation, tokens that write and tokens that read."""
+"""Users and their rights: two users, an organisation, tokens that read and tokens that write."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Caller:
     right: str = "read"
 
     def owns(self, namespace: str) -> bool:
-        """Whether the namespace is the caller's own, or of an organisation the caller may write to."""
+        """Whether the namespace is the caller's, or an organisation's that the caller may write to."""
         return self.user is not None and (
             self.user == namespace or ORGANISATIONS.get(namespace, {}).get(self.user) == "write"
         )
@@ -34,7 +34,7 @@ class Caller:
 
 
 def token(user: str, right: str = "write") -> str:
-    """A user's token; looks like a real one, so that it stands out where it must not appear."""
+    """A user's token. It looks like a real one, so that a leak into logs is noticed."""
     if user not in USERS or right not in ("read", "write"):
         raise ValueError(f"no token for user {user!r} with right {right!r}")
     return "hf_" + hashlib.sha256(f"{user} {right}".encode()).hexdigest()[:34]
@@ -44,7 +44,7 @@ _CALLERS = {token(user, right): Caller(user, right) for user in USERS for right 
 
 
 def identify(authorization: str | None) -> Caller:
-    """The caller behind an Authorization header; a token nobody has is 401."""
+    """The caller with this Authorization header. An unknown token is answered with 401."""
     if not authorization:
         return Caller()
     caller = _CALLERS.get(authorization.removeprefix("Bearer ").strip())
@@ -54,16 +54,16 @@ def identify(authorization: str | None) -> Caller:
 
 
 def require_read(caller: Caller, repository: Repository | None) -> Repository:
-    """The repository, or the Hub's way to say that there is none for this caller."""
+    """Check that the caller may see the repository; otherwise raise the Hub's error for a missing one."""
     if repository is not None and caller.sees(repository):
         return repository
-    if caller.user is None:  # the Hub does not tell strangers apart from missing repositories
+    if caller.user is None:  # without a token, the Hub does not show whether a repository exists
         raise HubError(401, "Invalid username or password.", code="RepoNotFound")
     raise HubError(404, "Repository not found", code="RepoNotFound")
 
 
 def require_content(caller: Caller, repository: Repository) -> None:
-    """Refuse the files of a gated repository to who was not let in."""
+    """Check that the caller may read the files of a gated repository."""
     if not repository.gated or caller.belongs_to(repository.namespace) or caller.user in repository.granted:
         return
     where = f"Access to {repository.type} {repository.id} is restricted"

@@ -1,4 +1,4 @@
-"""Which request does what."""
+"""Routing: the handler of each request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from urllib.parse import parse_qs, unquote, urlencode
 
 from tests.hub_server import accounts, content, listing, metadata
-from tests.hub_server.errors import HubError
+from tests.hub_server.errors import HubError, revision_not_found
 from tests.hub_server.state import Call, Reply, answer
 from tests.hub_server.storage import MAIN, Repository
 
@@ -17,7 +17,7 @@ _ACTIONS = (
     "|user-access-request|discussions|safetensors-metadata"
 )
 _REPO = r"(?P<id>[^/]+(?:/[^/]+)?)"
-# The id is as short as it can be: "gpt2/tree/main" is not a repository "gpt2/tree".
+# Non-greedy id: "gpt2/tree/main" is not a repository "gpt2/tree".
 _API = re.compile(
     rf"/api/(?P<type>model|dataset)s/(?P<id>[^/]+(?:/[^/]+)??)(?:/(?P<action>{_ACTIONS})(?:/(?P<rest>.*))?)?"
 )
@@ -28,9 +28,9 @@ _OBJECT = re.compile(rf"/lfs-objects/(?P<type>model|dataset)s/{_REPO}/(?P<sha>[0
 
 def dispatch(call: Call) -> Reply:
     """The answer to a request; raises :class:`HubError`."""
-    plain = _PLAIN.get((call.method, call.path))
-    if plain is not None:
-        return plain(call)
+    fixed = _FIXED_PATHS.get((call.method, call.path))
+    if fixed is not None:
+        return fixed(call)
     if found := _RESOLVE.fullmatch(call.path):
         repository = _readable(call, found["type"] or "model", unquote(found["id"]))
         return content.resolve(call, repository, unquote(found["revision"]), unquote(found["file"]))
@@ -43,9 +43,9 @@ def dispatch(call: Call) -> Reply:
     elif found := _API.fullmatch(call.path):
         repository = _readable(call, found["type"], unquote(found["id"]))
         rest = [unquote(part) for part in (found["rest"] or "").split("/")] if found["rest"] else []
-        if found["action"] == "tree":  # a path may come with its slashes quoted or not
+        if found["action"] == "tree":  # clients may percent-encode the slashes of a path
             rest = [rest[0], "/".join(rest[1:])]
-        handler = _ACTION.get((call.method, found["action"]))
+        handler = _REPOSITORY_ACTIONS.get((call.method, found["action"]))
         if handler is not None:
             return handler(call, repository, *rest)
     raise HubError(404, f"Cannot {call.method} {call.path}")
@@ -59,7 +59,7 @@ def _writable(call: Call, repository: Repository) -> None:
     accounts.require_write(call.caller, repository.namespace)
 
 
-# Without a repository in the path
+# Requests without a repository in the path
 
 
 def _whoami(call: Call) -> Reply:
@@ -72,8 +72,8 @@ def _validate_yaml(call: Call) -> Reply:
     return answer(body, 400 if errors else 200)
 
 
-def _named(call: Call) -> tuple[str, str]:
-    """The type and id of the repository a body names."""
+def _repository_in_body(call: Call) -> tuple[str, str]:
+    """The type and id of the repository in the request's body."""
     body = call.json()
     name, namespace = body.get("name") or "", body.get("organization") or call.caller.user or ""
     repo_type = body.get("type") or "model"
@@ -87,11 +87,10 @@ def _named(call: Call) -> tuple[str, str]:
 def _create(call: Call) -> Reply:
     if call.caller.user is None:
         raise HubError(401, "Invalid username or password.")
-    repo_type, repo_id = _named(call)
+    repo_type, repo_id = _repository_in_body(call)
     accounts.require_write(call.caller, repo_id.split("/")[0])
     existing = call.state.find(repo_type, repo_id)
-    prefix = "" if repo_type == "model" else f"{repo_type}s/"
-    url = {"url": f"{call.state.endpoint}/{prefix}{existing.id if existing else repo_id}"}
+    url = {"url": call.state.url(repo_type, existing.id if existing else repo_id)}
     if existing is not None:
         raise HubError(409, f"You already created this {repo_type} repo", body=dict(url))
     made = call.state.add(Repository(repo_type, repo_id, private=call.json().get("visibility") == "private"))
@@ -99,7 +98,7 @@ def _create(call: Call) -> Reply:
 
 
 def _delete(call: Call) -> Reply:
-    repo_type, repo_id = _named(call)
+    repo_type, repo_id = _repository_in_body(call)
     repository = _readable(call, repo_type, repo_id)
     _writable(call, repository)
     call.state.remove(repository)
@@ -123,7 +122,7 @@ def _paged(call: Call, entries: list[dict[str, object]], size: int | None = None
     return answer(page, headers=headers)
 
 
-# Of one repository
+# Requests about one repository
 
 
 def _info(call: Call, repository: Repository, revision: str = MAIN) -> Reply:
@@ -170,7 +169,7 @@ def _delete_branch(call: Call, repository: Repository, branch: str) -> Reply:
     if branch == MAIN:
         raise HubError(403, "The main branch cannot be deleted")
     if repository.branches.pop(branch, None) is None:
-        raise HubError(404, f"Invalid rev id: {branch}", code="RevisionNotFound")
+        raise revision_not_found(branch)
     return answer({})
 
 
@@ -186,7 +185,7 @@ def _create_tag(call: Call, repository: Repository, revision: str) -> Reply:
 def _delete_tag(call: Call, repository: Repository, tag: str) -> Reply:
     _writable(call, repository)
     if repository.tags.pop(tag, None) is None:
-        raise HubError(404, f"Invalid rev id: {tag}", code="RevisionNotFound")
+        raise revision_not_found(tag)
     return answer({})
 
 
@@ -201,7 +200,7 @@ def _settings(call: Call, repository: Repository) -> Reply:
 
 
 def _access(call: Call, repository: Repository, what: str) -> Reply:
-    """Let a user into a gated repository (``grant``), or take that back (``handle``)."""
+    """Grant a user access to a gated repository (``grant``), or change that (``handle``)."""
     _writable(call, repository)
     body = call.json()
     if what == "grant" or body.get("status") == "accepted":
@@ -236,7 +235,7 @@ def _purge(call: Call, repository: Repository, _: str) -> Reply:
     return answer({})
 
 
-_PLAIN: dict[tuple[str, str], Callable[[Call], Reply]] = {
+_FIXED_PATHS: dict[tuple[str, str], Callable[[Call], Reply]] = {
     ("GET", "/api/whoami-v2"): _whoami,
     ("POST", "/api/validate-yaml"): _validate_yaml,
     ("POST", "/api/repos/create"): _create,
@@ -244,7 +243,7 @@ _PLAIN: dict[tuple[str, str], Callable[[Call], Reply]] = {
     ("GET", "/api/models"): _list("model"),
     ("GET", "/api/datasets"): _list("dataset"),
 }
-_ACTION: dict[tuple[str, str | None], Callable[..., Reply]] = {
+_REPOSITORY_ACTIONS: dict[tuple[str, str | None], Callable[..., Reply]] = {
     ("GET", None): _info,
     ("GET", "revision"): _info,
     ("GET", "tree"): _tree,

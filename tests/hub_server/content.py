@@ -1,4 +1,4 @@
-"""Files in and out: downloads with ranges, LFS uploads, commits."""
+"""Transfer of files: downloads with ranges, LFS uploads, commits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from tests.hub_server import metadata
 from tests.hub_server.accounts import require_content, require_write
-from tests.hub_server.errors import HubError
+from tests.hub_server.errors import HubError, revision_not_found
 from tests.hub_server.state import Call, Reply, answer
 from tests.hub_server.storage import Blob, Repository, upload_mode
 
@@ -19,7 +19,7 @@ _RANGE = re.compile(r"bytes=(\d*)-(\d*)")
 
 
 def resolve(call: Call, repository: Repository, revision: str, path: str) -> Reply:
-    """A file's content, or the part of it in the Range header; of HEAD only the headers."""
+    """A file's content, or the part given by the Range header. HEAD gets the headers only."""
     call.record.repo, call.record.filename = repository.id, path
     require_content(call.caller, repository)
     commit = repository.resolve(revision)
@@ -53,7 +53,7 @@ def _span(header: str, size: int) -> tuple[int, int]:
 
 
 def preupload(call: Call, repository: Repository, revision: str) -> Reply:
-    """Which files go through LFS, and what stands there already."""
+    """For each file: whether it goes through LFS, and its present object id."""
     require_write(call.caller, repository.namespace)
     tree = repository.resolve(revision).tree
     files = []
@@ -68,7 +68,7 @@ def preupload(call: Call, repository: Repository, revision: str) -> Reply:
 
 
 def lfs_batch(call: Call, repository: Repository) -> Reply:
-    """Where to put the objects that are not there yet."""
+    """The upload addresses of objects that the repository does not have yet."""
     require_write(call.caller, repository.namespace)
     objects = []
     for wanted in call.json()["objects"]:
@@ -81,7 +81,7 @@ def lfs_batch(call: Call, repository: Repository) -> Reply:
 
 
 def lfs_put(call: Call, repository: Repository, sha256: str) -> Reply:
-    """Take an object in; as with the Hub's storage the address is the permission."""
+    """Store an object. As in the Hub's storage, whoever has the address may write to it."""
     if hashlib.sha256(call.body).hexdigest() != sha256:
         raise HubError(400, f"The content does not have the SHA-256 {sha256}")
     repository.objects[sha256] = call.body
@@ -92,7 +92,7 @@ def commit(call: Call, repository: Repository, branch: str) -> Reply:
     """Make one commit of all operations, or none."""
     require_write(call.caller, repository.namespace)
     if branch not in repository.branches:
-        raise HubError(404, f"Invalid rev id: {branch}", code="RevisionNotFound")
+        raise revision_not_found(branch)
     if "create_pr" in call.query:
         raise HubError(400, "Pull requests are not supported by this server")
     lines = [json.loads(line) for line in call.body.splitlines() if line.strip()]
@@ -113,8 +113,7 @@ def commit(call: Call, repository: Repository, branch: str) -> Reply:
     made = repository.commit_tree(
         tree, header["summary"], message=header.get("description", ""), author=call.caller.user or "", branch=branch
     )
-    prefix = "" if repository.type == "model" else f"{repository.type}s/"
-    url = f"{call.state.endpoint}/{prefix}{repository.id}/commit/{made.oid}"
+    url = f"{call.state.url(repository.type, repository.id)}/commit/{made.oid}"
     return answer({"success": True, "commitOid": made.oid, "commitUrl": url, "hookOutput": ""})
 
 
@@ -127,13 +126,15 @@ def _apply(repository: Repository, tree: dict[str, Blob], kind: str, value: dict
             raise HubError(400, f"The LFS object of {path} was not uploaded")
         tree[path] = Blob(repository.objects[value["oid"]], lfs=True)
     elif kind == "deletedFile":
-        if tree.pop(path, None) is None:
-            raise HubError(404, f"{path} does not exist", code="EntryNotFound")
+        _remove(tree, path, [path] if path in tree else [])
     elif kind == "deletedFolder":
-        inside = [name for name in tree if name.startswith(path.rstrip("/") + "/")]
-        if not inside:
-            raise HubError(404, f"{path} does not exist", code="EntryNotFound")
-        for name in inside:
-            del tree[name]
+        _remove(tree, path, [name for name in tree if name.startswith(path.rstrip("/") + "/")])
     else:
         raise HubError(400, f"Unknown operation {kind!r}")
+
+
+def _remove(tree: dict[str, Blob], path: str, names: list[str]) -> None:
+    if not names:
+        raise HubError(404, f"{path} does not exist", code="EntryNotFound")
+    for name in names:
+        del tree[name]

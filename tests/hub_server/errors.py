@@ -1,4 +1,4 @@
-"""What the server refuses to do."""
+"""Answers with an error status."""
 
 from __future__ import annotations
 
@@ -19,3 +19,8 @@ class HubError(Exception):
         self.status = status
         self.headers = {"X-Error-Message": message, **({"X-Error-Code": code} if code else {}), **(headers or {})}
         self.body = {"error": message, **(body or {})}
+
+
+def revision_not_found(revision: str) -> HubError:
+    """The answer for a branch, tag or commit that does not exist."""
+    return HubError(404, f"Invalid rev id: {revision}", code="RevisionNotFound")

@@ -1,4 +1,4 @@
-"""Faults the server is told to show."""
+"""Faults that tests make the server show."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Fault:
 
 
 class Faults:
-    """The faults in force, in the order they were asked for."""
+    """The active faults, in the order in which they were added."""
 
     def __init__(self) -> None:
         self._faults: list[Fault] = []
@@ -47,7 +47,7 @@ class Faults:
             self._faults.clear()
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The fault this request meets, counted."""
+        """Find and count the fault for this request, if any."""
         with self._lock:
             for fault in self._faults:
                 if not fault.matches(method, path) or (fault.times is not None and fault.hits >= fault.times):

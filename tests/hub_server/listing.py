@@ -1,4 +1,4 @@
-"""Lists of repositories, of trees and of commits, page by page."""
+"""Listings of repositories, files and commits, in pages."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from tests.hub_server.storage import MAIN, Blob, Commit, Repository
 Query = Mapping[str, list[str]]
 
 _LISTED = "_id id modelId private gated likes downloads trendingScore tags pipeline_tag library_name createdAt"
-_SHORT = _LISTED.split()  # what a list shows unasked
+_SHORT = _LISTED.split()  # what a list shows by default
 _FULL = [*_SHORT, "author", "sha", "lastModified", "disabled", "siblings"]
-_UNUSED = (
+_NOT_MODELLED = (
     "childrenModelCount citation description evalResults gguf inference inferenceProviderMapping mainSize mask_token"
     " paperswithcode_id resourceGroup safetensors securityRepoStatus spaces transformersInfo widgetData"
 )
-_EMPTY = set(_UNUSED.split())  # may be asked for, is never filled here
+_EMPTY = set(_NOT_MODELLED.split())  # may be requested, but are always empty here
 _SORTS = ("createdAt", "lastModified", "downloads", "likes", "trendingScore")
 
 
@@ -27,7 +27,7 @@ def flag(query: Query, name: str) -> bool:
 
 
 def page(query: Query, entries: list[Any], size: int) -> tuple[list[Any], int | None]:
-    """One page of the entries and where the next begins; ``limit`` makes pages smaller, never larger."""
+    """One page of the entries, and the start of the next page, if any. ``limit`` can only make pages smaller."""
     start = int(query.get("cursor", ["0"])[0])
     if "limit" in query:
         size = min(size, int(query["limit"][0]))
@@ -58,7 +58,7 @@ def repositories(found: Iterable[Repository], query: Query) -> list[dict[str, An
 
 
 def choose(facts: dict[str, Any], query: Query, *, listed: bool = False) -> dict[str, Any]:
-    """The part of the facts that was asked for: ``expand``, ``full`` and ``cardData``."""
+    """The requested part of the facts: ``expand``, ``full``, ``cardData`` and ``config``."""
     if "expand" in query:
         unknown = [name for name in query["expand"] if name not in facts and name not in _EMPTY]
         if unknown:
@@ -68,13 +68,13 @@ def choose(facts: dict[str, Any], query: Query, *, listed: bool = False) -> dict
         keys = [key for key in facts if key != "baseModels"]
     else:
         keys = list(_FULL if flag(query, "full") else _SHORT)
-        keys += [key for key, name in (("cardData", "cardData"), ("config", "config")) if flag(query, name)]
-        keys += ["cardData"] if flag(query, "full") and "modelId" not in facts else []  # datasets
+        keys += [key for key in ("cardData", "config") if flag(query, key)]
+        keys += ["cardData"] if flag(query, "full") and "modelId" not in facts else []  # data sets
     return {key: facts[key] for key in keys if facts.get(key) is not None}
 
 
 def tree(commit: Commit, folder: str, *, recursive: bool, expand: bool) -> list[dict[str, Any]]:
-    """A folder's entries, folders among them."""
+    """The files and folders in a folder."""
     prefix = f"{folder}/" if folder else ""
     entries: dict[str, dict[str, Any]] = {}
     for path, blob in sorted(commit.tree.items()):
@@ -97,7 +97,7 @@ def tree(commit: Commit, folder: str, *, recursive: bool, expand: bool) -> list[
 
 
 def paths(commit: Commit, names: list[str], *, expand: bool) -> list[dict[str, Any]]:
-    """What stands at these paths; what does not exist is left out."""
+    """The entries at these paths, without paths that do not exist."""
     found = []
     for name in names:
         if name in commit.tree:
@@ -124,7 +124,7 @@ def commits(history: list[Commit], formatted: bool) -> list[dict[str, Any]]:
 
 
 def lfs_files(repository: Repository) -> list[dict[str, Any]]:
-    """The LFS objects a repository keeps, also those only its history points to."""
+    """All LFS objects of a repository, including those that only older commits use."""
     entries = {}
     for commit in repository.commits.values():
         for path, blob in commit.tree.items():

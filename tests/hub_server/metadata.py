@@ -1,4 +1,4 @@
-"""What the Hub reads out of a repository: the card's YAML, the tags made from it, and the checks on it."""
+"""Facts that the Hub derives from a repository: the card's YAML, its checks, and tags."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.hub_server.storage import MAIN, Blob, Commit, Repository
 _HEADER = re.compile(r"\A(?:﻿)?\s*---[ \t]*\r?\n(.*?)\r?\n---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[A-Za-z0-9][\w.-]{0,95})?")
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
-# The part of the Hub's list of licenses that is likely to stand on a card here.
+# The licenses of the Hub that are likely on cards in these tests.
 _LICENSES = """
 apache-2.0 mit openrail bigscience-openrail-m creativeml-openrail-m bigscience-bloom-rail-1.0 afl-3.0 artistic-2.0
 bsl-1.0 bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear c-uda cc cc0-1.0 cc-by-2.0 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0
@@ -142,7 +142,7 @@ def tags(repository: Repository, commit: Commit) -> list[str]:
 
 
 def relation(data: Mapping[str, Any]) -> str:
-    """How a model relates to its base models, guessed as the Hub does where the card is silent."""
+    """The relation of a model to its base models; if the card does not state it, guessed as the Hub does."""
     if data.get("base_model_relation"):
         return str(data["base_model_relation"])
     if data.get("library_name") == "peft":
@@ -156,7 +156,7 @@ def library_name(commit: Commit) -> str | None:
 
 
 def describe(repository: Repository, commit: Commit, *, blobs: bool = False) -> dict[str, Any]:
-    """Everything the Hub says of a repository at a commit; who asks for less gets a part of it."""
+    """All facts about a repository at a commit. Most requests get only some of them."""
     data = card_data(commit.tree)
     facts: dict[str, Any] = {
         "_id": repository.id,
@@ -210,7 +210,7 @@ def _config(commit: Commit) -> dict[str, Any]:
 
 
 def _texts(value: Any) -> list[Any]:
-    """A card's field that holds one entry or a list of them."""
+    """The entries of a card's field, which may be one entry or a list."""
     if value is None or value == "":
         return []
     return value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""What was asked of the server."""
+"""The record of a request."""
 
 from __future__ import annotations
 

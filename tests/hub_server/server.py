@@ -1,4 +1,4 @@
-"""The HTTP server: reads a request, shows a fault if one is due, has it answered, keeps a record."""
+"""The HTTP server: it reads requests, applies faults, sends answers and keeps a record."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class HubServer:
         self.state = State(self.endpoint)
         self.faults = Faults()
         self.requests: list[Request] = []
-        self.errors: list[str] = []  # tracebacks of this server's own mistakes
+        self.errors: list[str] = []  # tracebacks of errors in this server
         self.waker = threading.Event()  # ends the waits of slow answers
         threading.Thread(target=self._http.serve_forever, name="hub-server", daemon=True).start()
 
@@ -40,7 +40,7 @@ class HubServer:
 
     def reset(self) -> None:
         """Forget the repositories, the faults, the requests and the page size."""
-        self.waker.set()  # whoever waits on the old event goes on
+        self.waker.set()  # ends waits on the old event
         self.waker = threading.Event()
         self.clear_faults()
         with self.state.lock:
@@ -49,7 +49,7 @@ class HubServer:
         self.errors = []
         self.clear_requests()
 
-    # What is there
+    # Repositories
 
     @staticmethod
     def token(user: str, right: str = "write") -> str:
@@ -63,7 +63,7 @@ class HubServer:
         files: Mapping[str, bytes] | None = None,
         private: bool = False,
     ) -> Repository:
-        """A repository made past the clients and their checks."""
+        """Create a repository directly, without a client and its checks."""
         with self.state.lock:
             repository = self.state.add(Repository(repo_type, repo_id, private=private))
             if files:
@@ -85,7 +85,7 @@ class HubServer:
     def page_size(self, size: int) -> None:
         self.state.page_size = size
 
-    # What was asked
+    # Recorded requests
 
     def clear_requests(self) -> None:
         self.requests = []
@@ -94,14 +94,14 @@ class HubServer:
         return [r for r in self.requests if r.method == "GET" and r.filename and repo_id in (None, r.repo)]
 
     def opened(self, repo_id: str | None = None) -> set[str]:
-        """The files whose content was asked for."""
+        """The files whose content was requested."""
         return {str(request.filename) for request in self._contents(repo_id)}
 
     def downloaded(self, repo_id: str | None = None) -> int:
         """The bytes of file content that were sent."""
         return sum(request.sent for request in self._contents(repo_id) if request.status in (200, 206))
 
-    # What goes wrong: keyword arguments are those of Fault (method, path_contains, times, after)
+    # Faults: keyword arguments are those of Fault (method, path_contains, times, after)
 
     def clear_faults(self) -> None:
         self.faults.clear()
@@ -131,7 +131,7 @@ class _Server(ThreadingHTTPServer):
     hub: HubServer
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error."""
+        """Ignore clients that hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
     def _handle(self) -> None:
         hub = self.server.hub
@@ -167,7 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
             if fault is not None and fault.kind == "fail":
                 if fault.body is not None:
                     return Reply(fault.status, fault.body, fault.headers)
-                raise HubError(fault.status, f"Told to fail with {fault.status}", headers=fault.headers)
+                raise HubError(fault.status, f"A fault of the test: {fault.status}", headers=fault.headers)
             caller = accounts.identify(self.headers.get("Authorization"))
             record.user = caller.user
             call = Call(hub.state, caller, self.command, path, query, body, record)
@@ -205,7 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._hang_up()
 
     def _write(self, record: Request, content: bytes) -> None:
-        record.sent += len(content)  # before the client can know of it
+        record.sent += len(content)  # counted before the client can see the bytes
         self.wfile.write(content)
 
     def _read_body(self) -> bytes:

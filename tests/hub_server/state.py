@@ -1,4 +1,4 @@
-"""What the server holds, and the shape of a request and an answer on their way through it."""
+"""The server's state, and the types of a request and of an answer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,12 @@ class State:
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
+    def url(self, repo_type: str, repo_id: str) -> str:
+        """The address of a repository's page."""
+        return f"{self.endpoint}/{'' if repo_type == 'model' else f'{repo_type}s/'}{repo_id}"
+
     def find(self, repo_type: str, repo_id: str) -> Repository | None:
-        """Names differ by more than case, as on the Hub."""
+        """Find a repository by its name, in upper or lower case, as on the Hub."""
         return self.repositories.get((repo_type, repo_id.lower()))
 
     def add(self, repository: Repository) -> Repository:
@@ -42,7 +46,7 @@ class Call:
     state: State
     caller: Caller
     method: str
-    path: str  # still quoted
+    path: str  # percent-encoded
     query: dict[str, list[str]]
     body: bytes
     record: Request
@@ -60,7 +64,7 @@ class Call:
 
 @dataclass
 class Reply:
-    """An answer; ``length`` stands in for the body of an answer to HEAD."""
+    """An answer. For HEAD, ``length`` is given in place of the body."""
 
     status: int = 200
     body: bytes = b""

@@ -1,4 +1,4 @@
-"""Repositories: commits, branches and tags in memory. Nothing here knows of HTTP or of users."""
+"""Repositories in memory: commits, branches and tags. HTTP and users are handled elsewhere."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
-from tests.hub_server.errors import HubError
+from tests.hub_server.errors import revision_not_found
 
 MAIN = "main"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".bin", ".pt", ".pkl", ".gguf", ".npy", ".npz", ".gz", ".zip")
@@ -20,14 +20,14 @@ _latest = datetime.now(timezone.utc)
 
 
 def now() -> str:
-    """The time, later with every call, so that an order by time has no ties."""
+    """The current time. Each call returns a later time, so that sorting by time has no ties."""
     global _latest
     _latest = max(_latest + timedelta(milliseconds=1), datetime.now(timezone.utc))
     return _latest.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def upload_mode(path: str, size: int, sample: bytes) -> str:
-    """How the Hub wants a file: large, binary and weight files through LFS."""
+    """How a file is uploaded: large, binary and weight files through LFS."""
     return "lfs" if path.endswith(LFS_SUFFIXES) or size > _LARGE or b"\0" in sample else "regular"
 
 
@@ -50,7 +50,7 @@ class Blob:
 
     @cached_property
     def oid(self) -> str:
-        """The id git gives what it stores: the content, or the pointer to it."""
+        """The git object id of the content, or of the LFS pointer in its place."""
         stored = self.pointer if self.lfs else self.content
         return hashlib.sha1(b"blob %d\0" % len(stored) + stored).hexdigest()
 
@@ -101,7 +101,7 @@ class Repository:
         if oid is None and len(revision) >= 7:
             oid = next((known for known in self.commits if known.startswith(revision)), None)
         if oid is None:
-            raise HubError(404, f"Invalid rev id: {revision}", code="RevisionNotFound")
+            raise revision_not_found(revision)
         return self.commits[oid]
 
     def files(self, revision: str = MAIN) -> dict[str, bytes]:
@@ -115,7 +115,7 @@ class Repository:
         return found
 
     def commit(self, changes: Mapping[str, bytes | None], title: str = "commit", branch: str = MAIN) -> str:
-        """Write and delete files (None) past all checks; return the commit id."""
+        """Write files, and delete those that are None, without any checks. Return the commit id."""
         tree = dict(self.resolve(branch).tree)
         for path, content in changes.items():
             if content is None:
@@ -133,9 +133,9 @@ class Repository:
         return commit
 
     def squash(self, branch: str, title: str, author: str) -> Commit:
-        """Make the branch one commit and forget what no branch or tag holds any more."""
+        """Replace the branch by a single commit. Drop commits and objects that no branch or tag reaches."""
         if branch not in self.branches:
-            raise HubError(404, f"Invalid rev id: {branch}", code="RevisionNotFound")
+            raise revision_not_found(branch)
         commit = self._make(self.resolve(branch).tree, None, title, "", author)
         self.branches[branch] = commit.oid
         self.drop_unreachable()
@@ -148,7 +148,7 @@ class Repository:
         self.objects = {sha: content for sha, content in self.objects.items() if sha in held}
 
     def purge_objects(self, shas: set[str]) -> None:
-        """Delete LFS objects for good; every commit is written anew without the files that pointed to them."""
+        """Delete LFS objects for good. All commits are rewritten without the files that pointed to them."""
         renamed: dict[str, str] = {}
         for old in list(self.commits.values()):  # parents come before their children
             tree = {path: blob for path, blob in old.tree.items() if not (blob.lfs and blob.sha256 in shas)}
