@@ -19,13 +19,15 @@ from puma_hub import (
     PromptBank,
     PromptTrainer,
     PumaAdapter,
+    PumaConfig,
     evaluate_bank,
     select_users,
+    warm_start,
 )
 from puma_hub.cli.main import main
 from puma_hub.data import load_interactions, rows_by_user
 from puma_hub.evaluation import baseline_predictions, compare_banks, controls
-from puma_hub.extensions import BASELINES, EXPERIMENTS, STRATEGIES
+from puma_hub.extensions import BASELINES, EXPERIMENTS, STRATEGIES, WARM_STARTS
 from puma_hub.reproduce.config import load_config
 from puma_hub.reproduce.context import Context, SeedRows
 from puma_hub.reproduce.part import Part
@@ -33,6 +35,7 @@ from puma_hub.reproduce.plan import Plan, setup_of
 from puma_hub.reproduce.run import run_experiment
 from puma_hub.reproduce.store import Store
 from puma_hub.tasks import RatingTask
+from puma_hub.training import untrained_adapter
 from tests.reproduced import NEWCOMERS, USERS, make_place, write_config
 
 pytestmark = pytest.mark.xdist_group("reproduce")
@@ -135,6 +138,14 @@ def test_table2(place: Path, report: Report, rows: SeedRows, lms: dict[str, Pers
         assert value(found, name, "rmse") == pytest.approx(math.sqrt(np.mean((predicted - labels) ** 2)))
     assert {"independent", "random"} <= {*found["figures"]} and {*BASELINES} & {*found["figures"]}
     assert len({value(found, name, "rmse") for name in banks}) == 3
+    lm, target = lms["llama"], lms["gemma3"]
+    shape: dict[str, Any] = {"sources": [source.model], "target": target.spec, "task": target.task}
+    for method in WARM_STARTS:
+        config = PumaConfig(architecture="linear", template=target.template, **shape)
+        texts = lm.input_embeddings(), lm.tokenizer, target.input_embeddings(), target.tokenizer
+        bank = untrained_adapter(target, source, warm_start(config, *texts, method=method)).migrate(source)
+        expected = evaluate_bank(target, bank, rows.validation)["metrics"]
+        assert value(found, f"warm start {method}", "rmse") == pytest.approx(expected["rmse"], rel=1e-9)
     assert found["paper"]["migrated"]["rmse"] == 0.9135 and "Table 2" in found["paper_source"]
 
 

@@ -73,6 +73,11 @@ class Part(ABC):
         return None
 
     @property
+    def leaves(self) -> str | None:
+        """The LLM that is in memory afterwards; None where it is the one before."""
+        return self.model
+
+    @property
     @abstractmethod
     def about(self) -> str:
         """What is done, for a line of progress."""

@@ -48,10 +48,12 @@ def in_order(parts: Iterable[Part]) -> list[Part]:
         if same_seed[0].setup.seed != seed:
             seed, model = same_seed[0].setup.seed, None
             continue
-        chosen = next((part for part in same_seed if part.model in (None, model)), None)
+        fitting = [part for part in same_seed if part.model in (None, model)]
+        staying = (part for part in fitting if part.leaves in (None, model))
+        chosen = next(staying, None) or next(iter(fitting), None)
         if chosen is None:
             chosen = max(same_seed, key=lambda part: waiting_for[part.key])
-        model = chosen.model or model
+        model = chosen.leaves or model
         ordered.append(chosen)
         left.remove(chosen)
     return ordered
@@ -81,8 +83,9 @@ def planned_work(parts: Iterable[Part], context: Context) -> Mapping[str, float]
         sizes = context.rows(part.setup).sizes
         work[part.key] = part.work(sizes)
         if part.model is not None and (part.setup.seed, part.model) != loaded:
-            loaded = part.setup.seed, part.model
             work[part.key] += TEXT * sizes.texts
+        if part.leaves is not None:
+            loaded = part.setup.seed, part.leaves
     return work
 
 

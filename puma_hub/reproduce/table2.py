@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from puma_hub.adapter.facts import prediction_labels
+from puma_hub.extensions import WARM_STARTS
 from puma_hub.reproduce import charts, paper
 from puma_hub.reproduce.banks import TrainedBank, UntrainedBank
 from puma_hub.reproduce.experiment import Experiment, Figures
@@ -13,8 +14,9 @@ from puma_hub.reproduce.part import Part
 from puma_hub.reproduce.plan import Plan
 from puma_hub.reproduce.scores import Baselines, Scores
 from puma_hub.reproduce.summary import Summary
+from puma_hub.reproduce.warm_starts import METRICS, WarmStartScores
 
-_BASELINES = "baselines"
+_BASELINES, _WARM = "baselines", "warm starts"
 
 
 class Table2(Experiment):
@@ -35,17 +37,23 @@ class Table2(Experiment):
             **{name: TrainedBank(setup, config.target, how) for name, how in config.retrainings.items()},
             "random": UntrainedBank(setup, adapter, source),
         }
-        return {**{name: Scores(setup, bank) for name, bank in banks.items()}, _BASELINES: Baselines(setup)}
+        return {
+            **{name: Scores(setup, bank) for name, bank in banks.items()},
+            _WARM: WarmStartScores(setup, source, config.target, tuple(WARM_STARTS)),
+            _BASELINES: Baselines(setup),
+        }
 
     def figures(self, found: Mapping[str, Any]) -> Figures:
-        ours = {name: report["metrics"] for name, report in found.items() if name != _BASELINES}
-        return {**ours, **found[_BASELINES]}
+        ours = {name: report["metrics"] for name, report in found.items() if name not in (_BASELINES, _WARM)}
+        untrained = {_warm(method): metrics for method, metrics in found[_WARM][METRICS].items()}
+        return {**ours, **untrained, **found[_BASELINES]}
 
     def paper(self) -> dict[str, dict[str, float]]:
         return paper.TABLE2[self.config.paper]
 
     def labels(self) -> dict[str, str]:
-        return prediction_labels()
+        warm = {_warm(name): f"no training: vocabulary, {one.about}" for name, one in WARM_STARTS.items()}
+        return prediction_labels() | warm
 
     def notes(self, summary: Summary) -> list[str]:
         return [
@@ -55,3 +63,7 @@ class Table2(Experiment):
 
     def draw(self, figure: Any, summary: Summary) -> None:
         charts.bars(figure.subplots(), summary, self.metric, self.labels(), highlight=("migrated",))
+
+
+def _warm(method: str) -> str:
+    return f"warm start {method}"
