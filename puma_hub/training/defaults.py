@@ -24,8 +24,8 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
         "offset_penalty": 0.0,
     },
 }
-# As shared, but at higher rates: offsets are solved for anew, so they may overfit before, and no rows are kept to choose
-# an epoch by. With less training, predictions depend too little on the prompt for it.
+# As shared, at higher rates: with less training, predictions depend too little on the prompt. Offsets are solved for
+# anew, so they may overfit before, and no rows are kept to choose an epoch by.
 PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {
     "num_train_epochs": 2,
     "learning_rate": 4e-2,

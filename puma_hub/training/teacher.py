@@ -58,8 +58,8 @@ def with_source_predictions(
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
         noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
             then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
-        seed: seed of the noise. A row's noise does not depend on other rows, unless they say the same. For an adapter of several sources,
-            give each source another seed and join the rows with :func:`puma_hub.combine_teachers`.
+        seed: seed of the noise. A row's noise does not depend on other rows, unless they say the same. For an adapter
+            of several sources, give each source another seed and join the rows with :func:`puma_hub.combine_teachers`.
 
     Returns:
         A dataset with the columns ``source_prediction``, a rating or the probability of a click, and
