@@ -156,7 +156,7 @@ BAD: list[tuple[Callable[[Any], Any], type[Exception], str]] = [
     (lambda pipe: pipe(["user-7"]), BankError, "input 0: a prompt must be an array of numbers, got str$"),
     (lambda pipe: pipe(make_bank(size=16)), MismatchError, "hidden size 16"),
     (lambda pipe: pipe(make_bank(length=2)), MismatchError, "length 1"),
-    (lambda pipe: pipe(datasets.Dataset.from_dict({"user_id": ["a"]})), BankError, "prompt missing"),
+    (lambda pipe: pipe(datasets.Dataset.from_dict({"user_id": ["a"]})), BankError, "lack prompt"),
     (lambda pipe: pipe(make_bank(size=16).dataset), BankError, "column 'prompt'"),
     (lambda pipe: pipe(7), ConfigurationError, "got int"),
     (lambda pipe: pipe([], batch_size=0), ConfigurationError, "batch_size must be"),

@@ -183,7 +183,7 @@ def test_no_code_of_a_repository_is_run_or_asked_about(
         content |= {"tokenizer_class": "OwnTok", "auto_map": {"AutoTokenizer": [None, "own.OwnTok"]}}
     (folder / file).write_text(json.dumps(content))
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
-    with pytest.raises(PumaHubError, match="runs no code of repositories") as caught:
+    with pytest.raises(PumaHubError, match="runs no such code") as caught:
         PersonalizedLM.from_pretrained(str(folder))
     assert isinstance(caught.value, UnsupportedModelError) and not marker.exists()
 

@@ -59,7 +59,9 @@ def test_texts_too_long_are_counted_and_named(make_lm: Callable[..., Personalize
     with pytest.raises(TemplateError, match=r"the row needs 3\d\d .* the model has 256; .*truncate_items=True"):
         lm.logits(torch.zeros(1, 1, 32), [long])
     rows = [*ROWS * 3, long, *ROWS, long, *[long] * 5]
-    with pytest.raises(TemplateError, match=r"7 of 11 rows \(numbers 3, 5, 6, 7, 8, \.\.\., from 0\) need up to 3\d\d"):
+    with pytest.raises(
+        TemplateError, match=r"7 of 11 rows \(numbers 3, 5, 6, 7, 8, \.\.\., counted from 0\) need up to 3\d\d"
+    ):
         lm.encode(rows)
 
 
