@@ -148,6 +148,16 @@ def test_the_teacher_predicts_the_same_with_and_without_labels(source: tuple[Per
     assert found["source_prediction"][:] == expected["source_prediction"][:]
 
 
+def test_rows_that_say_the_same_have_noise_of_their_own(source: tuple[PersonalizedLM, PromptBank]) -> None:
+    lm, bank = source
+    one = draw_rows(bank, ITEMS, 3)
+    rows = datasets.concatenate_datasets([one, one, one])
+    found = with_source_predictions(lm, bank, rows, noise=2.0)
+    prompts = np.array(found["source_prompt"][:], dtype=np.float32)
+    alone = np.array(with_source_predictions(lm, bank, one, noise=2.0)["source_prompt"][:], dtype=np.float32)
+    assert np.array_equal(prompts[:3], alone) and len(np.unique(prompts.reshape(9, -1), axis=0)) == 9
+
+
 def test_labels_make_no_difference_to_an_adapter_that_learns_from_the_teacher_alone(
     make_lm: Callable[..., PersonalizedLM], source: tuple[PersonalizedLM, PromptBank]
 ) -> None:

@@ -250,7 +250,7 @@ def test_bad_arguments(make_lm: Callable[..., PersonalizedLM], saved_lm: Callabl
         ({"unknown_users": "average"}, ConfigurationError, "one of error, mean, got 'average'"),
         ({"template": "click"}, ConfigurationError, "has its own template and task"),
         ({"scored_task": ClickTask()}, ConfigurationError, "has its own template and task"),
-        ({"device": "meta"}, ConfigurationError, "is on cpu and stays there"),
+        ({"device": "meta"}, ConfigurationError, "is on cpu, not on meta"),
         ({"dtype": "float16"}, ConfigurationError, "given in torch.float32"),
         ({"bank": 7}, ConfigurationError, "bank= takes .* got int"),
         ({"bank": str(tmp_path / "none")}, StorageError, "no prompt bank"),
@@ -261,7 +261,7 @@ def test_bad_arguments(make_lm: Callable[..., PersonalizedLM], saved_lm: Callabl
             pipeline(TASK, **{"model": lm, "bank": bank, **options})
     with pytest.raises(ConfigurationError, match="without a tokenizer"):
         pipeline(TASK, model=lm.model, bank=bank)
-    with pytest.raises(UnsupportedModelError, match="RatingHead is no model"):
+    with pytest.raises(UnsupportedModelError, match="RatingHead is not a model"):
         pipeline(TASK, model=RatingHead(), bank=bank)
     with pytest.raises(ConfigurationError, match="no bank to look up a user in"):
         pipeline(TASK, model=lm)(ROWS)

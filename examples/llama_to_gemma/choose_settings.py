@@ -40,6 +40,7 @@ def prompts(name: str, lm: PersonalizedLM, splits: datasets.DatasetDict, setting
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--method", default="posterior", choices=("posterior", "shared"), help="of prompt training")
     parser.add_argument("--epochs", type=int, help="of prompt training")
     parser.add_argument("--rate", type=float, help="of prompt training")
     parser.add_argument("--penalty", type=float, help="of prompt training")
@@ -66,7 +67,11 @@ def main() -> None:
     splits = with_item_statistics(chronological_split(most_recent(rows, 40)))
 
     settings = PumaTrainingArguments(
-        num_train_epochs=args.epochs, learning_rate=args.rate, offset_penalty=args.penalty, seed=1
+        num_train_epochs=args.epochs,
+        learning_rate=args.rate,
+        offset_penalty=args.penalty,
+        seed=1,
+        prompt_method=args.method,
     )
     old = PersonalizedLM.from_pretrained(str(fetch("smollm2-135m")), dtype=compute_dtype("auto"))
     source = prompts("source", old, splits, settings)

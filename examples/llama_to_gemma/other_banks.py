@@ -72,9 +72,13 @@ Gains: TypeAlias = tuple[np.ndarray, ...]
 WAYS = ("as migrated", "calibrated by the source's predictions", "without its sensitivity", "by the adapter's mean")
 
 TRAININGS = (
-    Training("1", "defaults, seed 1", {"seed": 1}),
-    Training("2", "defaults, seed 2", {"seed": 2}),
-    Training("3", "seed 3, penalty 0.15 in place of 0.05", {"seed": 3, "offset_penalty": 0.15}),
+    Training("1", "shared base, seed 1", {"seed": 1, "prompt_method": "shared"}),
+    Training("2", "shared base, seed 2", {"seed": 2, "prompt_method": "shared"}),
+    Training(
+        "3",
+        "shared base, seed 3, penalty 0.15 in place of 0.05",
+        {"seed": 3, "offset_penalty": 0.15, "prompt_method": "shared"},
+    ),
     Training("4", "seed 4, independent prompts", {"seed": 4, "prompt_method": "independent"}, False),
 )
 

@@ -24,8 +24,15 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
         "offset_penalty": 0.0,
     },
 }
-# As shared, but no rows are kept to choose an epoch by: offsets are solved for anew, so they may overfit before.
-PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {"num_train_epochs": 2, "validation_share": 0.0}
+# As shared, at higher rates: with less training, predictions depend too little on the prompt. Offsets are solved for
+# anew, so they may overfit before, and no rows are kept to choose an epoch by.
+PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {
+    "num_train_epochs": 2,
+    "learning_rate": 4e-2,
+    "base_learning_rate": 2e-1,
+    "head_learning_rate": 1.2e-2,
+    "validation_share": 0.0,
+}
 # Keys: what the adapter learns from. With few users, base and head have only a few dozen steps to fit the new LLM, so
 # their rates are high.
 ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {

@@ -34,6 +34,7 @@ BASE_SCALE, MAP_SCALE, HEAD_SCALE = 4.0, 3.0, 1.0
 # whichever is larger. With large errors the step is long, and a linear prediction is less exact.
 NOISE = 0.6
 FADING = 1.1  # the factor by which the variance of earlier rows' noise grows with each step
+_JITTER = 1e-10
 _LEAST_NOISE = 1e-3  # in case all targets are equal and all predictions exact
 
 
@@ -78,6 +79,7 @@ def solve(rows: LinearRows, variances: torch.Tensor, map_scale: float) -> Change
             kernel += map_scale**2 * alike * (gradients[:, first] @ gradients[:, second].T)
     kernel += HEAD_SCALE**2 * rows.head_gradients @ rows.head_gradients.T
     system = (kernel + torch.diag(variances)).double()
+    system.diagonal().add_(_JITTER * system.diagonal().mean())  # rows that say the same, all met exactly
     shares = torch.linalg.solve(system, rows.targets.double()).float()
     weighted = shares[:, None, None] * gradients
     return Change(

@@ -58,8 +58,8 @@ def with_source_predictions(
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
         noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
             then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
-        seed: seed of the noise. A row's noise does not depend on the other rows. For an adapter of several sources,
-            give each source another seed and join the rows with :func:`puma_hub.combine_teachers`.
+        seed: seed of the noise. A row's noise does not depend on other rows, unless they say the same. For an adapter
+            of several sources, give each source another seed and join the rows with :func:`puma_hub.combine_teachers`.
 
     Returns:
         A dataset with the columns ``source_prediction``, a rating or the probability of a click, and
@@ -116,9 +116,14 @@ def _require_in_range(offset_share: float, spread: float | None, noise: float) -
 
 
 def _normal(rows: datasets.Dataset, shape: tuple[int, int], seed: int) -> torch.Tensor:
-    """Standard normal noise ``(N, l, d)``. Each row's noise is seeded by the row's content."""
-    drawn = [np.random.default_rng([seed, key]).standard_normal(shape, np.float32) for key in row_hashes(rows).tolist()]
-    return torch.from_numpy(np.stack(drawn))
+    """Standard normal noise ``(N, l, d)``, seeded by the row's content, and by how often that has come before."""
+    hashes = row_hashes(rows)
+    order = np.argsort(hashes, kind="stable")
+    new = np.concatenate([[True], hashes[order][1:] != hashes[order][:-1]])
+    before = np.empty(len(hashes), dtype=np.int64)
+    before[order] = np.arange(len(order)) - np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    seeds = [[seed, key, again] if again else [seed, key] for key, again in zip(hashes.tolist(), before.tolist())]
+    return torch.from_numpy(np.stack([np.random.default_rng(one).standard_normal(shape, np.float32) for one in seeds]))
 
 
 def _spread(bank: PromptBank, lm: PersonalizedLM, spread: float | None) -> tuple[float, torch.Tensor]:
