@@ -12,6 +12,7 @@ from scipy import stats
 
 ENOUGH_SEEDS = 3
 CONFIDENCE = 0.95
+_METRICS = {"rmse": "RMSE", "mae": "MAE", "auc": "AUC", "user_auc": "user AUC"}
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,11 @@ class Estimate:
         mean, half = self.mean, self.half_width
         interval = None if mean is None or half is None else [mean - half, mean + half]
         return {"seeds": {str(seed): value for seed, value in self.seeds.items()}, "mean": mean, "interval": interval}
+
+
+def heading(column: str, labels: Mapping[str, str]) -> str:
+    """A column in words: its label, or the usual spelling of a metric."""
+    return labels.get(column, _METRICS.get(column, column))
 
 
 def half_width(values: Sequence[float]) -> float | None:

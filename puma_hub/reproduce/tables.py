@@ -9,7 +9,7 @@ from tabulate import tabulate
 
 from puma_hub.reproduce import paper
 from puma_hub.reproduce.experiment import Experiment
-from puma_hub.reproduce.summary import ENOUGH_SEEDS, Estimate, Summary
+from puma_hub.reproduce.summary import ENOUGH_SEEDS, Estimate, Summary, heading
 
 _LARGE, _SMALL = 1e6, 10.0
 
@@ -61,9 +61,9 @@ def results_table(experiment: Experiment, summary: Summary) -> str:
     if experiment.reference in summary.cells and compared is not None:
         differences = summary.differences(compared, experiment.reference)
     told = [column for column in columns if any(column in row for row in theirs.values())]
-    headers = ["", *(_heading(column, labels) for column in columns)]
+    headers = ["", *(heading(column, labels) for column in columns)]
     headers += ["difference"] if differences else []
-    headers += [f"paper: {_heading(column, labels)}" for column in told]
+    headers += [f"paper: {heading(column, labels)}" for column in told]
     rows = []
     for row, cells in summary.cells.items():
         line = [labels.get(row, row), *(_cell(cells.get(column)) for column in columns)]
@@ -71,11 +71,6 @@ def results_table(experiment: Experiment, summary: Summary) -> str:
         line += [_figure(theirs.get(row, {}).get(column)) for column in told]
         rows.append([text.replace("|", "\\|") for text in line])
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True)
-
-
-def _heading(column: str, labels: Mapping[str, str]) -> str:
-    metrics = {"rmse": "RMSE", "mae": "MAE", "auc": "AUC", "user_auc": "user AUC"}
-    return labels.get(column, metrics.get(column, column)).replace("|", "\\|")
 
 
 def _cell(estimate: Estimate | None, sign: bool = False) -> str:
