@@ -24,7 +24,11 @@ from tests.test_training import Killed, kill_after
 MakeLM = Callable[..., PersonalizedLM]
 ARGS = PumaTrainingArguments(
     prompt_method="shared",
-    num_train_epochs=2, per_device_train_batch_size=32, disable_tqdm=True, seed=3, validation_share=0.25
+    num_train_epochs=2,
+    per_device_train_batch_size=32,
+    disable_tqdm=True,
+    seed=3,
+    validation_share=0.25,
 )
 STEPS = 3  # an epoch of 72 training rows
 

@@ -26,7 +26,11 @@ from tests.test_training_callbacks import Recorder
 MakeLM = Callable[..., PersonalizedLM]
 ARGS = PumaTrainingArguments(
     prompt_method="shared",
-    num_train_epochs=4, per_device_train_batch_size=32, disable_tqdm=True, seed=3, validation_share=0.25
+    num_train_epochs=4,
+    per_device_train_batch_size=32,
+    disable_tqdm=True,
+    seed=3,
+    validation_share=0.25,
 )
 STEPS = 3  # an epoch of 72 training rows
 

@@ -26,8 +26,12 @@ def require_same_training(
     """Refuse prompts that were trained for something else, or around another base.
 
     Raises:
-        MismatchError: template, task, rating head or base differ.
+        MismatchError: owners, template, task, rating head or base differ.
     """
+    if ours.owners != theirs.owners:
+        raise MismatchError(
+            f"the banks hold prompts of {ours.owners} and of {theirs.owners}; keep them in banks of their own"
+        )
     for name in ("template", "task"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:

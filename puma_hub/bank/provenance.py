@@ -13,6 +13,7 @@ from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
 from puma_hub.tasks import PromptTemplate, RatingHead, Task, as_task, default_task
+from puma_hub.tasks.owners import USERS, owners_of
 
 FORMAT_VERSION = 1
 
@@ -25,6 +26,7 @@ class Provenance:
     user data); ``history`` the earlier steps, oldest first, each as a dict with a ``made_by`` of its own.
     ``statistics`` are of all prompts that were made together, also where a bank holds a part of them.
     ``trained_rows`` is a sample of hashes of the interactions the prompts were trained on, if they are known.
+    ``owners`` says whose prompts these are: those of ``users``, or of ``items``, whose ids then stand for user ids.
     """
 
     model: ModelSpec
@@ -36,12 +38,14 @@ class Provenance:
     history: tuple[Mapping[str, Any], ...] = ()
     statistics: BankStatistics | None = None
     trained_rows: TrainedRows | None = None
+    owners: str = USERS.name
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "model", ModelSpec.of(self.model))
         require_whole(self.prompt_length, "prompt_length", MAX_PROMPT_LENGTH)
         require_text(self.made_by, "made_by")
+        owners_of(self.owners)
         if not isinstance(self.details, Mapping):
             raise ConfigurationError(f"the details of a bank must be a mapping, got {shown(self.details)}")
         steps = self.history
@@ -79,6 +83,7 @@ class Provenance:
             "history": [dict(step) for step in self.history],
             "statistics": self.statistics.to_dict() if self.statistics else None,
             "trained_rows": self.trained_rows.to_dict() if self.trained_rows else None,
+            "owners": self.owners,
         }
 
     @classmethod
@@ -101,7 +106,7 @@ class Provenance:
     def as_step(self) -> dict[str, Any]:
         """This bank as a step in the history of the next one."""
         step = self.to_dict()
-        return {key: step[key] for key in ("made_by", "model", "details") if step[key]}
+        return {key: step[key] for key in ("made_by", "model", "owners", "details") if step[key]}
 
     def require_head(self, head: RatingHead | None) -> None:
         """Refuse a rating head for another number of answers.

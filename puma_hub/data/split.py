@@ -17,7 +17,7 @@ from puma_hub.errors import ConfigurationError
 
 @dataclass(frozen=True)
 class TimeOrder:
-    """Rows user by user, users in the order of their ids, a user's rows from the oldest on.
+    """Rows user by user, users in the order of their ids, a user's rows from the oldest on; or item by item.
 
     ``rows (N,)``: row numbers in that order. ``position (N,)``: the place among the user's rows, from 0, of each of
     ``rows``; ``count (N,)``: how many rows that user has. Ties, and rows without a timestamp, keep their order.
@@ -28,8 +28,8 @@ class TimeOrder:
     count: np.ndarray
 
     @classmethod
-    def of(cls, rows: datasets.Dataset) -> TimeOrder:
-        user_of, names = codes(as_text(column(rows, "user_id"), "user_id"))
+    def of(cls, rows: datasets.Dataset, by: str = "user_id") -> TimeOrder:
+        user_of, names = codes(as_text(column(rows, by), by))
         rank = np.empty(len(names), dtype=np.int64)
         rank[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
         user_of = rank[user_of]

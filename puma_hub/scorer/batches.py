@@ -16,14 +16,15 @@ def predict_rows(
 ) -> torch.Tensor:
     """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``.
 
-    Equal texts with one prompt are scored once, and texts of like length together.
+    Equal texts with equal prompts are scored once, and texts of like length together.
     Rows of one prefix follow one another, so that a prefix is computed once though none is kept.
 
     Raises:
         NotFiniteError: rows have logits that are NaN or infinite.
     """
-    distinct: dict[tuple[Segments, int], int] = {}  # to the first row that is so
-    same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.segments, users.tolist()))]
+    distinct: dict[tuple[Segments, int, int], int] = {}  # to the first row that is so
+    keys = zip(rows.segments, users.tolist(), rows.filled_by)
+    same = [distinct.setdefault(key, row) for row, key in enumerate(keys)]
     prefixes = rows.prefixes
 
     def length_and_prefix(row: int) -> tuple[int, Tokens]:
