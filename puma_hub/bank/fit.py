@@ -31,11 +31,21 @@ def require_scorer(bank: PromptBank, lm: PersonalizedLM, what: str, given: Promp
             raise MismatchError(
                 f"{what}: both banks hold prompts of {bank.owners.name}; give one of users and one of items"
             )
-    elif bank.owners is ITEMS or bank.provenance.details.get(GIVEN) is not None:
+    else:
+        require_alone(bank, what)
+
+
+def require_alone(bank: PromptBank, what: str) -> None:
+    """Refuse a bank whose prompts are read along with prompts in the template's other slot.
+
+    Raises:
+        MismatchError: they are items', or were trained so.
+    """
+    if bank.owners is ITEMS or bank.provenance.details.get(GIVEN) is not None:
         others = bank.owners.others.name
         raise MismatchError(
-            f"{what}: these prompts of {bank.owners.name} are read along with prompts of {others}; give the bank of "
-            f"{others}, too"
+            f"{what}: these prompts of {bank.owners.name} are read along with prompts of {others}, and no bank of "
+            f"{others} is given"
         )
 
 

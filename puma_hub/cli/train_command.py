@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from puma_hub.adapter.facts import Training
     from puma_hub.bank import PromptBank
     from puma_hub.scorer import PersonalizedLM
+    from puma_hub.tasks.owners import Owners
     from puma_hub.training import AdapterTrainer
 
 EXAMPLE = (
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--teacher", metavar="ID", help="the source LLM: learn what it predicts for the rows in place of their labels"
     )
+    parser.add_argument(
+        "--given",
+        metavar="ID",
+        help="for a bank of items: the users' bank on the target LLM; the other way round for users beside items",
+    )
+    parser.add_argument("--source-given", metavar="ID", help="likewise on the source LLM, for --teacher")
     parser.add_argument("--architecture", choices=("seed", "paper", "linear"), default="seed", help="default: seed")
 
 
@@ -78,10 +85,11 @@ def run(args: argparse.Namespace) -> Result:
     banks = [_load_bank(name, args) for name in args.bank]
     if users is not None:
         _require_known(users, banks, args.select)
-    rows = _drawn(args, banks[0], users) if args.catalogue else _given(args, users)
+    given, source_given = _other_bank(args.given), _other_bank(args.source_given)
+    rows = _drawn(args, banks[0], source_given, users) if args.catalogue else _given(args, users, banks[0].owners)
     if args.teacher:
         source = common.load_lm(args.teacher, args, banks[0].provenance.template or args.template)
-        rows = with_source_predictions(source, banks[0], rows, seed=args.seed)
+        rows = with_source_predictions(source, banks[0], rows, seed=args.seed, given=source_given)
         del source
     lm = common.load_lm(args.target, args, args.template or banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture)
@@ -94,11 +102,13 @@ def run(args: argparse.Namespace) -> Result:
         users=users,
         config=config,
         init=init,
+        given=given,
     )
     adapter = trainer.train(common.resume_from(args))
     if common.is_main_process():
         save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
-    return Result(f"adapter {args.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)
+    whom = f"{len(trainer.users)} {trainer.owners.name}"
+    return Result(f"adapter {args.architecture}, trained on {whom}, in {folder}", trainer.report)
 
 
 def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
@@ -112,19 +122,30 @@ def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
     return PromptDistribution.of(bank).sample(args.draw, seed=args.seed) if args.users == common.SAMPLED else bank
 
 
-def _drawn(args: argparse.Namespace, bank: PromptBank, users: list[str] | None) -> datasets.Dataset:
-    """Rows of users of the bank and items of the catalogue, as many as ``--draw`` says."""
+def _other_bank(name: str | None) -> PromptBank | None:
+    from puma_hub.bank import PromptBank
+
+    return PromptBank.from_pretrained(name) if name is not None else None
+
+
+def _drawn(
+    args: argparse.Namespace, bank: PromptBank, given: PromptBank | None, users: list[str] | None
+) -> datasets.Dataset:
+    """Rows of users and items of the catalogue, as many as ``--draw`` says; users of ``given`` for a bank of items."""
     from puma_hub.data.catalogue import load_catalogue
     from puma_hub.tasks import PromptTemplate
+    from puma_hub.tasks.owners import ITEMS
     from puma_hub.training import draw_rows
 
     template = PromptTemplate.of(args.template or bank.provenance.template or common.task_of(args).template)
     items = load_catalogue(args.catalogue, format=args.format)
+    if bank.owners is ITEMS and given is not None:
+        bank, users = given, None
     return draw_rows(bank, items, args.draw, users=users, history="<history>" in template.text, seed=args.seed)
 
 
-def _given(args: argparse.Namespace, users: list[str] | None) -> datasets.Dataset:
-    """The training rows of the interactions, of the chosen users."""
+def _given(args: argparse.Namespace, users: list[str] | None, owners: Owners) -> datasets.Dataset:
+    """The training rows of the interactions, of the chosen users or items."""
     from puma_hub.data import most_recent, of_users
     from puma_hub.errors import ConfigurationError
 
@@ -133,7 +154,7 @@ def _given(args: argparse.Namespace, users: list[str] | None) -> datasets.Datase
             "--users sampled has no rows among the interactions; give a --catalogue in their place"
         )
     rows = common.load_rows(args)["train"]
-    rows = rows if users is None else of_users(rows, users)
+    rows = rows if users is None else of_users(rows, users, owners.column)
     return most_recent(rows, args.recent_rows) if args.recent_rows else rows
 
 

@@ -30,6 +30,7 @@ def controls(
     users: Sequence[str] | None = None,
     seed: int = 42,
     allow_training_rows: bool = False,
+    items: PromptBank | None = None,
 ) -> dict[str, Any]:
     """Own prompts against one mean prompt for all and against prompts shuffled among users.
 
@@ -38,6 +39,7 @@ def controls(
         users: whose rows count, for instance users an adapter never saw; all users of the bank by default. The mean
             prompt is that of the whole bank. Prompts are shuffled among these users by a random derangement.
         allow_training_rows: also if the bank was trained on these rows.
+        items: the items' prompts, as for :func:`evaluate_bank`; they are the same for all that is compared.
 
     Returns:
         The main metric for ``own``, ``mean`` and ``shuffled``, and ``gain``, by how much own beats mean
@@ -49,7 +51,7 @@ def controls(
         UnknownUserError: some of ``users`` are not in the bank.
         MismatchError, InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
-    held_out = HeldOut.build(lm, bank, interactions, users=users, allow_training_rows=allow_training_rows)
+    held_out = HeldOut.build(lm, bank, interactions, users=users, allow_training_rows=allow_training_rows, items=items)
     return controls_of(held_out, users, seed)
 
 
@@ -155,6 +157,7 @@ def compare_banks(
     users: Sequence[str] | None = None,
     seed: int = 42,
     allow_training_rows: bool = False,
+    items: tuple[PromptBank, PromptBank] | None = None,
 ) -> dict[str, Any]:
     """Compare a source bank with a migrated (or retrained) target bank on the same held-out rows.
 
@@ -162,6 +165,7 @@ def compare_banks(
         interactions: held-out rows.
         users: whose rows count, as far as they are in both banks; the users of both banks by default.
         allow_training_rows: compare even if a bank was trained on these rows.
+        items: the items' prompts on the source and on the target, as for :func:`evaluate_bank`.
 
     Returns:
         A report with these keys:
@@ -192,8 +196,8 @@ def compare_banks(
     if not common:
         raise MismatchError("the two banks share no user; compare banks of the same users")
     sides = [
-        HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows)
-        for lm, bank in ((source_lm, source), (target_lm, target))
+        HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows, items=theirs)
+        for lm, bank, theirs in zip((source_lm, target_lm), (source, target), items or (None, None))
     ]
     before, after = (Controls.of(side, common, seed) for side in sides)
     compared = compare_controls(source, before, after, seed)

@@ -64,6 +64,11 @@ def check_links(steps: Sequence[PumaAdapter]) -> None:
                 f"adapter {number} of the chain takes prompts of length {taken.prompt_length}, the one before gives "
                 f"length {given.prompt_length}"
             )
+        if taken.owners != given.owners:
+            raise MismatchError(
+                f"adapter {number} of the chain was trained for prompts of {taken.owners}, the one before for those of "
+                f"{given.owners}; take adapters of one kind"
+            )
         if taken.scored_task != given.scored_task:
             raise MismatchError(
                 f"adapter {number} of the chain was trained for {taken.scored_task}, the one before for "

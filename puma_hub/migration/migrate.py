@@ -12,6 +12,7 @@ import numpy as np
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.columns import dataset_of_arrays
+from puma_hub.bank.reference import Reference
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
 from puma_hub.errors import ConfigurationError
 from puma_hub.extensions import ENGINES
@@ -24,6 +25,7 @@ def migrate(
     *,
     batch_size: int = 4096,
     mean: Any = None,
+    base: Reference | None = None,
     engine: str = "torch",
     **options: Any,
 ) -> PromptBank:
@@ -41,15 +43,18 @@ def migrate(
         mean: where the provenance does not tell: a bank of the same training, its mean prompt ``(l, d)``, or
             ``"adapter"`` for prompts that were trained together with the adapter's source bank. For several sources a
             list of these.
+        base: for a bank of items and an adapter of users, which knows no base of items: of
+            :func:`puma_hub.training.item_base`.
         engine: one of :data:`puma_hub.extensions.ENGINES`, with its ``options``.
 
     Raises:
-        MismatchError: a bank is of another LLM or prompt length, or prompts lie absurdly far from their mean.
+        MismatchError: a bank is of another LLM or prompt length, or of items where the adapter is of users, or prompts
+            lie absurdly far from their mean.
         BankError: banks share no user, the mean of a bank is not known, or the result is not finite.
         ConfigurationError: the batch size is below 1, or there is no such engine or option.
     """
     run = _engine(batch_size, engine, options)
-    plan = MigrationPlan.of(adapter, bank, mean)
+    plan = MigrationPlan.of(adapter, bank, mean, base)
     provenance = plan.provenance()
     prompts = np.empty((len(plan.users), provenance.prompt_length, provenance.model.hidden_size), np.float32)
     end = 0
@@ -68,6 +73,7 @@ def migrate_to(
     *,
     batch_size: int = 4096,
     mean: Any = None,
+    base: Reference | None = None,
     engine: str = "torch",
     max_shard_size: int | str = DEFAULT_SHARD_SIZE,
     **options: Any,
@@ -81,7 +87,7 @@ def migrate_to(
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
     run = _engine(batch_size, engine, options)
-    plan = MigrationPlan.of(adapter, bank, mean).in_order_of_users()
+    plan = MigrationPlan.of(adapter, bank, mean, base).in_order_of_users()
     return PromptBank.from_batches(
         save_directory,
         _migrated(plan, batch_size, run),
@@ -102,6 +108,7 @@ def _migrated(plan: MigrationPlan, batch_size: int, run: Any) -> Iterator[tuple[
     distances: list[np.ndarray] = []
     start = 0
     for prompts, far in run(plan.adapter, plan.batches(batch_size), plan.references):
+        prompts = plan.placed(prompts)
         prompts.setflags(write=False)  # made by the engine, so nobody else writes into it
         distances.append(far)
         yield plan.users[start : start + len(prompts)], prompts

@@ -19,17 +19,19 @@ from puma_hub.bank.reference import Reference
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import MismatchError
 from puma_hub.migration.means import references_of
+from puma_hub.migration.other_base import check_owners, moved
 from puma_hub.tasks import RatingHead
 
 logger = logging.getLogger(__name__)
 
 
-def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
+def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank], base: Reference | None = None) -> None:
     """Raise MismatchError unless there is one fitting bank for each source of ``adapter``, in its order."""
     sources = adapter.config.sources
     if len(banks) != len(sources):
         names = ", ".join(spec.model_id for spec in sources)
         raise MismatchError(f"this adapter takes {len(sources)} bank(s), for {names}; got {len(banks)}")
+    check_owners(adapter, banks, base)
     for number, (spec, bank) in enumerate(zip(sources, banks), 1):
         spec.require_same(bank.model, f"bank {number} of {len(banks)}")
         if bank.shape[0] != adapter.config.prompt_length:
@@ -47,6 +49,7 @@ class MigrationPlan:
         rows: where the users stand in each bank, int64 ``(N,)``.
         references: what the prompts of each bank are counted from.
         missing: how many users are missing from at least one bank, and left out.
+        base: where the migrated prompts stand, if not at the adapter's own base.
     """
 
     adapter: PumaAdapter
@@ -55,17 +58,24 @@ class MigrationPlan:
     rows: list[np.ndarray]
     references: list[Reference]
     missing: int
+    base: Reference | None = None
 
     @classmethod
-    def of(cls, adapter: PumaAdapter, bank: PromptBank | Sequence[PromptBank], mean: Any = None) -> MigrationPlan:
+    def of(
+        cls,
+        adapter: PumaAdapter,
+        bank: PromptBank | Sequence[PromptBank],
+        mean: Any = None,
+        base: Reference | None = None,
+    ) -> MigrationPlan:
         """The plan for a bank, or for one bank for each source; raises as :func:`puma_hub.migrate` does."""
         banks = (bank,) if isinstance(bank, PromptBank) else tuple(bank)
-        check_banks(adapter, banks)
+        check_banks(adapter, banks, base)
         references = references_of(adapter, banks, mean)
         users, rows, missing = join_rows(banks)
         if missing:
             logger.warning("%d users are missing from at least one bank and were left out", missing)
-        return cls(adapter, banks, users, rows, references, missing)
+        return cls(adapter, banks, users, rows, references, missing, base)
 
     def in_order_of_users(self) -> MigrationPlan:
         """The same, in the order in which a saved bank keeps its users."""
@@ -78,6 +88,10 @@ class MigrationPlan:
         for start in range(0, len(self.users), batch_size):
             parts = [bank.prompts_at(rows[start : start + batch_size]) for bank, rows in zip(self.banks, self.rows)]
             yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
+
+    def placed(self, prompts: np.ndarray) -> np.ndarray:
+        """Migrated ``prompts (n, l, d)`` around the base they go to."""
+        return prompts if self.base is None else moved(self.adapter, prompts, self.base)
 
     def head(self) -> RatingHead | None:
         """A copy of the adapter's rating head, which goes with migrated prompts whatever head came in."""
@@ -112,12 +126,13 @@ class MigrationPlan:
             history=tuple(history),
             statistics=self._statistics(),
             trained_rows=TrainedRows.of_all(bank.provenance.trained_rows for bank in self.banks),
+            owners=self.banks[0].provenance.owners,
         )
 
     def _statistics(self) -> BankStatistics | None:
         """Of the adapter's target bank, whose base these prompts have: a few users of another bank move no mean."""
         trained = self.adapter.config.trained_on
-        if trained is None:
+        if trained is None or self.base is not None:
             return None
         mean, sensitivity = (
             tensor.detach().cpu().float().numpy()

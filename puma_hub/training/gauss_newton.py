@@ -142,12 +142,12 @@ def _linearize(
     (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
     require_finite(gradients, "gradients", lm.dtype)
     lacking = targets.to(predictions.device) - predictions.detach()
-    by_head = _head_gradients(lm.task, adapter.head, logits.detach())
+    by_head = _head_gradients(lm.task, trained_head(adapter), logits.detach())
     return LinearRows(lacking, gradients, by_head, inputs)
 
 
 def _head_gradients(task: Task, head: RatingHead | None, logits: torch.Tensor) -> torch.Tensor:
-    """Gradients ``(M, h)`` of each prediction by the head's weights; ``h`` is 0 where there is no head."""
+    """Gradients ``(M, h)`` of each prediction by the head's weights; ``h`` is 0 where none are trained."""
     if head is None:
         return logits.new_zeros(len(logits), 0)
 
@@ -159,11 +159,17 @@ def _head_gradients(task: Task, head: RatingHead | None, logits: torch.Tensor) -
     return torch.cat([part.flatten(1) for part in each.values()], dim=1)
 
 
+def trained_head(adapter: PumaAdapter) -> RatingHead | None:
+    """The adapter's rating head, if it is trained along: that of an adapter of items stays as the users' is."""
+    head: RatingHead | None = adapter.head
+    return head if head is not None and all(weight.requires_grad for weight in head.parameters()) else None
+
+
 def _moved(adapter: PumaAdapter) -> dict[str, torch.Tensor]:
     """What the start solves for, named as in :class:`Change`."""
     network: Any = adapter.network
-    head = adapter.head.parameters() if adapter.head is not None else ()
-    flat = nn.utils.parameters_to_vector(head) if adapter.head is not None else adapter.base.new_zeros(0)
+    head = trained_head(adapter)
+    flat = nn.utils.parameters_to_vector(head.parameters()) if head is not None else adapter.base.new_zeros(0)
     return {"base": adapter.base, "map": network.residual.weight, "head": flat}
 
 
@@ -172,5 +178,6 @@ def _move(adapter: PumaAdapter, values: dict[str, torch.Tensor]) -> None:
     network: Any = adapter.network
     adapter.base.copy_(values["base"])
     network.residual.weight.copy_(values["map"])
-    if adapter.head is not None:
-        nn.utils.vector_to_parameters(values["head"], adapter.head.parameters())
+    head = trained_head(adapter)
+    if head is not None:
+        nn.utils.vector_to_parameters(values["head"], head.parameters())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from puma_hub.bank import BankStatistics, PromptBank
+from puma_hub.bank.filling import head_of
 from puma_hub.bank.fit import require_scorer
 from puma_hub.data import check_interactions, of_users
 from puma_hub.data.held_out import row_hashes
@@ -41,6 +42,7 @@ def with_source_predictions(
     noise: float = NOISE,
     seed: int = 42,
     batch_size: int = 256,
+    given: PromptBank | None = None,
 ) -> datasets.Dataset:
     """Return the rows of the bank's users with what the source LLM predicts from the user's own prompt.
 
@@ -56,6 +58,8 @@ def with_source_predictions(
         noise: standard deviation of Gaussian noise on each row's prompt, in spreads of the bank. The adapter then also
             learns prompts unlike those of its training users, as other banks have. 0 adds none.
         seed: of the noise, which is the same for a row whichever rows come with it.
+        given: the source's prompts of the other kind, which stand in their slot as they are; for a bank of items the
+            bank of its users.
 
     Returns:
         A dataset with two more columns: ``source_prediction``, a rating or the probability of a click, and
@@ -70,13 +74,17 @@ def with_source_predictions(
         NotFiniteError: the LLM's answers to some rows are not finite.
     """
     _require_in_range(offset_share, spread, noise)
-    require_scorer(bank, lm, "the teacher")
+    require_scorer(bank, lm, "the teacher", given)
     spread, mean_answers = _spread(bank, lm, spread)
-    rows = of_users(check_interactions(interactions, lm.task, labels=False), bank.user_ids)
+    owners = bank.owners
+    rows = of_users(check_interactions(interactions, lm.task, labels=False), bank.user_ids, owners.column)
     if not len(rows):
-        raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
+        raise InteractionsError(
+            f"none of {len(interactions)} rows belongs to the {owners.name} of the bank; check the column "
+            f"{owners.column}"
+        )
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
-    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0])
+    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0], owners, given)
     mean_prompt = base_of(bank)
     prompts, prompt_of = torch.from_numpy(bank.prompts.copy()), encoded.users
     if noise:
@@ -87,7 +95,8 @@ def with_source_predictions(
     with torch.no_grad():
         logits = predict_rows(lm, encoded.rows, asked, prompt_of, batch_size)
         logits = mean_answers + spread * (logits - mean_answers)
-        head = copy.deepcopy(bank.head).to(logits.device) if bank.head is not None else None
+        head = head_of(bank, given)
+        head = copy.deepcopy(head).to(logits.device) if head is not None else None
         predictions = lm.task.predict(logits, head).double().cpu().numpy()
         probabilities = logits.softmax(-1).double().cpu().numpy()
     rows = rows.remove_columns([name for name in (*TEACHER_COLUMNS, PROMPT) if name in rows.column_names])
