@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--given",
         metavar="ID",
-        help="folder or Hub id of a bank of users of this LLM: train prompts of items beside theirs, in a template with "
-        "<item_prompt>; or one of items, to train users' prompts beside those",
+        help="folder or Hub id of a bank of users of this LLM: train prompts of items beside theirs, for a template "
+        "with <item_prompt>; or one of items, to train users' prompts beside those",
     )
 
 
