@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import datasets
 import numpy as np
@@ -31,30 +30,14 @@ from puma_hub.bank.card import bank_card
 from puma_hub.bank.distribution import PromptDistribution
 from puma_hub.bank.filling import filled_slot
 from puma_hub.cli.main import main
-from puma_hub.data import chronological_split
-from puma_hub.errors import BankError, ConfigurationError, MismatchError
+from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.migration import chain
-from puma_hub.scorer import FilledSlot
-from puma_hub.scorer.batches import predict_rows
-from puma_hub.tasks.template import ITEM, USER, SoftSlot
-from puma_hub.training import item_base, variances
-from tests.conftest import NAMED_FAMILIES, make_model, make_tokenizer
+from puma_hub.tasks.template import ITEM
+from puma_hub.training import item_base
+from tests.conftest import make_model, make_tokenizer
+from tests.two_slots import ITEMS, make_rows, plain, two_slots
 
 QUIET = PumaTrainingArguments(disable_tqdm=True, seed=3, per_device_train_batch_size=16, validation_share=0.0)
-USERS, ITEMS, EACH = 32, 10, 10
-
-
-def make_rows(seed: int = 0) -> datasets.DatasetDict:
-    """Ratings of items that differ though their texts are the same, by users who differ; every fifth is held out."""
-    generator = np.random.default_rng(seed)
-    taste, quality = generator.normal(0, 0.6, USERS), generator.normal(0, 1.2, ITEMS)
-    rows = []
-    for user in range(USERS):
-        for time, item in enumerate(generator.permutation(ITEMS)[:EACH]):
-            label = float(np.clip(round(3 + taste[user] + quality[item] + generator.normal(0, 0.3)), 1, 5))
-            rows.append((f"user-{user:02d}", f"item-{item}", "Toy Story", label, time))
-    names = ("user_id", "item_id", "item_text", "label", "timestamp")
-    return chronological_split(datasets.Dataset.from_dict(dict(zip(names, map(list, zip(*rows))))))
 
 
 @dataclass(frozen=True)
@@ -67,25 +50,11 @@ class Trained:
     items: PromptBank
 
 
-def two_slots(family: str, seed: int = 0, **options: object) -> PersonalizedLM:
-    name = f"tiny/{family}-{seed}"
-    return PersonalizedLM(
-        make_model(family, seed), make_tokenizer(), model_id=name, **{"template": "rating-items", **options}
-    )  # type: ignore[arg-type]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def strong_prompts() -> Iterator[None]:
-    """A tiny random model hardly feels its prompts, so that offsets have to be long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(variances, "_MOST", 1e4)
-        yield
-
-
 @pytest.fixture(scope="module")
 def source() -> Trained:
-    lm, rows = two_slots("llama"), make_rows()
-    users = PromptTrainer(lm, rows["train"], QUIET).train()
+    lm, rows = two_slots("qwen3"), make_rows()
+    args = replace(QUIET, num_train_epochs=12, head_learning_rate=2e-2)  # a tiny random model hardly feels its prompts
+    users = PromptTrainer(lm, rows["train"], args).train()
     items = PromptTrainer(lm, rows["train"], QUIET, given=users).train()
     return Trained(lm, rows, users, items)
 
@@ -93,88 +62,13 @@ def source() -> Trained:
 @pytest.fixture(scope="module")
 def target(source: Trained) -> tuple[Trained, PumaAdapter, PumaAdapter]:
     """The same on another LLM, both migrated, and the adapters of users and of items."""
-    lm, train = two_slots("gemma3", 1), source.rows["train"]
-    args = replace(QUIET, start_rows=200, num_train_epochs=1)
+    lm, train = two_slots("phi3", 1), source.rows["train"]
     taught = with_source_predictions(source.lm, source.users, train, noise=0)
-    for_users = AdapterTrainer(lm, source.users, taught, args).train()
+    for_users = AdapterTrainer(lm, source.users, taught, QUIET).train()
     users = migrate(for_users, source.users)
     taught = with_source_predictions(source.lm, source.items, train, noise=0, given=source.users)
-    for_items = AdapterTrainer(lm, source.items, taught, args, given=users).train()
+    for_items = AdapterTrainer(lm, source.items, taught, QUIET, given=users).train()
     return Trained(lm, source.rows, users, migrate(for_items, source.items)), for_users, for_items
-
-
-# Scoring
-
-
-def plain(lm: PersonalizedLM, tokenizer: PreTrainedTokenizerFast, row: dict[str, Any], **prompts: torch.Tensor) -> Any:
-    """Answer logits by the model's own forward over the embeddings of texts and prompts."""
-    model, parts = lm.model, []
-    embed: Any = model.get_input_embeddings()
-    for segment in lm.template.segments(row):
-        if isinstance(segment, SoftSlot):
-            parts.append(prompts[segment.name])
-        else:
-            ids = tokenizer("".join(part.text for part in segment), add_special_tokens=False)["input_ids"]
-            parts.append(embed(torch.tensor(ids, dtype=torch.long)))
-    return model(inputs_embeds=torch.cat(parts)[None], use_cache=False).logits[0, -1, lm.answer_ids]
-
-
-@pytest.mark.parametrize("family", NAMED_FAMILIES)
-def test_rows_are_scored_as_by_a_plain_forward_whichever_slot_is_open(
-    family: str, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    lm, rows = two_slots(family), make_rows()["train"].select(range(6))
-    generator = np.random.default_rng(0)
-
-    def bank(owners: str, length: int, names: list[str]) -> PromptBank:
-        prompts = lm.embedding_rms * generator.normal(size=(len(names), length, lm.hidden_size))
-        return PromptBank.from_arrays(names, prompts, lm.spec, owners=owners)
-
-    items = bank("items", 2, sorted(set(rows["item_id"][:]))[1:])  # one has none, and gets the mean
-    users = bank("users", 1, sorted(set(rows["user_id"][:])))
-
-    def own(bank: PromptBank, name: str) -> torch.Tensor:
-        return torch.from_numpy((bank[name] if name in bank else bank.prompts.mean(0)).copy())
-
-    of_users = torch.stack([own(users, name) for name in rows["user_id"][:]])
-    of_items = torch.stack([own(items, name) for name in rows["item_id"][:]])
-    parts = zip(rows, of_users, of_items)
-    expected = torch.stack([plain(lm, tokenizer, row, user=u, item_prompt=i) for row, u, i in parts]).detach()
-    given_items = lm.logits(of_users, lm.encode(rows, 1, filled_slot(items, rows)))
-    given_users = lm.logits(of_items, lm.encode(rows, 2, filled_slot(users, rows)))
-    for found in (given_items, given_users):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    word = lm.word_prompt(1, ITEM)
-    alone = torch.stack([plain(lm, tokenizer, row, user=u, item_prompt=word) for row, u in zip(rows, of_users)])
-    found = lm.logits(of_users, rows)
-    torch.testing.assert_close(found, alone.detach(), rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
-    assert (found - given_items).abs().max() > 1e-3
-
-
-def test_equal_rows_with_other_prompts_in_the_filled_slot_are_scored_apart() -> None:
-    lm = two_slots("llama")
-    prompts = lm.embedding_rms * torch.randn(2, 1, 32, generator=torch.Generator().manual_seed(0))
-    rows = lm.encode([{"item_text": "Toy"}] * 3, 1, FilledSlot(ITEM, prompts, np.array([0, 1, 0])))
-    logits = predict_rows(lm, rows, lm.word_prompt(1)[None], torch.zeros(3, dtype=torch.long), 8)
-    assert torch.equal(logits[0], logits[2]) and not torch.allclose(logits[0], logits[1])
-    assert torch.equal(rows.take([1, 2]).filled.rows(), prompts[[1, 0]])
-
-
-def test_a_slot_that_cannot_be_filled_is_refused(make_lm: Callable[..., PersonalizedLM]) -> None:
-    prompts, row = torch.zeros(1, 1, 32), [{"item_text": "Toy"}]
-    for template, slot in (("rating", ITEM), ("rating", USER)):
-        with pytest.raises(ConfigurationError, match=f"<{slot}> cannot be filled"):
-            make_lm(template=template).encode(row, 1, FilledSlot(slot, prompts, np.zeros(1, np.int64)))
-    lm = two_slots("llama")
-    with pytest.raises(BankError, match="filled for 2 rows, there are 1"):
-        lm.encode(row, 1, FilledSlot(ITEM, prompts, np.zeros(2, np.int64)))
-    with pytest.raises(MismatchError, match=r"\(rows, length, 32\)"):
-        lm.encode(row, 1, FilledSlot(ITEM, torch.zeros(1, 1, 16), np.zeros(1, np.int64)))
-
-
-def test_a_template_with_one_slot_has_nothing_filled(make_lm: Callable[..., PersonalizedLM]) -> None:
-    rows = make_lm().encode([{"item_text": "Toy"}])
-    assert rows.filled is None and rows.filled_length == 0
 
 
 # Training
@@ -209,7 +103,7 @@ def test_an_item_is_a_ridge_regression_on_its_rows(source: Trained, tokenizer: P
 def test_item_prompts_predict_what_their_texts_do_not_show(source: Trained) -> None:
     report = evaluate_bank(source.lm, source.users, source.rows, items=source.items)
     with_mean = report["item_prompts"]["metrics_with_mean"]["rmse"]
-    assert report["metrics"]["rmse"] < 0.9 * with_mean
+    assert report["metrics"]["rmse"] < 0.95 * with_mean
     assert report["item_prompts"]["rows_without_prompt"] == 0
     without = evaluate_bank(source.lm, source.users, source.rows)
     assert without["metrics"]["rmse"] == pytest.approx(with_mean, rel=1e-5)  # the mean is the word: there are few items
@@ -264,7 +158,7 @@ def test_users_and_items_are_migrated(source: Trained, target: tuple[Trained, Pu
     weights = (head.state_dict().values() for head in (for_items.head, for_users.head, moved.items.head))
     assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*weights))  # the users' head stays
     report = evaluate_bank(moved.lm, moved.users, moved.rows, items=moved.items)
-    assert report["metrics"]["rmse"] < 0.97 * report["item_prompts"]["metrics_with_mean"]["rmse"]
+    assert report["metrics"]["rmse"] < 0.95 * report["item_prompts"]["metrics_with_mean"]["rmse"]
     banks = {"items": (source.items, moved.items)}
     compared = compare_banks(source.lm, source.users, moved.lm, moved.users, source.rows["validation"], **banks)
     assert compared["target"]["own"] == pytest.approx(report["metrics"]["rmse"], rel=1e-6)
@@ -289,6 +183,8 @@ def test_an_adapter_of_users_migrates_items_to_a_base_of_theirs(
     before = ((own.prompts - mean) * sensitivity).sum((1, 2))
     after = ((items.prompts - base.mean) * base.sensitivity).sum((1, 2))
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-4 * np.abs(before).max())
+    report = evaluate_bank(moved.lm, moved.users, moved.rows, items=items)
+    assert report["metrics"]["rmse"] < 0.95 * report["item_prompts"]["metrics_with_mean"]["rmse"]
     as_they_are = migrate(for_users, source.items, base=replace(base, sensitivity=None))
     np.testing.assert_allclose(as_they_are.prompts - base.mean, own.prompts - mean, atol=1e-4)
     with pytest.raises(MismatchError, match="the base must be"):
@@ -312,7 +208,7 @@ def test_the_wrong_kind_is_refused(source: Trained, target: tuple[Trained, PumaA
     lm, rows, users, items = source.lm, source.rows, source.users, source.items
     moved, for_users, for_items = target
     train = rows["train"]
-    one_slot = PersonalizedLM(lm.model, lm.tokenizer, model_id="tiny/llama-0")
+    one_slot = PersonalizedLM(lm.model, lm.tokenizer, model_id="tiny/qwen3-0")
     unknown = users.with_provenance(template=None)
     taught = with_source_predictions(lm, items, train, noise=0, given=users)
     wrong: list[tuple[str, Callable[[], object]]] = [
@@ -404,7 +300,7 @@ def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert run("migrate", "--adapter", tmp_path / "mu" / "adapter", "--bank", users, "--out", moved[0]) == 0
     given = ("--given", moved[0], "--source-given", users)
     assert run("train", *target, "--bank", items, *seen, *given, "--out", tmp_path / "mi", *short) == 0
-    assert "trained on 10 items" in capsys.readouterr().out
+    assert "trained on 9 items" in capsys.readouterr().out
     assert run("migrate", "--adapter", tmp_path / "mi" / "adapter", "--bank", items, "--out", moved[1]) == 0
     assert "10 items" in capsys.readouterr().out
     evaluate = ("evaluate", "--model", tmp_path / "gemma3", *seen)

@@ -92,7 +92,7 @@ class AdapterModule(TrainedModule):
         ]
         groups.append({"params": [self.adapter.base], "lr": args.base_learning_rate})
         if self.trained_head is not None:
-            groups.append({"params": list(self.adapter.head.parameters()), "lr": args.head_learning_rate})
+            groups.append({"params": list(self.trained_head.parameters()), "lr": args.head_learning_rate})
         return groups
 
     def clipped_parameters(self) -> list[nn.Parameter]:
