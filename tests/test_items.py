@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,12 +27,14 @@ from puma_hub import (
     migrate,
     with_source_predictions,
 )
+from puma_hub.adapter.card import adapter_card, pair_block
 from puma_hub.bank.card import bank_card
 from puma_hub.bank.distribution import PromptDistribution
 from puma_hub.bank.filling import filled_slot
 from puma_hub.cli.main import main
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.migration import chain
+from puma_hub.registry.published import read_listing
 from puma_hub.tasks.template import ITEM
 from puma_hub.training import item_base
 from tests.conftest import make_model, make_tokenizer
@@ -277,6 +280,21 @@ def test_files_keep_whose_prompts_these_are(
     drawn = PromptDistribution.load(tmp_path / "distribution.safetensors").sample(5)
     assert drawn.provenance.owners == "items"
     assert migrate(target[2], read).provenance.history[-1]["owners"] == "items"
+
+
+def test_a_published_adapter_of_items_is_no_adapter_of_the_pair(
+    target: tuple[Trained, PumaAdapter, PumaAdapter],
+) -> None:
+    _, for_users, for_items = target
+    with pytest.raises(ConfigurationError, match="prompts of items, and the pair's own repository"):
+        for_items.push_to_hub()
+    found = []
+    for adapter in (for_users, for_items):
+        block = json.loads(json.dumps(pair_block(adapter.config)))
+        found.append(read_listing({"id": "somebody/adapter", "cardData": {"puma_hub": block}}))
+    assert found[0] is not None and found[1] is None
+    assert "adapter is for prompts of items" in str(adapter_card(for_items, "somebody/adapter"))
+    assert "adapter is for prompts of items" not in str(adapter_card(for_users, "somebody/adapter"))
 
 
 def test_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
