@@ -43,8 +43,8 @@ def publish_adapter(
     config = adapter.config
     if repo_id is None and config.owners != USERS.name:
         raise ConfigurationError(
-            f"this adapter migrates prompts of {config.owners}, and the pair's own repository is for that of users; give "
-            "repo_id="
+            f"this adapter migrates prompts of {config.owners}, and the pair's own repository is for that of users; "
+            "give repo_id="
         )
     name = repo_id or pair_repo_id(config.sources, config.require_pair())
     folders = [spec.model_id for spec in (*config.sources, config.require_pair()) if is_folder(spec.model_id)]
