@@ -194,6 +194,20 @@ def test_an_adapter_of_users_migrates_items_to_a_base_of_theirs(
         migrate(for_users, source.items, base=replace(base, mean=base.mean[:, :5]))
 
 
+def test_an_adapter_of_users_can_be_trained_on_for_items(
+    source: Trained, target: tuple[Trained, PumaAdapter, PumaAdapter]
+) -> None:
+    moved, for_users, _ = target
+    args = replace(QUIET, num_train_epochs=1)
+    trainer = AdapterTrainer(moved.lm, source.items, source.rows["train"], args, init=for_users, given=moved.users)
+    word = moved.lm.word_prompt(1, ITEM) / moved.lm.embedding_rms
+    assert torch.allclose(trainer.adapter.base, word) and not torch.allclose(for_users.base, word)
+    assert torch.equal(trainer.adapter.network.residual.weight, for_users.network.residual.weight)
+    trained = trainer.train()
+    assert trained.config.owners == "items" and trainer.report["owners"] == "items"
+    assert not torch.equal(trained.network.residual.weight, for_users.network.residual.weight)
+
+
 def test_the_teacher_of_items_reads_users_beside_them(source: Trained) -> None:
     rows = source.rows["train"].select(range(8))
     taught = with_source_predictions(

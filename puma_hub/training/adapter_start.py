@@ -54,9 +54,12 @@ def fresh_adapter(
     mean = torch.from_numpy(np.concatenate([part.mean for part in statistics], axis=-1))
     if is_trained(init):
         adapter.recenter(mean)
+        if init is not None and init.config.owners != whole.owners:
+            _start_base(adapter, lm, banks)  # offsets go from LLM to LLM alike, the base is that of the other slot
     else:
         adapter.standardize(mean, [part.spread for part in statistics], lm.embedding_rms)
-        _start_base_and_head(adapter, lm, banks)
+        _start_base(adapter, lm, banks)
+        _start_head(adapter, banks)
     if adapter.head is not None and given is not None and given.owners is USERS and given.head is not None:
         adapter.head.load_state_dict(given.head.state_dict())
         adapter.head.requires_grad_(False)
@@ -64,10 +67,13 @@ def fresh_adapter(
     return adapter
 
 
-def _start_base_and_head(adapter: PumaAdapter, lm: PersonalizedLM, banks: Sequence[PromptBank]) -> None:
+def _start_base(adapter: PumaAdapter, lm: PersonalizedLM, banks: Sequence[PromptBank]) -> None:
     with torch.no_grad():
         word = lm.word_prompt(adapter.config.prompt_length, banks[0].owners.slot)
         adapter.base.copy_(word / lm.embedding_rms)
+
+
+def _start_head(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
     heads = [bank.head for bank in banks if bank.head is not None]
     if adapter.head is not None and heads:
         adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along
