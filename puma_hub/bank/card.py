@@ -42,6 +42,7 @@ def bank_card(bank: PromptBank, location: str, license: str | None = None, publi
         model=spec_row(facts.model),
         public=public,
         users=f"{len(bank):,}",
+        owners=facts.owners,
         prompt_length=facts.prompt_length,
         columns=[code(name) for name in bank.dataset.column_names if name not in ("user_id", "prompt")],
         rating_head=bank.head is not None,
@@ -66,6 +67,7 @@ def bank_card_data(bank: PromptBank, license: str | None) -> DatasetCardData:
         "prompt_length": facts.prompt_length,
         "task": facts.task.name if facts.task else None,
         "made_by": visible(facts.made_by),
+        "owners": facts.owners,
         "users": len(bank),
         "format_version": FORMAT_VERSION,
     }
