@@ -9,13 +9,13 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from puma_hub import PersonalizedLM, PromptTemplate
+from puma_hub.errors import TemplateError
 from puma_hub.scorer.text import TextGenerator
-from puma_hub.tasks import template as templates
 from puma_hub.tasks.template import Part, SoftSlot
 from tests.conftest import make_model
 from tests.tiny_models import make_tiny
 
-TEXT = "<item> is <taste>; rated by <user> with <history>: "
+TEXT = "<item> is <item_prompt>; rated by <user> with <history>: "
 ROWS: list[dict[str, Any]] = [
     {"item_text": "Toy", "history": ["Toy Story"]},
     {"item_text": "A rather long title about nothing at all (1999), Drama", "history": []},
@@ -23,32 +23,29 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def two_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(templates, "SOFT_SLOTS", ("user", "taste"))
-
-
 def build(name: str) -> PreTrainedModel:
     return make_tiny(name) if name.endswith("LM") else make_model(name)
 
 
-@pytest.mark.usefixtures("two_slots")
 def test_segments_of_a_template() -> None:
     segments = PromptTemplate(TEXT).segments(ROWS[0])
-    assert segments[1] == SoftSlot("taste") and segments[3] == SoftSlot("user")
+    assert segments[1] == SoftSlot("item_prompt") and segments[3] == SoftSlot("user")
     assert segments[0] == (Part("Toy", True), Part(" is ", False))
     assert PromptTemplate(TEXT).render(ROWS[0]) == ("Toy is ", "; rated by ", " with Toy Story: ")
-    assert PromptTemplate("<user><taste>").segments({}) == ((), SoftSlot("user"), (), SoftSlot("taste"), ())
+    assert PromptTemplate("<user><item_prompt>").segments({}) == ((), SoftSlot("user"), (), SoftSlot("item_prompt"), ())
 
 
-def test_the_public_template_has_one_soft_slot() -> None:
-    with pytest.raises(templates.TemplateError, match="unknown placeholder <taste>"):
-        PromptTemplate(TEXT)
+def test_the_slots_of_a_template() -> None:
+    assert PromptTemplate(TEXT).soft_slots == ("item_prompt", "user")
+    assert PromptTemplate("<item><user>").soft_slots == ("user",)
     assert PromptTemplate("<item><user>").segments(ROWS[0]) == ((Part("Toy", True),), SoftSlot("user"), ())
+    with pytest.raises(TemplateError, match="unknown placeholder <taste>"):
+        PromptTemplate("<item> <taste><user>")
+    with pytest.raises(TemplateError, match="has no <user>"):
+        PromptTemplate("<item><item_prompt>")
 
 
-@pytest.mark.usefixtures("two_slots")
-@pytest.mark.parametrize("text", [TEXT, "<user><taste><item>:", "<item><user><taste>"])
+@pytest.mark.parametrize("text", [TEXT, "<user><item_prompt><item>:", "<item><user><item_prompt>"])
 @pytest.mark.parametrize("policy", ["full", "recompute", "off"])
 @pytest.mark.parametrize("name", ["llama", "gemma3", "Qwen3NextForCausalLM"])
 def test_two_slots_score_as_a_plain_forward(
@@ -58,7 +55,7 @@ def test_two_slots_score_as_a_plain_forward(
     generator = torch.Generator().manual_seed(1)
     prompts = {
         slot: (lm.embedding_rms * torch.randn(3, length, lm.hidden_size, generator=generator)).requires_grad_()
-        for slot, length in (("user", 2), ("taste", 3))
+        for slot, length in (("user", 2), ("item_prompt", 3))
     }
     embed: Any = model.get_input_embeddings()
     expected = []

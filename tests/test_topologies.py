@@ -218,7 +218,7 @@ def test_wrong_teachers_are_refused(make_source: Callable[..., Source], interact
         with pytest.raises(error, match=says):
             combine_teachers(teachers, how)
     elsewhere = two.remove_columns("user_id").add_column("user_id", ["nobody"] * len(two))
-    with pytest.raises(InteractionsError, match="no user in common"):
+    with pytest.raises(InteractionsError, match="no users in common"):
         combine_teachers([one, elsewhere])
     with pytest.raises(InteractionsError, match=r"finite prompts \(1, 80\), those of all sources"):
         AdapterTrainer(target, banks, one, QUIET)

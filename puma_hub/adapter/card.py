@@ -13,6 +13,7 @@ from puma_hub.hub.card_parts import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import BLOCK, LIBRARY, is_hub_id, pair_repo_id, pair_tags
 from puma_hub.hub.templates import filled
+from puma_hub.tasks.owners import USERS
 
 _TEMPLATE = "adapter_card.md"
 
@@ -40,6 +41,7 @@ def adapter_card(adapter: PumaAdapter, location: str, facts: AdapterFacts | None
         architecture=config.architecture,
         parameters=f"{sum(parameter.numel() for parameter in adapter.parameters()):,}",
         prompt_length=config.prompt_length,
+        owners=config.owners,
         rating_head=config.rating_head,
         task=config.scored_task.described(config.answer_texts),
         location=literal(location),
@@ -79,7 +81,8 @@ def card_data(config: PumaConfig, facts: AdapterFacts) -> ModelCardData:
 
 
 def pair_block(config: PumaConfig) -> dict[str, Any]:
-    """What an adapter maps, as plain data for the card's metadata."""
+    """What an adapter maps, as plain data for the card's metadata; whose prompts, where they are not users'."""
+    items = {} if config.owners == USERS.name else {"owners": config.owners}
     return {
         "sources": [spec_data(spec) for spec in config.sources],
         "target": spec_data(config.require_pair()),
@@ -87,6 +90,7 @@ def pair_block(config: PumaConfig) -> dict[str, Any]:
         "task": config.scored_task.name,
         "architecture": config.architecture,
         "format_version": config.format_version,
+        **items,
     }
 
 

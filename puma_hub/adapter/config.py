@@ -17,6 +17,7 @@ from puma_hub.errors import ConfigurationError, shown
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_FORMAT, MAX_HIDDEN_SIZE, MAX_PROMPT_LENGTH, MAX_SOURCES, require_whole
 from puma_hub.tasks import Task, as_task, default_task, task_from_dict
+from puma_hub.tasks.owners import USERS, owners_of
 from puma_hub.tasks.template import PromptTemplate
 
 ARCHITECTURES = ("seed", "paper", "linear")
@@ -42,6 +43,7 @@ class PumaConfig(PretrainedConfig):
         rating_head: whether the adapter holds a trained rating head; true for tasks that have one.
         answer_texts: how the target LLM spells the task's answers, in their order.
         trained_on: statistics of the source banks it was trained on; None before training.
+        owners: whose prompts it migrates, ``users`` or ``items``.
 
     Unknown fields are left out.
 
@@ -65,6 +67,7 @@ class PumaConfig(PretrainedConfig):
         rating_head: bool | None = None,
         answer_texts: Sequence[str] | None = None,
         trained_on: TrainedOn | Mapping[str, Any] | None = None,
+        owners: str = USERS.name,
         format_version: int = FORMAT_VERSION,
         puma_hub_version: str | None = None,
         **kwargs: Any,
@@ -101,6 +104,7 @@ class PumaConfig(PretrainedConfig):
         self.template = PromptTemplate.of(template).text if template is not None else None
         self.answer_texts = None if answer_texts is None else [str(text) for text in answer_texts]
         self.trained_on = TrainedOn.of(trained_on)
+        self.owners = owners_of(owners).name
         self.rating_head = parsed.has_head if rating_head is None else bool(rating_head)
         self.format_version = FORMAT_VERSION
         dtype = kwargs.get("dtype")

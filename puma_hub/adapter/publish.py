@@ -13,6 +13,7 @@ from puma_hub.errors import ConfigurationError, StorageError, shown
 from puma_hub.hub.card_parts import CARD_FILE
 from puma_hub.hub.failures import hub_errors
 from puma_hub.hub.naming import is_folder, pair_repo_id
+from puma_hub.tasks.owners import USERS
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo, ModelCard
@@ -40,6 +41,11 @@ def publish_adapter(
     from huggingface_hub import HfApi
 
     config = adapter.config
+    if repo_id is None and config.owners != USERS.name:
+        raise ConfigurationError(
+            f"this adapter migrates prompts of {config.owners}, and the pair's own repository is for that of users; "
+            "give repo_id="
+        )
     name = repo_id or pair_repo_id(config.sources, config.require_pair())
     folders = [spec.model_id for spec in (*config.sources, config.require_pair()) if is_folder(spec.model_id)]
     if folders:

@@ -27,6 +27,7 @@ from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, StorageError, UnknownUserError
 from puma_hub.identity import ModelSpec
 from puma_hub.tasks import RatingHead
+from puma_hub.tasks.owners import Owners, owners_of
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
@@ -147,6 +148,11 @@ class PromptBank:
         return self.provenance.model
 
     @property
+    def owners(self) -> Owners:
+        """Whose prompts these are, users' or items'; :attr:`user_ids` are the ids of these."""
+        return owners_of(self.provenance.owners)
+
+    @property
     def statistics(self) -> BankStatistics | None:
         """Mean and spread of the training these prompts come from; None if they are not known."""
         return self.provenance.statistics
@@ -212,8 +218,8 @@ class PromptBank:
         return prompt
 
     def __repr__(self) -> str:
-        length, size = self.shape
-        return f"PromptBank({len(self)} users, prompts {length} x {size}, model {self.model.model_id!r})"
+        (length, size), owners = self.shape, self.provenance.owners
+        return f"PromptBank({len(self)} {owners}, prompts {length} x {size}, model {self.model.model_id!r})"
 
     # Making other banks
 

@@ -17,6 +17,7 @@ from puma_hub.hub.card_parts import spec_data, spec_row
 from puma_hub.hub.markup import block, code, literal, visible
 from puma_hub.hub.naming import bank_tags, is_folder, public_id
 from puma_hub.hub.templates import filled
+from puma_hub.tasks.owners import USERS
 
 _TEMPLATE = "bank_card.md"
 _MADE = {
@@ -42,6 +43,7 @@ def bank_card(bank: PromptBank, location: str, license: str | None = None, publi
         model=spec_row(facts.model),
         public=public,
         users=f"{len(bank):,}",
+        owners=facts.owners,
         prompt_length=facts.prompt_length,
         columns=[code(name) for name in bank.dataset.column_names if name not in ("user_id", "prompt")],
         rating_head=bank.head is not None,
@@ -66,6 +68,7 @@ def bank_card_data(bank: PromptBank, license: str | None) -> DatasetCardData:
         "prompt_length": facts.prompt_length,
         "task": facts.task.name if facts.task else None,
         "made_by": visible(facts.made_by),
+        "owners": None if facts.owners == USERS.name else facts.owners,
         "users": len(bank),
         "format_version": FORMAT_VERSION,
     }

@@ -122,7 +122,9 @@ class PromptDistribution:
             history=(*self.provenance.history, self.provenance.as_step()),
         )
         names = [f"{_OURS}-{number:07d}" for number in range(users)]
-        fields = {name: getattr(facts, name) for name in ("template", "task", "made_by", "details", "history")}
+        fields = {
+            name: getattr(facts, name) for name in ("template", "task", "made_by", "details", "history", "owners")
+        }
         return PromptBank.from_arrays(names, prompts, facts.model, head=self.head, statistics=statistics, **fields)
 
     def save(self, file: str | os.PathLike[str]) -> None:

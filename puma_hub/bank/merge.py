@@ -26,8 +26,12 @@ def require_same_training(
     """Check that two banks' prompts have the same template, task, rating head and base.
 
     Raises:
-        MismatchError: one of these differs.
+        MismatchError: one of these differs, or one bank holds prompts of items and the other of users.
     """
+    if ours.owners != theirs.owners:
+        raise MismatchError(
+            f"the banks hold prompts of {ours.owners} and of {theirs.owners}; keep them in banks of their own"
+        )
     for name in ("template", "task"):
         mine, other = getattr(ours, name), getattr(theirs, name)
         if mine != other:

@@ -14,6 +14,7 @@ from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
 from puma_hub.tasks import PromptTemplate, RatingHead, Task, as_task, default_task
+from puma_hub.tasks.owners import USERS, owners_of
 
 FORMAT_VERSION = 1
 
@@ -30,6 +31,7 @@ class Provenance:
             source of the adapter, in its order. Steps name their own parents likewise.
         statistics: statistics of all prompts of the training, even if the bank holds only some of them.
         trained_rows: a sample of hashes of the interactions that the prompts were trained on, if known.
+        owners: whose prompts these are, ``users`` or ``items``; for items the user ids are the ids of items.
     """
 
     model: ModelSpec
@@ -42,12 +44,14 @@ class Provenance:
     statistics: BankStatistics | None = None
     trained_rows: TrainedRows | None = None
     parents: tuple[int, ...] = ()
+    owners: str = USERS.name
 
     def __post_init__(self) -> None:
         set_ = object.__setattr__
         set_(self, "model", ModelSpec.of(self.model))
         require_whole(self.prompt_length, "prompt_length", MAX_PROMPT_LENGTH)
         require_text(self.made_by, "made_by")
+        owners_of(self.owners)
         if not isinstance(self.details, Mapping):
             raise ConfigurationError(f"the details of a bank must be a mapping, got {shown(self.details)}")
         steps = self.history
@@ -89,6 +93,7 @@ class Provenance:
             "parents": list(self.parents),
             "statistics": self.statistics.to_dict() if self.statistics else None,
             "trained_rows": self.trained_rows.to_dict() if self.trained_rows else None,
+            "owners": self.owners,
         }
 
     @classmethod
@@ -112,7 +117,7 @@ class Provenance:
         """This bank as a step in the history of the next one; ``base_id`` tells trainings on one LLM apart."""
         base_id = self.statistics.base_id if self.statistics else None
         step = {**self.to_dict(), "base_id": base_id}
-        return {key: step[key] for key in ("made_by", "model", "details", "base_id", "parents") if step[key]}
+        return {key: step[key] for key in ("made_by", "model", "owners", "details", "base_id", "parents") if step[key]}
 
     @property
     def lineage(self) -> tuple[Mapping[str, Any], ...]:

@@ -14,6 +14,7 @@ EXAMPLE = "puma-hub evaluate --model gemma-3-270m --bank target-bank --interacti
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
+    parser.add_argument("--item-bank", metavar="ID", help="the items' bank, for a template with <item_prompt>")
     common.add_interactions(parser)
     common.add_allow_training_rows(parser)
     parser.add_argument(
@@ -29,11 +30,15 @@ def run(args: argparse.Namespace) -> Result:
     bank = PromptBank.from_pretrained(args.bank)
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
     splits = common.load_rows(args)
+    items = PromptBank.from_pretrained(args.item_bank) if args.item_bank is not None else None
     held_out = HeldOut.build(
-        lm, bank, splits["validation"], train=splits["train"], allow_training_rows=args.allow_training_rows
+        lm, bank, splits["validation"], train=splits["train"], allow_training_rows=args.allow_training_rows, items=items
     )
     report = evaluate_rows(held_out, splits["train"])
-    rows = {"own prompts": report["metrics"], **report.get("baselines", {})}
+    rows = {"own prompts": report["metrics"]}
+    if items is not None:
+        rows["one mean prompt for all items"] = report["item_prompts"]["metrics_with_mean"]
+    rows |= report.get("baselines", {})
     if args.controls:
         report["controls"] = found = controls_of(held_out)
         rows |= {label: {found["metric"]: found[name]} for name, label in CONTROLS.items()}

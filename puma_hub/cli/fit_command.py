@@ -25,6 +25,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="folder or Hub id of a bank of this LLM to add users to; its base and head are used and not changed",
     )
+    parser.add_argument(
+        "--given",
+        metavar="ID",
+        help="folder or Hub id of a bank of users of this LLM: train prompts of items beside theirs, for a template "
+        "with <item_prompt>; or one of items, to train users' prompts beside those",
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -35,13 +41,15 @@ def run(args: argparse.Namespace) -> Result:
 
     check_outputs(args, {f"{args.out}/bank": LAYOUT}, working=common.training_folders(args))
     before = PromptBank.from_pretrained(args.bank) if args.bank is not None else None
-    template = args.template or (before.provenance.template if before is not None else None)
+    given = PromptBank.from_pretrained(args.given) if args.given is not None else None
+    known = [bank.provenance.template for bank in (before, given) if bank is not None]
+    template = args.template or (known[0] if known else None)
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
     lm = common.load_lm(args.model, args, template)
-    trainer = PromptTrainer(lm, common.load_rows(args)["train"], arguments, bank=before)
+    trainer = PromptTrainer(lm, common.load_rows(args)["train"], arguments, bank=before, given=given)
     bank = trainer.train(common.resume_from(args))
     if common.is_main_process():
         bank.save_pretrained(f"{args.out}/bank")
     joined = trainer.report.get("bank")
-    how = "" if joined is None else f", {joined['added']} users added and {joined['renewed']} retrained"
+    how = "" if joined is None else f", {joined['added']} {trainer.owners.name} added and {joined['renewed']} retrained"
     return Result(f"{bank} in {args.out}/bank{how}", trainer.report)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from puma_hub.adapter.facts import Training
     from puma_hub.bank import PromptBank
     from puma_hub.scorer import PersonalizedLM
+    from puma_hub.tasks.owners import Owners
     from puma_hub.training import AdapterTrainer
 
 
@@ -77,12 +78,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--architecture", choices=("seed", "paper", "linear"), help="default: seed; linear with --untrained"
     )
+    parser.add_argument(
+        "--given",
+        metavar="ID",
+        help="for a bank of items: the users' bank on the target LLM; for users beside items: the items' bank",
+    )
+    parser.add_argument(
+        "--source-given",
+        action="append",
+        metavar="ID",
+        help="with --given: the bank on the source LLM, for --teacher; for several teachers one for each",
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaConfig
     from puma_hub.adapter.facts import AdapterFacts
     from puma_hub.adapter.made_anew import Earlier, save_anew
+    from puma_hub.bank import PromptBank
     from puma_hub.bank.user_lists import read_users
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.training import AdapterTrainer, untrained_adapter
@@ -95,9 +108,11 @@ def run(args: argparse.Namespace) -> Result:
     banks = [_load_bank(name, args) for name in args.bank]
     if users is not None:
         _require_known(users, banks, args.select)
-    rows = _drawn(args, banks, users) if args.rows == "drawn" else _own(args, users)
+    given = PromptBank.from_pretrained(args.given) if args.given else None
+    source_given = [PromptBank.from_pretrained(name) for name in args.source_given or []]
+    rows = _drawn(args, banks, source_given, users) if args.rows == "drawn" else _own(args, users, banks[0].owners)
     if args.teacher:
-        rows = _with_predictions(args, banks, rows)
+        rows = _with_predictions(args, banks, source_given, rows)
     lm = common.load_lm(args.target, args, args.template or banks[0].provenance.template)
     config = PumaConfig(architecture=args.architecture or ("linear" if args.untrained else "seed"))
     init = _warm_start(args, config.architecture, banks, lm) if args.warm_start else None
@@ -108,11 +123,12 @@ def run(args: argparse.Namespace) -> Result:
         report = {"method": "untrained", "warm_start": args.warm_start_by, "architecture": config.architecture}
         return Result(f"adapter {config.architecture} by {args.warm_start_by}, not trained, in {folder}", report)
     arguments = common.training_arguments(args)
-    trainer = AdapterTrainer(lm, banks, rows, arguments, users=users, config=config, init=init)
+    trainer = AdapterTrainer(lm, banks, rows, arguments, users=users, config=config, init=init, given=given)
     adapter = trainer.train(common.resume_from(args))
     if common.is_main_process():
         save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
-    return Result(f"adapter {config.architecture}, trained on {len(trainer.users)} users, in {folder}", trainer.report)
+    whom = f"{len(trainer.users)} {trainer.owners.name}"
+    return Result(f"adapter {config.architecture}, trained on {whom}, in {folder}", trainer.report)
 
 
 def _require_fitting(args: argparse.Namespace) -> None:
@@ -142,18 +158,24 @@ def _require_fitting(args: argparse.Namespace) -> None:
         raise ConfigurationError(
             f"{len(args.teacher)} --teacher for {len(args.bank)} --bank; give the LLM of each bank, in their order"
         )
+    if args.source_given and len(args.source_given) != len(args.teacher or []):
+        raise ConfigurationError(
+            f"{len(args.source_given)} --source-given for {len(args.teacher or [])} --teacher; give one for each, in "
+            "their order"
+        )
 
 
 def _with_predictions(
-    args: argparse.Namespace, banks: Sequence[PromptBank], rows: datasets.Dataset
+    args: argparse.Namespace, banks: Sequence[PromptBank], given: Sequence[PromptBank | None], rows: datasets.Dataset
 ) -> datasets.Dataset:
     """The rows with the teachers' predictions. One LLM is in memory at a time."""
     from puma_hub.training import combine_teachers, with_source_predictions
 
+    others = given or [None] * len(banks)
     parts = []
-    for number, (name, bank) in enumerate(zip(args.teacher, banks)):
+    for number, (name, bank, other) in enumerate(zip(args.teacher, banks, others)):
         source = common.load_lm(name, args, bank.provenance.template or args.template)
-        parts.append(with_source_predictions(source, bank, rows, seed=args.seed + number))
+        parts.append(with_source_predictions(source, bank, rows, seed=args.seed + number, given=other))
         del source
     return parts[0] if len(parts) == 1 else combine_teachers(parts)
 
@@ -169,11 +191,14 @@ def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
     return PromptDistribution.of(bank).sample(args.draw, seed=args.seed) if args.users == common.SAMPLED else bank
 
 
-def _drawn(args: argparse.Namespace, banks: Sequence[PromptBank], users: list[str] | None) -> datasets.Dataset:
-    """Rows of users of the banks and items, as many as ``--draw`` says."""
+def _drawn(
+    args: argparse.Namespace, banks: Sequence[PromptBank], given: Sequence[PromptBank], users: list[str] | None
+) -> datasets.Dataset:
+    """Rows of users of the banks and items, as many as ``--draw`` says; for banks of items, of the ``given`` users."""
     from puma_hub.bank.join import join_users
-    from puma_hub.data import catalogue_of, load_catalogue
+    from puma_hub.data import catalogue_of, load_catalogue, of_users
     from puma_hub.tasks import PromptTemplate
+    from puma_hub.tasks.owners import ITEMS
     from puma_hub.training import draw_rows
 
     template = PromptTemplate.of(args.template or banks[0].provenance.template or common.task_of(args).template)
@@ -182,17 +207,20 @@ def _drawn(args: argparse.Namespace, banks: Sequence[PromptBank], users: list[st
     else:
         of_all = argparse.Namespace(**{**vars(args), "users": None if args.users == common.SAMPLED else args.users})
         items = catalogue_of(common.load_rows(of_all)["train"])
+    if banks[0].owners is ITEMS:
+        items = of_users(items, users if users is not None else join_users(banks).names, ITEMS.column)
+        banks, users = given or banks, None  # without given users the teacher refuses
     known = users if users is not None or len(banks) == 1 else join_users(banks).names
     history = "<history>" in template.text
     return draw_rows(banks[0], items, args.draw, items=args.items, users=known, history=history, seed=args.seed)
 
 
-def _own(args: argparse.Namespace, users: list[str] | None) -> datasets.Dataset:
-    """The training rows of the interactions, of the chosen users."""
+def _own(args: argparse.Namespace, users: list[str] | None, owners: Owners) -> datasets.Dataset:
+    """The training rows of the interactions, of the chosen users or items."""
     from puma_hub.data import most_recent, of_users
 
     rows = common.load_rows(args)["train"]
-    rows = rows if users is None else of_users(rows, users)
+    rows = rows if users is None else of_users(rows, users, owners.column)
     return most_recent(rows, args.recent_rows) if args.recent_rows else rows
 
 

@@ -145,24 +145,24 @@ def _check_history(found: pa.DataType) -> None:
 
 def rows_by_user(rows: datasets.Dataset) -> Mapping[str, np.ndarray]:
     """Row numbers of each user, in the dataset's order. Users are in order of first appearance."""
-    numbers, names = codes(_user_column(rows))
+    numbers, names = codes(_ids(rows, "user_id"))
     order = np.argsort(numbers, kind="stable")
     cuts = np.cumsum(np.bincount(numbers, minlength=len(names)))[:-1]
     return dict(zip(names, np.split(order, cuts))) if names else {}
 
 
-def of_users(rows: datasets.Dataset, user_ids: Iterable[str]) -> datasets.Dataset:
-    """The rows of ``user_ids``, in the dataset's order.
+def of_users(rows: datasets.Dataset, user_ids: Iterable[str], by: str = "user_id") -> datasets.Dataset:
+    """The rows of ``user_ids``, in the dataset's order; those of items with ``by="item_id"``.
 
     Raises:
         InteractionsError: an id is not text.
     """
     try:
-        wanted = pc.is_in(_user_column(rows), pa.array(list(user_ids), pa.string()))
+        wanted = pc.is_in(_ids(rows, by), pa.array(list(user_ids), pa.string()))
     except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
         raise InteractionsError(f"user ids must be text: {error}; give a list of strings") from error
     return take_rows(rows, np.flatnonzero(np.asarray(wanted)))
 
 
-def _user_column(rows: datasets.Dataset) -> pa.ChunkedArray:
-    return as_text(decoded(column(rows, "user_id")), "user_id")
+def _ids(rows: datasets.Dataset, name: str) -> pa.ChunkedArray:
+    return as_text(decoded(column(rows, name)), name)

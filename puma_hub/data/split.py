@@ -19,6 +19,8 @@ from puma_hub.errors import ConfigurationError
 class TimeOrder:
     """Rows sorted by user id, then by time. Ties, and rows without a timestamp, keep their order.
 
+    Of another column of ids than ``user_id``, such as ``item_id``, items take the place of users.
+
     Attributes:
         rows: ``(N,)`` row numbers in that order.
         position: ``(N,)`` for each of ``rows``, its position among the user's rows, counted from 0.
@@ -30,8 +32,8 @@ class TimeOrder:
     count: np.ndarray
 
     @classmethod
-    def of(cls, rows: datasets.Dataset) -> TimeOrder:
-        user_of, names = codes(as_text(column(rows, "user_id"), "user_id"))
+    def of(cls, rows: datasets.Dataset, by: str = "user_id") -> TimeOrder:
+        user_of, names = codes(as_text(column(rows, by), by))
         rank = np.empty(len(names), dtype=np.int64)
         rank[sorted(range(len(names)), key=names.__getitem__)] = np.arange(len(names))
         user_of = rank[user_of]

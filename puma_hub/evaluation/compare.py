@@ -30,6 +30,7 @@ def controls(
     users: Sequence[str] | None = None,
     seed: int = 42,
     allow_training_rows: bool = False,
+    items: PromptBank | None = None,
 ) -> dict[str, Any]:
     """Compare own prompts with one mean prompt for all users, and with prompts shuffled among users.
 
@@ -38,6 +39,7 @@ def controls(
         users: users whose rows count, for example users an adapter never saw; all users of the bank by default. The
             mean prompt is that of the whole bank. Prompts are shuffled among these users by a random derangement.
         allow_training_rows: allow rows that the bank was trained on.
+        items: the items' prompts, as for :func:`evaluate_bank`; the same for all three.
 
     Returns:
         The metric with ``own``, ``mean`` and ``shuffled`` prompts, and the ``gain`` of own over mean prompts, positive
@@ -48,7 +50,7 @@ def controls(
         UnknownUserError: some of ``users`` are not in the bank.
         MismatchError, InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
-    held_out = HeldOut.build(lm, bank, interactions, users=users, allow_training_rows=allow_training_rows)
+    held_out = HeldOut.build(lm, bank, interactions, users=users, allow_training_rows=allow_training_rows, items=items)
     return controls_of(held_out, users, seed)
 
 
@@ -154,6 +156,7 @@ def compare_banks(
     users: Sequence[str] | None = None,
     seed: int = 42,
     allow_training_rows: bool = False,
+    items: tuple[PromptBank, PromptBank] | None = None,
 ) -> dict[str, Any]:
     """Compare a source bank with a migrated (or retrained) target bank on the same held-out rows.
 
@@ -161,6 +164,7 @@ def compare_banks(
         interactions: held-out rows.
         users: users whose rows count, if they are in both banks; the users in both banks by default.
         allow_training_rows: allow rows that a bank was trained on.
+        items: the items' prompts on the source and on the target, as for :func:`evaluate_bank`.
 
     Returns:
         A report with these keys:
@@ -191,8 +195,8 @@ def compare_banks(
     if not common:
         raise MismatchError("the two banks share no user; compare banks of the same users")
     sides = [
-        HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows)
-        for lm, bank in ((source_lm, source), (target_lm, target))
+        HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows, items=theirs)
+        for lm, bank, theirs in zip((source_lm, target_lm), (source, target), items or (None, None))
     ]
     before, after = (Controls.of(side, common, seed) for side in sides)
     compared = compare_controls(source, before, after, seed)

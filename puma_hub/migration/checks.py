@@ -7,15 +7,18 @@ from itertools import pairwise
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
+from puma_hub.bank.reference import Reference
 from puma_hub.errors import MismatchError
+from puma_hub.migration.other_base import check_owners
 
 
-def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
+def check_banks(adapter: PumaAdapter, banks: Sequence[PromptBank], base: Reference | None = None) -> None:
     """Raise MismatchError unless there is one fitting bank for each source of ``adapter``, in its order."""
     sources = adapter.config.sources
     if len(banks) != len(sources):
         names = ", ".join(spec.model_id for spec in sources)
         raise MismatchError(f"this adapter takes {len(sources)} bank(s), for {names}; got {len(banks)}")
+    check_owners(adapter, banks, base)
     for number, (spec, bank) in enumerate(zip(sources, banks), 1):
         spec.require_same(bank.model, f"bank {number} of {len(banks)}")
         if bank.shape[0] != adapter.config.prompt_length:
@@ -39,6 +42,11 @@ def check_links(steps: Sequence[PumaAdapter]) -> None:
             raise MismatchError(
                 f"adapter {number} of the chain takes prompts of length {taken.prompt_length}, the one before gives "
                 f"length {given.prompt_length}"
+            )
+        if taken.owners != given.owners:
+            raise MismatchError(
+                f"adapter {number} of the chain was trained for prompts of {taken.owners}, the one before for those of "
+                f"{given.owners}; take adapters of one kind"
             )
         if taken.scored_task != given.scored_task:
             raise MismatchError(

@@ -8,6 +8,7 @@ from typing import Any
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
+from puma_hub.bank.reference import Reference
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
 from puma_hub.migration.missing import LEAVE_OUT
 from puma_hub.migration.plan import MigrationPlan
@@ -21,6 +22,7 @@ def migrate(
     batch_size: int = 4096,
     mean: Any = None,
     missing: str = LEAVE_OUT,
+    base: Reference | None = None,
     engine: str = "torch",
     **options: Any,
 ) -> PromptBank:
@@ -41,17 +43,20 @@ def migrate(
             :data:`puma_hub.extensions.STAND_INS`: ``"mean"`` (the bank's mean prompt stands in) or ``"predict"`` (ridge
             regression from the banks that have the user, learnt on users who are in all of them). The log and the
             provenance count them.
+        base: for a bank of items and an adapter of users, which knows no base of items: of
+            :func:`puma_hub.training.item_base`.
         engine: one of :data:`puma_hub.extensions.ENGINES`, with its ``options``.
 
     Raises:
-        MismatchError: a bank is of another LLM or prompt length, or prompts lie absurdly far from their mean.
+        MismatchError: a bank is of another LLM or prompt length, or of items where the adapter is of users, or prompts
+            lie absurdly far from their mean.
         BankError: banks share no user, too few to learn from, the mean of a bank is not known, or the result is not
             finite.
         ConfigurationError: the batch size is below 1, there is no such engine, option or stand-in, or there is one
             source and nothing to stand in for.
     """
     run = chosen_engine(batch_size, engine, options)
-    return in_memory(MigrationPlan.of(adapter, bank, mean, missing), batch_size, run)
+    return in_memory(MigrationPlan.of(adapter, bank, mean, missing, base), batch_size, run)
 
 
 def migrate_to(
@@ -62,6 +67,7 @@ def migrate_to(
     batch_size: int = 4096,
     mean: Any = None,
     missing: str = LEAVE_OUT,
+    base: Reference | None = None,
     engine: str = "torch",
     max_shard_size: int | str = DEFAULT_SHARD_SIZE,
     **options: Any,
@@ -75,4 +81,5 @@ def migrate_to(
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
     run = chosen_engine(batch_size, engine, options)
-    return into_files(save_directory, MigrationPlan.of(adapter, bank, mean, missing), batch_size, run, max_shard_size)
+    plan = MigrationPlan.of(adapter, bank, mean, missing, base)
+    return into_files(save_directory, plan, batch_size, run, max_shard_size)

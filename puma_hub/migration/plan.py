@@ -12,6 +12,7 @@ import numpy as np
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import BankStatistics, PromptBank, Provenance
 from puma_hub.bank.join import JoinedUsers, join_users
+from puma_hub.bank.reference import Reference
 from puma_hub.errors import ConfigurationError
 from puma_hub.migration.checks import check_banks
 from puma_hub.migration.means import references_of
@@ -44,20 +45,21 @@ class MigrationPlan:
         bank: PromptBank | Sequence[PromptBank],
         mean: Any = None,
         missing: str = LEAVE_OUT,
+        base: Reference | None = None,
     ) -> MigrationPlan:
         """The plan for a bank, or for one bank for each source; raises as :func:`puma_hub.migrate` does.
 
         No prompt is read, but for a stand-in that is learnt.
         """
         banks = (bank,) if isinstance(bank, PromptBank) else tuple(bank)
-        check_banks(adapter, banks)
+        check_banks(adapter, banks, base)
         before = tuple(one.provenance for one in banks)
         references = references_of(adapter, before, mean)
         if missing == LEAVE_OUT:
             users = join_users(banks)
             if users.incomplete:
                 logger.warning("%d users are missing from at least one bank and were left out", users.incomplete)
-            return cls(banks, users, (Step(adapter, before, references, users.incomplete),))
+            return cls(banks, users, (Step(adapter, before, references, users.incomplete, base=base),))
         stands_in = stand_in_for(missing)
         if len(banks) == 1:
             raise ConfigurationError(
@@ -70,7 +72,7 @@ class MigrationPlan:
         if users.incomplete:
             places = ", ".join(f"{count} from bank {number}" for number, count in enumerate(filled, 1) if count)
             logger.warning("missing users, of %d: %s; stand-in: %s", len(users), places, missing)
-        return cls(banks, users, (Step(adapter, before, references, details=details),), fill)
+        return cls(banks, users, (Step(adapter, before, references, details=details, base=base),), fill)
 
     def followed_by(self, adapter: PumaAdapter, batch_size: int, engine: Engine) -> MigrationPlan:
         """The plan with one more adapter at its end.

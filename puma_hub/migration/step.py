@@ -16,6 +16,7 @@ from puma_hub.bank.lineage import joined_histories
 from puma_hub.bank.reference import Reference
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import ConfigurationError
+from puma_hub.migration.other_base import moved
 from puma_hub.tasks import RatingHead
 
 logger = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ class Step:
         references: what the prompts of each bank are counted from.
         users_left_out: how many users are missing from at least one bank and do not come along.
         details: more facts for the provenance of what it makes.
+        base: where the migrated prompts stand, if not at the adapter's own base.
     """
 
     adapter: PumaAdapter
@@ -41,6 +43,7 @@ class Step:
     references: list[Reference]
     users_left_out: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    base: Reference | None = None
 
     def through(self, batches: Iterable[np.ndarray], engine: Engine, users: int) -> Iterator[np.ndarray]:
         """Target prompts of source prompts, batch by batch; the log tells at the end of prompts far from their mean.
@@ -51,6 +54,8 @@ class Step:
         distances: list[np.ndarray] = []
         done = 0
         for prompts, far in engine(self.adapter, batches, self.references):
+            if self.base is not None:
+                prompts = moved(self.adapter, prompts, self.base)
             prompts.setflags(write=False)  # made by the engine, so nobody else writes into it
             distances.append(far)
             done += len(prompts)
@@ -66,7 +71,7 @@ class Step:
         return copy.deepcopy(self.adapter.head).float().cpu().eval().requires_grad_(False)
 
     def provenance(self) -> Provenance:
-        """That of the target bank; without statistics if the adapter was not trained, since it knows no target bank."""
+        """That of the target bank; without statistics if the adapter knows none of such prompts."""
         config, trained = self.adapter.config, self.adapter.config.trained_on
         details: dict[str, Any] = {
             "adapter": {"sources": [spec.model_id for spec in config.sources], "architecture": config.architecture},
@@ -94,12 +99,13 @@ class Step:
             parents=parents,
             statistics=self._statistics(),
             trained_rows=TrainedRows.of_all(bank.trained_rows for bank in self.before),
+            owners=self.before[0].owners,
         )
 
     def _statistics(self) -> BankStatistics | None:
         """Of the adapter's target bank, whose base these prompts have: a few users of another bank move no mean."""
         trained = self.adapter.config.trained_on
-        if trained is None:
+        if trained is None or self.base is not None:
             return None
         mean, sensitivity = (
             tensor.detach().cpu().float().numpy()

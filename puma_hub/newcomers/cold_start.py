@@ -14,13 +14,14 @@ from sklearn.cluster import KMeans
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
 from puma_hub.bank.distribution import LEAST_USERS, PromptDistribution
-from puma_hub.bank.fit import require_scorer
+from puma_hub.bank.fit import require_owners, require_scorer
 from puma_hub.bank.users import require_distinct, user_list
 from puma_hub.data import check_interactions, of_users
 from puma_hub.errors import BankError, ConfigurationError, InteractionsError
 from puma_hub.migration import migrate
 from puma_hub.newcomers.attributes import prompts_of_alike
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks.owners import USERS
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.posterior import PosteriorSolver, Prior, recorded_noise
 
@@ -92,6 +93,7 @@ def cold_start(
     """
     users = user_list(user_ids)
     require_distinct(users)
+    require_owners(bank, USERS, "cold start")
     target = _on_target(adapter, bank)
     known = sum(user in bank for user in users)
     if known:

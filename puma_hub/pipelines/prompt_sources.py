@@ -119,8 +119,12 @@ def bank_for(lm: ModelSpec, banks: Sequence[PromptBank], adapter: PumaAdapter | 
 
     Raises:
         MismatchError: the bank belongs to another LLM and there is no adapter, or the adapter does not map from the
-            bank to this LLM.
+            bank to this LLM; or prompts are read along with those of items, which a pipeline does not take.
     """
+    from puma_hub.bank.fit import require_alone
+
+    for bank in banks:
+        require_alone(bank, "the pipeline")
     if adapter is None:
         if len(banks) != 1:
             raise MismatchError(f"{len(banks)} banks were given without an adapter that joins them; give adapter=")

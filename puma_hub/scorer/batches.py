@@ -16,14 +16,15 @@ def predict_rows(
 ) -> torch.Tensor:
     """Answer logits ``(N, answers)`` of ``rows``; row ``i`` is scored with ``prompts[users[i]]``.
 
-    Rows with equal text and prompt are scored once. Texts of similar length are scored together. Rows with the same
+    Rows with equal text and prompts are scored once. Texts of similar length are scored together. Rows with the same
     prefix follow one another, so that each prefix is computed once even if none is kept.
 
     Raises:
         NotFiniteError: logits of some rows are NaN or infinite.
     """
-    distinct: dict[tuple[Segments, int], int] = {}  # text and prompt: the first row that has them
-    same = [distinct.setdefault(key, row) for row, key in enumerate(zip(rows.segments, users.tolist()))]
+    distinct: dict[tuple[Segments, int, int], int] = {}  # text and prompts: the first row that has them
+    keys = zip(rows.segments, users.tolist(), rows.filled_by)
+    same = [distinct.setdefault(key, row) for row, key in enumerate(keys)]
     prefixes = rows.prefixes
 
     def length_and_prefix(row: int) -> tuple[int, Tokens]:

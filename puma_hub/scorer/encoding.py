@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from puma_hub.errors import InteractionsError, TemplateError
@@ -33,15 +34,39 @@ def with_tokens(row: Segments, tokens: Mapping[str, Sequence[int]]) -> list[int]
 
 
 @dataclass(frozen=True, eq=False)
+class FilledSlot:
+    """A soft slot whose prompts come with the rows: row ``i`` has ``prompts[of_row[i]]``.
+
+    Args:
+        slot: the name of the slot.
+        prompts: float32 ``(M, l, d)``.
+        of_row: int64 ``(N,)``.
+    """
+
+    slot: str
+    prompts: torch.Tensor
+    of_row: np.ndarray
+
+    def rows(self) -> torch.Tensor:
+        """The prompt of each row, ``(N, l, d)``."""
+        return self.prompts[torch.from_numpy(self.of_row)]
+
+
+@dataclass(frozen=True, eq=False)
 class EncodedRows:
     """Tokenised rows.
 
-    Equal rows share one object, so a row takes 9 bytes. ``cut``, bool ``(N,)``, says whether the item's text was
-    shortened.
+    Equal rows share one object, so a row takes 9 bytes, and 8 more with a filled slot.
+
+    Attributes:
+        segments: of each row.
+        cut: bool ``(N,)``, whether the item's text was shortened.
+        filled: of two soft slots the one that is not open for the prompts that are scored.
     """
 
     segments: list[Segments]
     cut: np.ndarray
+    filled: FilledSlot | None = None
 
     def __len__(self) -> int:
         return len(self.segments)
@@ -55,6 +80,16 @@ class EncodedRows:
     def text_after(self) -> list[int]:
         """The number of text tokens in each row after its first soft slot."""
         return [text_length(row[1:]) for row in self.segments]
+
+    @property
+    def filled_length(self) -> int:
+        """Positions that the prompt of the filled slot takes in a row."""
+        return self.filled.prompts.shape[1] if self.filled is not None else 0
+
+    @property
+    def filled_by(self) -> list[int]:
+        """The number of the prompt in each row's filled slot; 0 where there is no such slot."""
+        return self.filled.of_row.tolist() if self.filled is not None else [0] * len(self)
 
     @property
     def truncated(self) -> int:
@@ -73,7 +108,9 @@ class EncodedRows:
     def take(self, indices: Iterable[int]) -> EncodedRows:
         """Return the rows at ``indices``, in that order."""
         chosen = [int(i) for i in indices]
-        return EncodedRows([self.segments[i] for i in chosen], self.cut[np.asarray(chosen, dtype=np.int64)])
+        numbers = np.asarray(chosen, dtype=np.int64)
+        filled = self.filled and replace(self.filled, of_row=self.filled.of_row[numbers])
+        return EncodedRows([self.segments[i] for i in chosen], self.cut[numbers], filled)
 
 
 class RowEncoder:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, overload
 
 import datasets
+import numpy as np
 import torch
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.data.rows import records
-from puma_hub.errors import BankError, MismatchError
+from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.answer_head import with_answer_head
 from puma_hub.scorer.answer_tokens import find_answers
 from puma_hub.scorer.caches import PrefixCacheReport, require_options
 from puma_hub.scorer.check import LoadingCheck
-from puma_hub.scorer.encoding import EncodedRows, RowEncoder
+from puma_hub.scorer.encoding import EncodedRows, FilledSlot, RowEncoder
 from puma_hub.scorer.forward import Forward
 from puma_hub.scorer.inputs import Batch, Prompts
 from puma_hub.scorer.loading import load_placed, move
@@ -26,9 +28,9 @@ from puma_hub.scorer.models import cache_argument, max_positions, plain_model, t
 from puma_hub.scorer.shared import sharing_weights
 from puma_hub.scorer.text import TextGenerator
 from puma_hub.tasks import Task, default_task
-from puma_hub.tasks.template import USER, PromptTemplate
+from puma_hub.tasks.template import ITEM, USER, PromptTemplate
 
-_START_WORD = " user"
+_START_WORDS = {USER: " user", ITEM: " item"}
 _CHECKED = ("a", "a somewhat longer title", "a title that is longer than the others, so that padding is needed")
 
 
@@ -196,12 +198,13 @@ class PersonalizedLM:
         rows = self._through.inputs.rows
         return float(self._embed(torch.arange(0, rows, max(1, rows // 4096))).square().mean().sqrt())
 
-    def word_prompt(self, prompt_length: int) -> torch.Tensor:
+    def word_prompt(self, prompt_length: int, slot: str = USER) -> torch.Tensor:
         """Input embeddings of the word "user", float32 ``(l, d)``: the start of the prompt that all users share.
 
-        With this word the LLM reads a meaningful sentence. Its tokens are repeated up to the length.
+        With this word the LLM reads a meaningful sentence. Its tokens are repeated up to the length. For the slot
+        ``item_prompt`` the word is "item".
         """
-        ids = self.tokenizer(_START_WORD, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(_START_WORDS[slot], add_special_tokens=False)["input_ids"]
         return self._embed(torch.tensor([ids[i % len(ids)] for i in range(prompt_length)]))
 
     @property
@@ -228,24 +231,46 @@ class PersonalizedLM:
 
     # Scoring
 
-    def encode(self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1) -> EncodedRows:
+    def encode(
+        self, rows: Iterable[Mapping[str, Any]], prompt_length: int = 1, filled: FilledSlot | None = None
+    ) -> EncodedRows:
         """Tokenise rows once for many calls of :meth:`logits`, and choose the cache policy for them.
 
         Args:
             rows: interactions. Only the columns in the template are read.
             prompt_length: the number of positions of a row's soft prompt.
+            filled: for a template with two soft slots, the prompts in one of them; the other is open for the prompts
+                of :meth:`logits`. By default the slot of items is filled with the word "item" in every row.
 
         Raises:
+            BankError: ``filled`` is for another number of rows.
+            ConfigurationError: the template has no such slot, or no other one.
             TemplateError: a row with its prompt does not fit the model's context.
             MismatchError: a row has a token without an embedding: the tokenizer does not belong to the model.
         """
         with self._lock:
             plain = records(rows) if isinstance(rows, datasets.Dataset) else rows
-            encoded = self._encoder.encode(plain, prompt_length)
+            if filled is None and ITEM in self.template.soft_slots:
+                filled = FilledSlot(ITEM, self.word_prompt(1, ITEM).cpu()[None], np.zeros(0, np.int64))
+            encoded = self._encoder.encode(plain, prompt_length + (filled.prompts.shape[1] if filled else 0))
             self._through.inputs.require_known(encoded.texts())
             if self._cache is not None:
                 self._cache.plan(encoded.prefixes, self.device)
-        return encoded
+        return encoded if filled is None else replace(encoded, filled=self._fitting(filled, len(encoded)))
+
+    def _fitting(self, filled: FilledSlot, rows: int) -> FilledSlot:
+        """What fills a slot of so many rows; one prompt and no numbers are for all of them."""
+        if filled.slot not in self.template.soft_slots or len(self.template.soft_slots) < 2:
+            raise ConfigurationError(
+                f"the slot <{filled.slot}> cannot be filled in {self.template.text!r}: it has to be there beside the "
+                "slot of the prompts; use the template 'rating-items', or a text with <user> and <item_prompt>"
+            )
+        self._require_prompts(filled.prompts)
+        if len(filled.prompts) == 1 and not len(filled.of_row):
+            return replace(filled, of_row=np.zeros(rows, np.int64))
+        if len(filled.of_row) != rows:
+            raise BankError(f"the slot <{filled.slot}> is filled for {len(filled.of_row)} rows, there are {rows}")
+        return filled
 
     def fill_cache(self, rows: EncodedRows, progress: Any = None) -> None:
         """Compute the prefixes of ``rows`` in advance, if the cache policy keeps all of them."""
@@ -257,7 +282,8 @@ class PersonalizedLM:
         """Answer logits, float32 ``(B, answers)``, differentiable in ``prompts``.
 
         Args:
-            prompts: float tensor ``(B, l, d)``, one soft prompt for each row.
+            prompts: float tensor ``(B, l, d)``, one soft prompt for each row, for the slot that is open. That is
+                ``<user>``, unless it was filled when the rows were encoded.
             rows: ``B`` rows of interactions, plain or from :meth:`encode`.
 
         Raises:
@@ -270,7 +296,10 @@ class PersonalizedLM:
             raise BankError(
                 f"{len(prompts)} prompts for {len(encoded)} rows; give at least one row, and one prompt for each"
             )
-        return self._logits({USER: prompts}, encoded)
+        if encoded.filled is None:
+            return self._logits({USER: prompts}, encoded)
+        (open_slot,) = (slot for slot in self.template.soft_slots if slot != encoded.filled.slot)
+        return self._logits({open_slot: prompts, encoded.filled.slot: encoded.filled.rows()}, encoded)
 
     def _logits(self, prompts: Prompts, rows: EncodedRows) -> torch.Tensor:
         batch = Batch(rows, prompts)

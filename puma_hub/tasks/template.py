@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 from puma_hub.errors import ConfigurationError, InteractionsError, TemplateError, shown
 
-USER = "user"
-SOFT_SLOTS: tuple[str, ...] = (USER,)
+USER, ITEM = "user", "item_prompt"
+SOFT_SLOTS: tuple[str, ...] = (USER, ITEM)
 """The names of soft slots, the places of soft prompts in a text."""
 
 _SLOT = re.compile(r"<[A-Za-z_][A-Za-z0-9_]*>")
@@ -24,6 +24,7 @@ _HISTORY_TITLES = 5  # paper, data section: five clicked titles in a row, here t
 # digits come next.
 PRESETS: dict[str, str] = {
     "rating": "<item>\nRating by one user:<user> ",
+    "rating-items": "<item><item_prompt>\nRating by one user:<user> ",
     "click": "Headline: <item>\nWill the reader of <history> open it, given <user>? Yes or No:",
     "paper/amazon": (
         "A viewer's taste is described by <user>. Which whole number from 1 to 5 would this viewer "
@@ -55,16 +56,17 @@ Parts = tuple[Part, ...]
 
 @dataclass(frozen=True)
 class SoftSlot:
-    """Where a soft prompt stands in a text; ``name`` says which, such as ``user``."""
+    """Where a soft prompt stands in a text; ``name`` is one of :data:`SOFT_SLOTS`."""
 
     name: str
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A text with the placeholder ``<user>`` exactly once, and optional placeholders ``<item>`` and ``<history>``.
+    """A text with ``<user>`` exactly once, and optional placeholders ``<item>``, ``<history>`` and ``<item_prompt>``.
 
-    The soft prompt takes the place of ``<user>`` at embedding level; no token stands for it.
+    The user's soft prompt takes the place of ``<user>`` at embedding level, and the item's that of ``<item_prompt>``;
+    no tokens stand for them.
 
     Raises:
         TemplateError: a placeholder is unknown, missing or repeated.
@@ -111,6 +113,11 @@ class PromptTemplate:
         return tuple(
             piece if place % step == 0 else SoftSlot(piece) for place, piece in enumerate(pieces) if piece is not None
         )
+
+    @property
+    def soft_slots(self) -> tuple[str, ...]:
+        """The names of the template's soft slots, in the text's order."""
+        return tuple(own.name for own in self._own if isinstance(own, SoftSlot))
 
     def segments(self, row: Mapping[str, Any]) -> tuple[Parts | SoftSlot, ...]:
         """The text of one row of interactions as segments: texts and soft slots, taking turns.

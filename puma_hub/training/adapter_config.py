@@ -37,6 +37,7 @@ def whole_config(
         "task": lm.task.to_dict(),
         "template": lm.template.text,
         "answer_texts": lm.answer_texts,
+        "owners": banks[0].provenance.owners,
     }
     of_init: Any = init.config if init is not None else None
     if config is not None:

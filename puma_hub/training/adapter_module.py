@@ -16,6 +16,7 @@ from puma_hub.tasks import RatingHead
 from puma_hub.training.adapter_rows import AdapterRows
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.encoded_rows import EncodedInteractions
+from puma_hub.training.gauss_newton import trained_head
 from puma_hub.training.module import TrainedModule
 
 _MEMORY = 0.9  # decay of the running sum of residuals from step to step: it covers about ten steps
@@ -52,6 +53,10 @@ class AdapterModule(TrainedModule):
         return self.adapter.head
 
     @property
+    def trained_head(self) -> RatingHead | None:
+        return trained_head(self.adapter)
+
+    @property
     def model(self) -> nn.Module:
         return self.adapter
 
@@ -72,9 +77,9 @@ class AdapterModule(TrainedModule):
             weight, predictions = args.teacher_weight, batch.predictions.to(lm.device)
             distillation = lm.task.loss(logits, predictions, self.adapter.head, batch.probabilities)
             loss = weight * distillation + (1.0 - weight) * loss
-        if self.adapter.head is not None:
+        if self.trained_head is not None:
             with torch.no_grad():
-                errors = self.adapter.head(logits) - batch.targets(args.teacher_weight).to(lm.device)
+                errors = self.trained_head(logits) - batch.targets(args.teacher_weight).to(lm.device)
                 step = torch.stack([errors.sum(), torch.ones_like(errors).sum()])
                 self.residuals.add_(reduce(step))  # over all processes
         return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
@@ -86,8 +91,8 @@ class AdapterModule(TrainedModule):
             {"params": network, "lr": args.learning_rate, "weight_decay": args.weight_decay}
         ]
         groups.append({"params": [self.adapter.base], "lr": args.base_learning_rate})
-        if self.adapter.head is not None:
-            groups.append({"params": list(self.adapter.head.parameters()), "lr": args.head_learning_rate})
+        if self.trained_head is not None:
+            groups.append({"params": list(self.trained_head.parameters()), "lr": args.head_learning_rate})
         return groups
 
     def clipped_parameters(self) -> list[nn.Parameter]:
@@ -108,5 +113,5 @@ class AdapterModule(TrainedModule):
         After a few dozen steps the two can still differ.
         """
         total, rows = self.residuals.tolist()
-        if rows and self.adapter.head is not None:
-            self.adapter.head.rescale(-total / rows)
+        if rows and self.trained_head is not None:
+            self.trained_head.rescale(-total / rows)

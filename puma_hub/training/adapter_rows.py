@@ -9,10 +9,12 @@ from dataclasses import dataclass, replace
 import datasets
 import torch
 
+from puma_hub.bank import PromptBank
 from puma_hub.data import of_users
 from puma_hub.data.rows import codes, column
 from puma_hub.errors import SelectionError
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks.owners import USERS, Owners
 from puma_hub.training.encoded_rows import EncodedInteractions, some_users
 from puma_hub.training.teacher import TEACHER_COLUMNS, noisy_prompts, source_predictions
 
@@ -64,23 +66,28 @@ def adapter_rows(
     shape: tuple[int, int],
     validation_share: float,
     seed: int,
+    owners: Owners = USERS,
+    given: PromptBank | None = None,
 ) -> AdapterRows:
-    """Split checked ``rows`` by user and encode them.
+    """Split checked ``rows`` by user, or item, and encode them.
 
     Args:
         row_of: the row of each bank user's prompts.
         chosen: the training and validation users together.
         shape: ``(l, s)`` of a source prompt.
+        owners: whose prompts the banks hold.
+        given: the target's prompts in the other soft slot, where there are some.
 
     Raises:
         SelectionError: a chosen user is in no bank, or no chosen user has rows.
         InteractionsError: the teacher's columns are malformed.
     """
-    rows, present = _rows_of(rows, row_of, chosen)
+    rows, present = _rows_of(rows, row_of, chosen, owners)
     train, validation = some_users(present, validation_share, seed)
-    parts = [of_users(rows, names) for names in (train, validation)]
+    parts = [of_users(rows, names, owners.column) for names in (train, validation)]
     # All rows in one call: the prefix groups are then the same for every split of the users.
-    encoded = EncodedInteractions.build(lm, datasets.concatenate_datasets(parts), row_of, shape[0])
+    together = datasets.concatenate_datasets(parts)
+    encoded = EncodedInteractions.build(lm, together, row_of, shape[0], owners, given)
     training = encoded.take(torch.arange(len(parts[0])))
     held_out = encoded.take(torch.arange(len(parts[0]), len(encoded)))
     teacher_prompts = None
@@ -96,19 +103,22 @@ def adapter_rows(
 
 
 def _rows_of(
-    rows: datasets.Dataset, row_of: Mapping[str, int], chosen: Sequence[str]
+    rows: datasets.Dataset, row_of: Mapping[str, int], chosen: Sequence[str], owners: Owners
 ) -> tuple[datasets.Dataset, list[str]]:
-    """The rows of the chosen users, and the sorted ids of those who have rows."""
+    """The rows of the chosen users or items, and the sorted ids of those that have rows."""
     unknown = sum(user not in row_of for user in chosen)
     if unknown:
-        raise SelectionError(f"{unknown} of {len(chosen)} users to train on are in no bank; select users of the bank")
-    rows = of_users(rows, chosen)
-    present = sorted(codes(column(rows, "user_id"))[1])
+        raise SelectionError(
+            f"{unknown} of {len(chosen)} {owners.name} to train on are in no bank; select {owners.name} of the bank"
+        )
+    rows = of_users(rows, chosen, owners.column)
+    present = sorted(codes(column(rows, owners.column))[1])
     if not present:
         raise SelectionError(
-            f"none of the {len(chosen)} chosen users has training rows; choose users of the interactions"
+            f"none of the {len(chosen)} chosen {owners.name} has training rows; choose {owners.name} of the "
+            "interactions"
         )
     if len(present) < len(chosen):
         missing = len(chosen) - len(present)
-        logger.warning("%d of %d chosen users have no training rows and were left out", missing, len(chosen))
+        logger.warning("%d of %d chosen %s have no training rows and were left out", missing, len(chosen), owners.name)
     return rows, present

@@ -15,6 +15,7 @@ from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.errors import MismatchError
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks.owners import USERS
 from puma_hub.training.adapter_config import whole_config
 
 
@@ -30,12 +31,14 @@ def fresh_adapter(
     config: PumaConfig | None,
     init: PumaAdapter | None,
     seed: int,
+    given: PromptBank | None = None,
 ) -> PumaAdapter:
     """A new adapter from ``banks`` to ``lm``, or a copy of ``init``, as it is before the first step.
 
     Args:
         statistics: of each bank.
         seed: of the network's random weights.
+        given: the target's users, for banks of items: these have the users' rating head, which is not trained.
 
     Raises:
         MismatchError: banks, config, init and task do not belong together.
@@ -54,16 +57,26 @@ def fresh_adapter(
     mean = torch.from_numpy(np.concatenate([part.mean for part in statistics], axis=-1))
     if is_trained(init):
         adapter.recenter(mean)
+        if init is not None and init.config.owners != whole.owners:
+            _start_base(adapter, lm, banks)  # offsets go from LLM to LLM alike, the base is that of the other slot
     else:
         adapter.standardize(mean, [part.spread for part in statistics], lm.embedding_rms)
-        _start_base_and_head(adapter, lm, banks)
+        _start_base(adapter, lm, banks)
+        _start_head(adapter, banks)
+    if adapter.head is not None and given is not None and given.owners is USERS and given.head is not None:
+        adapter.head.load_state_dict(given.head.state_dict())
+        adapter.head.requires_grad_(False)
     _record_sensitivity(adapter, statistics)
     return adapter
 
 
-def _start_base_and_head(adapter: PumaAdapter, lm: PersonalizedLM, banks: Sequence[PromptBank]) -> None:
+def _start_base(adapter: PumaAdapter, lm: PersonalizedLM, banks: Sequence[PromptBank]) -> None:
     with torch.no_grad():
-        adapter.base.copy_(lm.word_prompt(adapter.config.prompt_length) / lm.embedding_rms)
+        word = lm.word_prompt(adapter.config.prompt_length, banks[0].owners.slot)
+        adapter.base.copy_(word / lm.embedding_rms)
+
+
+def _start_head(adapter: PumaAdapter, banks: Sequence[PromptBank]) -> None:
     heads = [bank.head for bank in banks if bank.head is not None]
     if adapter.head is not None and heads:
         adapter.head.load_state_dict(heads[0].state_dict())  # paper: the source's head is trained along

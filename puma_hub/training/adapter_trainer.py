@@ -12,10 +12,12 @@ import torch
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
 from puma_hub.bank import BankStatistics, PromptBank
+from puma_hub.bank.fit import require_given, require_owners
 from puma_hub.bank.join import join_banks
 from puma_hub.data import check_interactions
-from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks.owners import ITEMS, USERS, Owners
 from puma_hub.training.adapter_module import AdapterModule
 from puma_hub.training.adapter_record import record_banks, record_sensitivity
 from puma_hub.training.adapter_rows import adapter_rows, has_labels, has_teacher
@@ -43,15 +45,18 @@ class AdapterTrainer(BaseTrainer):
             ``teacher_weight``. Validation uses labels, if the rows have them.
         args: see :class:`PumaTrainingArguments`; the defaults depend on whether the adapter learns from labels or
             predictions.
-        users: the chosen users; all users of the banks by default. A ``validation_share`` of them is held out to
-            choose the best epoch.
+        users: the chosen users, or ids of items; all of the banks by default. A ``validation_share`` of them is held
+            out to choose the best epoch.
         config: the adapter's configuration; ``seed`` architecture by default. Fields that are not set are filled in
             from banks and scorer. Fields that are set have to agree with them.
         init: an adapter to start from, for example one of :func:`puma_hub.warm_start`.
+        given: the target's prompts of the other kind, for a template with ``<user>`` and ``<item_prompt>``. They fill
+            their slot and are not changed. Banks of items need the users' migrated bank, whose rating head the adapter
+            keeps.
         callbacks: callbacks of transformers or their classes, for example ``EarlyStoppingCallback``.
 
     Raises:
-        MismatchError: banks, config, init or task do not belong together.
+        MismatchError: banks, config, init, given prompts or task do not belong together.
         SelectionError: no chosen user has rows.
         ConfigurationError: arguments do not fit the adapter, or a tracker of ``report_to`` is unknown.
         MissingDependencyError: a tracker's package is not installed.
@@ -69,6 +74,7 @@ class AdapterTrainer(BaseTrainer):
         users: Sequence[str] | None = None,
         config: PumaConfig | None = None,
         init: PumaAdapter | None = None,
+        given: PromptBank | None = None,
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
         checked = check_interactions(interactions, target_lm.task, labels=False)
@@ -77,16 +83,18 @@ class AdapterTrainer(BaseTrainer):
         self.learns_from = "source predictions" if distilled else "labels"
         super().__init__(target_lm, _filled(args or PumaTrainingArguments(), distilled, config, init), callbacks)
         self.banks = [banks] if isinstance(banks, PromptBank) else list(banks)
+        self.owners = _owners(target_lm, self.banks, given)
         self._users, prompts = join_banks(self.banks)
         self._prompts = torch.from_numpy(prompts.copy())
         self._statistics = [bank.statistics or BankStatistics.alone(bank.prompts) for bank in self.banks]
-        self.adapter = fresh_adapter(target_lm, self.banks, self._statistics, config, init, self.args.seed)
+        self.adapter = fresh_adapter(target_lm, self.banks, self._statistics, config, init, self.args.seed, given)
         row_of = {user: row for row, user in enumerate(self._users)}
         chosen = list(dict.fromkeys(users)) if users is not None else self._users
         shape = (self.banks[0].shape[0], self.adapter.config.source_size)
         assert self.args.validation_share is not None  # filled
         share = self.args.validation_share
-        self._rows = adapter_rows(target_lm, checked, row_of, chosen, shape, share, self.args.seed)
+        seed = self.args.seed
+        self._rows = adapter_rows(target_lm, checked, row_of, chosen, shape, share, seed, self.owners, given)
         train = self._rows.train
         if len(self.banks) > 1 and self._rows.teacher_prompts is not None:
             own = self._prompts[self._rows.encoded.users[: len(train)]]
@@ -127,7 +135,7 @@ class AdapterTrainer(BaseTrainer):
         state = loop.run()
         module.level()
         self._trained = module
-        adapter = copy.deepcopy(module.adapter).cpu().eval()
+        adapter = copy.deepcopy(module.adapter).cpu().eval().requires_grad_(True)
         with loop.timed("sensitivity"):
             self._record(adapter)
         self.report = self._report(state)
@@ -162,6 +170,7 @@ class AdapterTrainer(BaseTrainer):
         return common_facts(
             method="adapter training",
             learns_from=self.learns_from,
+            owners=self.owners.name,
             architecture=self.adapter.config.architecture,
             parameters=sum(parameter.numel() for parameter in self.adapter.parameters()),
             start_rows=len(self._begun_on),
@@ -199,6 +208,27 @@ class AdapterTrainer(BaseTrainer):
             "sensitivity": sensitivity,
             "prefix_cache": prefixes,
         }
+
+
+def _owners(lm: PersonalizedLM, banks: Sequence[PromptBank], given: PromptBank | None) -> Owners:
+    """Whose prompts the banks hold.
+
+    Raises:
+        MismatchError: some hold users' and some items', or ``given`` does not go with them.
+    """
+    if not banks:
+        return USERS  # refused where banks are joined
+    for bank in banks[1:]:
+        require_owners(bank, banks[0].owners, "aggregation")
+    owners = banks[0].owners
+    if given is not None:
+        require_given(given, lm, "training")
+        require_owners(given, owners.others, "training, given prompts")
+    elif owners is ITEMS:
+        raise MismatchError(
+            "prompts of items are read along with those of users; give the bank of users on the target LLM as given="
+        )
+    return owners
 
 
 def _require_something_to_learn(rows: datasets.Dataset, taught: bool, teacher_weight: float) -> None:

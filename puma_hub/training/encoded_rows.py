@@ -10,10 +10,13 @@ import datasets
 import numpy as np
 import torch
 
+from puma_hub.bank import PromptBank
+from puma_hub.bank.filling import filled_slot
 from puma_hub.data import check_interactions
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.data.split import TimeOrder
 from puma_hub.scorer import EncodedRows, PersonalizedLM
+from puma_hub.tasks.owners import USERS, Owners
 from puma_hub.training.state import identity_hash, tensor_hash
 
 
@@ -24,7 +27,7 @@ class EncodedInteractions:
     Attributes:
         rows: the token ids.
         labels: float32 ``(N,)``.
-        users: int64 ``(N,)``, the row in the bank of each interaction's user.
+        users: int64 ``(N,)``, the row in the bank of each interaction's user, or item for a bank of items.
         predictions: the teacher's, float32 ``(N,)``; None without a teacher.
         probabilities: the teacher's for each answer, float32 ``(N, answers)``; None without a teacher.
     """
@@ -40,18 +43,25 @@ class EncodedInteractions:
 
     @classmethod
     def build(
-        cls, lm: PersonalizedLM, interactions: datasets.Dataset, row_of: Mapping[str, int], prompt_length: int
+        cls,
+        lm: PersonalizedLM,
+        interactions: datasets.Dataset,
+        row_of: Mapping[str, int],
+        prompt_length: int,
+        owners: Owners = USERS,
+        given: PromptBank | None = None,
     ) -> EncodedInteractions:
-        """Check and tokenise ``interactions``. ``row_of`` has the bank row of every user in them.
+        """Check and tokenise ``interactions``. ``row_of`` has the bank row of every user, or item, in them.
 
-        Labels are NaN if there is no such column.
+        Labels are NaN if there is no such column. ``given``: the bank whose prompts fill the other soft slot.
         """
         interactions = check_interactions(interactions, lm.task, labels=False)
-        rows = lm.encode(interactions.select_columns(lm.template.columns(interactions.column_names)), prompt_length)
+        shown = interactions.select_columns(lm.template.columns(interactions.column_names))
+        rows = lm.encode(shown, prompt_length, filled_slot(given, interactions) if given is not None else None)
         labels = torch.full((len(interactions),), math.nan)
         if "label" in interactions.column_names:
             labels = torch.from_numpy(numbers(interactions, "label").astype(np.float32))
-        user_of, names = codes(column(interactions, "user_id"))
+        user_of, names = codes(column(interactions, owners.column))
         users = torch.from_numpy(np.array([row_of[name] for name in names], dtype=np.int64)[user_of])
         return cls(rows, labels, users)
 
@@ -77,17 +87,20 @@ class EncodedInteractions:
         )
 
     def hashes(self) -> list[str]:
-        """Hashes of labels, users and token ids."""
-        texts = {"rows": self.rows.listed()}
-        return [tensor_hash(self.labels, self.users), identity_hash(texts)]
+        """Hashes of labels, users and token ids, and of the prompts in a filled slot."""
+        texts, filled = {"rows": self.rows.listed()}, self.rows.filled
+        given = [] if filled is None else [tensor_hash(filled.prompts, torch.from_numpy(filled.of_row))]
+        return [tensor_hash(self.labels, self.users), identity_hash(texts), *given]
 
 
-def last_of_each_user(interactions: datasets.Dataset, share: float) -> tuple[list[int], list[int]]:
-    """Row numbers for training and for validation.
+def last_of_each_user(
+    interactions: datasets.Dataset, share: float, owners: Owners = USERS
+) -> tuple[list[int], list[int]]:
+    """Row numbers to train on and to validate on: the last ``share`` in time of each user's, or item's, rows.
 
-    Validation gets the last ``share`` in time of each user's rows. Each user keeps at least one row for training.
+    Validation gets the last ``share``. Each user, or item, keeps at least one row for training.
     """
-    order = TimeOrder.of(interactions)
+    order = TimeOrder.of(interactions, owners.column)
     kept = order.position < np.maximum(1, order.count - np.floor(order.count * share + 1e-9))
     return np.sort(order.rows[kept]).tolist(), np.sort(order.rows[~kept]).tolist()
 

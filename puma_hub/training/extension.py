@@ -15,12 +15,14 @@ import torch
 
 from puma_hub.bank import PromptBank
 from puma_hub.bank.columns import to_dataset
-from puma_hub.bank.fit import require_scorer
+from puma_hub.bank.filling import head_of, mean_prompt
+from puma_hub.bank.fit import GIVEN, require_scorer
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import flat
 from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
+from puma_hub.tasks.template import ITEM
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.state import identity_hash, tensor_hash
 from puma_hub.training.variances import Variances, variances_of
@@ -51,12 +53,12 @@ def base_of(bank: PromptBank) -> torch.Tensor:
 
     It is the mean of the bank's training, or of the bank's prompts if no training is recorded.
     """
-    known = bank.statistics
-    mean = known.mean if known is not None else bank.prompts.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return torch.from_numpy(mean.copy())
+    return torch.from_numpy(mean_prompt(bank).copy())
 
 
-def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments) -> PumaTrainingArguments:
+def filled_for(
+    bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments, given: PromptBank | None = None
+) -> PumaTrainingArguments:
     """``args`` with the bank's prompt method and length, and without validation rows unless a share is given.
 
     Raises:
@@ -64,7 +66,7 @@ def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments
         ConfigurationError: the bank was trained by another method.
         BankError: the bank is empty.
     """
-    require_scorer(bank, lm, "the bank to add users to")
+    require_scorer(bank, lm, "the bank to add users to", given)
     if not len(bank):
         raise BankError("the bank to add users to is empty, so it has no base; train its prompts without bank=")
     if args.prompt_length not in (None, bank.shape[0]):
@@ -82,7 +84,19 @@ def filled_for(bank: PromptBank, lm: PersonalizedLM, args: PumaTrainingArguments
     return args.filled(defaults)
 
 
-def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None) -> Frozen:
+def frozen_for_items(lm: PersonalizedLM, users: PromptBank, args: PumaTrainingArguments) -> Frozen:
+    """The fixed base and head for training the first prompts of items.
+
+    The base is the word that filled their slot when the prompts of ``users`` were trained; the head is that of users.
+    """
+    assert args.prompt_length is not None  # filled
+    base = lm.word_prompt(args.prompt_length, ITEM) if args.prompt_method != "independent" else None
+    return Frozen(base, _frozen_head(users), 0)
+
+
+def frozen(
+    bank: PromptBank, users: Sequence[str], rows: int, method: str | None, given: PromptBank | None = None
+) -> Frozen:
     """The fixed base and head for training ``users``, who have ``rows`` training rows."""
     base = base_of(bank) if method != "independent" else None
     if base is None:
@@ -91,15 +105,17 @@ def frozen(bank: PromptBank, users: Sequence[str], rows: int, method: str | None
             "and only the head is taken from the bank",
             len(users),
         )
-    head = None
-    if bank.head is not None:
-        head = copy.deepcopy(bank.head).float().eval().requires_grad_(False)
     details = bank.provenance.details
     known = bool(details.get("rows")) and bool(details.get("users"))
     each = float(details["rows"]) / float(details["users"]) if known else rows / len(users)
     coming = set(users)
     others = round(each * sum(user not in coming for user in bank.user_ids)) if method != "posterior" else 0
-    return Frozen(base, head, others, variances_of(details))
+    return Frozen(base, _frozen_head(bank, given), others, variances_of(details))
+
+
+def _frozen_head(bank: PromptBank, given: PromptBank | None = None) -> RatingHead | None:
+    head = head_of(bank, given)
+    return None if head is None else copy.deepcopy(head).float().eval().requires_grad_(False)
 
 
 def bank_hash(bank: PromptBank) -> str:
@@ -130,6 +146,7 @@ def extended(
     dataset = to_dataset(table.select(names), old.features)
     when = datetime.now(timezone.utc).isoformat(timespec="seconds")
     step = {"users": len(new), "renewed": len(renewed), "when": when, **facts}
-    details = {**bank.provenance.details, "added": [*bank.provenance.details.get("added", ()), step]}
+    given = {GIVEN: facts[GIVEN]} if GIVEN in facts else {}
+    details = {**bank.provenance.details, **given, "added": [*bank.provenance.details.get("added", ()), step]}
     rows = TrainedRows.of_all([bank.provenance.trained_rows, trained])
     return PromptBank(dataset, replace(bank.provenance, details=details, trained_rows=rows), bank.head)

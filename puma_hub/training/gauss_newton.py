@@ -148,12 +148,12 @@ def _linearize(
     (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
     require_finite(gradients, "gradients", lm.dtype)
     errors = targets.to(predictions.device) - predictions.detach()
-    head_gradients = _head_gradients(lm.task, adapter.head, logits.detach())
+    head_gradients = _head_gradients(lm.task, trained_head(adapter), logits.detach())
     return LinearRows(errors, gradients, head_gradients, inputs)
 
 
 def _head_gradients(task: Task, head: RatingHead | None, logits: torch.Tensor) -> torch.Tensor:
-    """Gradients ``(M, h)`` of the predictions with respect to the head's weights; ``h`` is 0 without a head."""
+    """Gradients ``(M, h)`` of the predictions with respect to the head's weights; ``h`` is 0 without a trained head."""
     if head is None:
         return logits.new_zeros(len(logits), 0)
 
@@ -165,11 +165,17 @@ def _head_gradients(task: Task, head: RatingHead | None, logits: torch.Tensor) -
     return torch.cat([part.flatten(1) for part in each.values()], dim=1)
 
 
+def trained_head(adapter: PumaAdapter) -> RatingHead | None:
+    """The adapter's rating head if it is trained; an adapter of items keeps that of users."""
+    head: RatingHead | None = adapter.head
+    return head if head is not None and all(weight.requires_grad for weight in head.parameters()) else None
+
+
 def _solved_weights(adapter: PumaAdapter) -> dict[str, torch.Tensor]:
     """The weights that are solved for, named as in :class:`Change`."""
     network: Any = adapter.network
-    head = adapter.head.parameters() if adapter.head is not None else ()
-    flat = nn.utils.parameters_to_vector(head) if adapter.head is not None else adapter.base.new_zeros(0)
+    head = trained_head(adapter)
+    flat = nn.utils.parameters_to_vector(head.parameters()) if head is not None else adapter.base.new_zeros(0)
     return {"base": adapter.base, "map": network.residual.weight, "head": flat}
 
 
@@ -178,5 +184,6 @@ def _set_weights(adapter: PumaAdapter, values: dict[str, torch.Tensor]) -> None:
     network: Any = adapter.network
     adapter.base.copy_(values["base"])
     network.residual.weight.copy_(values["map"])
-    if adapter.head is not None:
-        nn.utils.vector_to_parameters(values["head"], adapter.head.parameters())
+    head = trained_head(adapter)
+    if head is not None:
+        nn.utils.vector_to_parameters(values["head"], head.parameters())

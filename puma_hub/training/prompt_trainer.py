@@ -1,4 +1,4 @@
-"""Training the users' soft prompts on one LLM: makes the source bank, and the retraining baseline."""
+"""Training soft prompts of users or items on one LLM: makes the source bank, and the retraining baseline."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ import numpy as np
 import torch
 
 from puma_hub.bank import BankStatistics, PromptBank
+from puma_hub.bank.fit import given_fact, require_given
 from puma_hub.data import check_interactions
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import codes, column, take_rows
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
+from puma_hub.tasks.owners import ITEMS, USERS
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
 from puma_hub.training.encoded_rows import EncodedInteractions, last_of_each_user
-from puma_hub.training.extension import bank_hash, extended, filled_for, frozen
+from puma_hub.training.extension import Frozen, bank_hash, extended, filled_for, frozen, frozen_for_items
 from puma_hub.training.loop import RowCounts
 from puma_hub.training.posterior import STEPS
 from puma_hub.training.posterior_module import PosteriorModule
@@ -34,7 +36,7 @@ from puma_hub.training.variances import LATEST, VARIANCES
 
 
 class PromptTrainer(BaseTrainer):
-    """Trains one soft prompt for each user, and the rating head, on a frozen LLM.
+    """Trains one soft prompt for each user, and the rating head, on a frozen LLM; with users' prompts, items'.
 
     Args:
         lm: the scorer.
@@ -45,11 +47,16 @@ class PromptTrainer(BaseTrainer):
             head. New users are added, and users of the bank get new prompts. Base, head and all other prompts are not
             changed. In a bank of the independent method there is no base, so the new prompts start at random. By
             default there is no validation, and the weights of the last epoch are kept.
+        given: prompts of the other kind, for a template with ``<user>`` and ``<item_prompt>``. They fill their slot and
+            are not changed. Given users' prompts, those of the rows' items are trained around the word "item", with the
+            users' rating head and by default in closed form. Given items' prompts, those of users are trained. Without
+            them the word "item" fills the slot of items.
         callbacks: callbacks of transformers or their classes, for example ``EarlyStoppingCallback``.
 
     Raises:
         InteractionsError: rows are malformed or labels outside the task.
-        MismatchError: the bank is of another LLM, template, task or prompt length.
+        MismatchError: a bank is of another LLM, template, task or prompt length, or ``bank`` and ``given`` do not hold
+            one users' and one items' prompts.
         ConfigurationError: the bank was trained by another method, or a tracker of ``report_to`` is unknown.
         MissingDependencyError: a tracker's package is not installed.
     """
@@ -63,33 +70,42 @@ class PromptTrainer(BaseTrainer):
         args: PumaTrainingArguments | None = None,
         *,
         bank: PromptBank | None = None,
+        given: PromptBank | None = None,
         callbacks: Sequence[Callback] | None = None,
     ) -> None:
         args = args or PumaTrainingArguments()
+        self.bank, self.given = bank, given
+        self.owners = given.owners.others if given is not None else USERS
         if bank is not None:
-            args = filled_for(bank, lm, args)
+            args = filled_for(bank, lm, args, given)
+        elif given is not None:
+            require_given(given, lm, "training")
         args = args.filled({"prompt_method": "posterior", "prompt_length": 1})
         assert args.prompt_method is not None and args.prompt_length is not None
-        only_solves = args.prompt_method == "posterior" and bank is not None
+        frozen_base = bank is not None or self.owners is ITEMS
+        only_solves = args.prompt_method == "posterior" and frozen_base
         defaults = {"validation_share": VALIDATION_SHARE, **PROMPT_DEFAULTS[args.prompt_method]}
         args = args.filled(defaults | {"num_train_epochs": 0} if only_solves else defaults)
         assert args.validation_share is not None and args.prompt_length is not None
         super().__init__(lm, args, callbacks)
         if not only_solves:
             self.args.require_training()
-        self.bank = bank
         rows = check_interactions(interactions, lm.task)
-        self.users = sorted(codes(column(rows, "user_id"))[1])
+        self.users = sorted(codes(column(rows, self.owners.column))[1])
         row_of = {user: row for row, user in enumerate(self.users)}
-        encoded = EncodedInteractions.build(lm, rows, row_of, args.prompt_length)
-        train, validation = last_of_each_user(rows, args.validation_share)
+        encoded = EncodedInteractions.build(lm, rows, row_of, args.prompt_length, self.owners, given)
+        train, validation = last_of_each_user(rows, args.validation_share, self.owners)
         self._train = encoded.take(torch.tensor(train))
         self._latest = torch.zeros(len(train), dtype=torch.bool)
-        self._latest[last_of_each_user(take_rows(rows, train), LATEST)[1]] = True
+        self._latest[last_of_each_user(take_rows(rows, train), LATEST, self.owners)[1]] = True
         self._validation = encoded.take(torch.tensor(validation, dtype=torch.long))
         self._encoded = encoded
         self._trained_rows = TrainedRows.of(rows)
-        self._frozen = frozen(bank, self.users, len(train), args.prompt_method) if bank is not None else None
+        self._frozen: Frozen | None = None
+        if bank is not None:
+            self._frozen = frozen(bank, self.users, len(train), args.prompt_method, given)
+        elif given is not None and self.owners is ITEMS:
+            self._frozen = frozen_for_items(lm, given, args)
 
     def _module(self) -> PromptModule:
         facts = self.lm, len(self.users), self._train, self._validation, self.args, self._frozen
@@ -122,14 +138,14 @@ class PromptTrainer(BaseTrainer):
         self.report = self._report(state)
         loop.write_report(self.report)
         if self.bank is not None:
-            facts = {key: self.report[key] for key in ("best_epoch", "rows", "seed")}
+            facts = {key: self.report[key] for key in ("best_epoch", "rows", "seed")} | given_fact(self.given)
             return extended(self.bank, self.users, prompts, self._trained_rows, facts)
         head = None
         if module.head is not None:
             head = copy.deepcopy(module.head).cpu().eval().requires_grad_(False)
         recorded = ("method", "prompt_method", "best_epoch", "users", "rows", "seed", "answer_texts")
         details = {key: self.report[key] for key in recorded}
-        details[MEAN_ANSWERS] = module.mean_answers()
+        details |= {**given_fact(self.given), **self._mean_answers(module)}
         if isinstance(module, PosteriorModule):
             details[VARIANCES] = dict(zip(("offset", "noise"), module.variances.tolist()))
         return PromptBank.from_arrays(
@@ -143,7 +159,16 @@ class PromptTrainer(BaseTrainer):
             details=details,
             statistics=statistics,
             trained_rows=self._trained_rows,
+            owners=self.owners.name,
         )
+
+    def _mean_answers(self, module: PromptModule) -> dict[str, Any]:
+        """The mean answer logits, for the details: where base and head are the users', those of their training."""
+        if self._frozen is None:
+            return {MEAN_ANSWERS: module.mean_answers()}
+        assert self.given is not None  # for items
+        known = self.given.provenance.details.get(MEAN_ANSWERS)
+        return {} if known is None else {MEAN_ANSWERS: known}
 
     def _sensitivity(self, head: RatingHead | None, mean: np.ndarray) -> np.ndarray:
         prompt = torch.from_numpy(mean.copy())
@@ -160,6 +185,7 @@ class PromptTrainer(BaseTrainer):
                 "rows": self._encoded.hashes(),
                 "users": self.users,
                 "bank": bank_hash(self.bank) if self.bank is not None else None,
+                "given": bank_hash(self.given) if self.given is not None else None,
             }
         )
 
@@ -176,6 +202,7 @@ class PromptTrainer(BaseTrainer):
             method="prompt training",
             prompt_method=self.args.prompt_method,
             **training_facts(state, len(self._train), self.args.seed),
+            owners=self.owners.name,
             users=len(self.users),
             samples_until_best_epoch=round(len(self._train) * (state.best_epoch + self._solving_passes)),
             **self._bank_facts(),

@@ -88,7 +88,7 @@ def forward_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> 
         prefix counts once, others once for each row.
     """
     weights = layer_weights(lm)
-    after = prompt_length * len(rows) + sum(rows.text_after)
+    after = (prompt_length + rows.filled_length) * len(rows) + sum(rows.text_after)
     cached = lm.cache_report.policy in ("full", "lru")
     before = sum(len(prefix) for prefix in (set(rows.prefixes) if cached else rows.prefixes))
     return 2.0 * weights * after, 2.0 * weights * before

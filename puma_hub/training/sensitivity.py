@@ -13,12 +13,17 @@ import numpy as np
 import torch
 
 from puma_hub.bank import PromptBank
-from puma_hub.bank.fit import require_scorer
+from puma_hub.bank.filling import filled_slot, head_of
+from puma_hub.bank.fit import require_given, require_owners, require_scorer
+from puma_hub.bank.reference import Reference
+from puma_hub.data import check_interactions
 from puma_hub.data.rows import require_dataset
 from puma_hub.errors import BankError, InteractionsError
 from puma_hub.scorer import EncodedRows, PersonalizedLM
 from puma_hub.scorer.finite import require_finite
 from puma_hub.tasks import RatingHead
+from puma_hub.tasks.owners import USERS
+from puma_hub.tasks.template import ITEM
 from puma_hub.training.report import forward_flops
 
 ROWS = 128
@@ -26,7 +31,12 @@ ROWS = 128
 
 
 def with_sensitivity(
-    lm: PersonalizedLM, bank: PromptBank, interactions: datasets.Dataset, *, batch_size: int = 256
+    lm: PersonalizedLM,
+    bank: PromptBank,
+    interactions: datasets.Dataset,
+    *,
+    batch_size: int = 256,
+    given: PromptBank | None = None,
 ) -> PromptBank:
     """Return the bank with the sensitivity of its LLM in its statistics.
 
@@ -36,6 +46,7 @@ def with_sensitivity(
     Args:
         lm: the scorer of the bank's LLM, with the bank's template and task.
         interactions: rows like those the bank was trained on. 128 evenly spaced rows are used, without labels.
+        given: the prompts in the template's other slot; for a bank of items those of users.
 
     Raises:
         MismatchError: the bank belongs to another LLM, template or task.
@@ -43,7 +54,7 @@ def with_sensitivity(
         InteractionsError: there are no rows.
         NotFiniteError: gradients are NaN or infinite.
     """
-    require_scorer(bank, lm, "its sensitivity")
+    require_scorer(bank, lm, "its sensitivity", given)
     known = bank.statistics
     if known is None:
         raise BankError(
@@ -53,9 +64,42 @@ def with_sensitivity(
     rows = require_dataset(interactions)
     if not len(rows):
         raise InteractionsError("there are no rows to measure the sensitivity on; give some of the bank's training")
-    encoded = lm.encode(rows.select_columns(lm.template.columns(rows.column_names)), bank.shape[0])
-    found = sensitivity_at(lm, encoded, torch.from_numpy(known.mean.copy()), bank.head, batch_size)
+    shown = rows.select_columns(lm.template.columns(rows.column_names))
+    encoded = lm.encode(shown, bank.shape[0], filled_slot(given, rows) if given is not None else None)
+    head = head_of(bank, given)
+    found = sensitivity_at(lm, encoded, torch.from_numpy(known.mean.copy()), head, batch_size)
     return bank.with_provenance(statistics=replace(known, sensitivity=found))
+
+
+def item_base(
+    lm: PersonalizedLM,
+    users: PromptBank,
+    interactions: datasets.Dataset,
+    prompt_length: int = 1,
+    *,
+    batch_size: int = 256,
+) -> Reference:
+    """Where item prompts stand that an adapter of users migrates: the word "item" on the target LLM.
+
+    For :func:`puma_hub.migrate` with ``base=``, where there is no adapter of items.
+
+    Args:
+        lm: the target's scorer.
+        users: the users' bank on the target, whose rating head reads the rows.
+        interactions: rows by which the sensitivity there is taken, as :func:`with_sensitivity` does.
+
+    Raises:
+        MismatchError: the bank belongs to another LLM, template or task, or the template has no ``<item_prompt>``.
+        InteractionsError: there are no rows.
+        NotFiniteError: gradients are NaN or infinite.
+    """
+    require_owners(users, USERS, "the base of items")
+    require_given(users, lm, "the base of items")
+    rows = check_interactions(interactions, lm.task, labels=False)
+    shown = rows.select_columns(lm.template.columns(rows.column_names))
+    encoded = lm.encode(shown, prompt_length, filled_slot(users, rows))
+    base = lm.word_prompt(prompt_length, ITEM)
+    return Reference(base.cpu().numpy(), sensitivity_at(lm, encoded, base, users.head, batch_size))
 
 
 def sensitivity_at(

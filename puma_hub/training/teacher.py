@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import torch
 
 from puma_hub.bank import BankStatistics, PromptBank
+from puma_hub.bank.filling import head_of
 from puma_hub.bank.fit import require_scorer
 from puma_hub.data import check_interactions, of_users
 from puma_hub.data.held_out import row_hashes
@@ -44,6 +45,7 @@ def with_source_predictions(
     noise: float = NOISE,
     seed: int = 42,
     batch_size: int = 256,
+    given: PromptBank | None = None,
 ) -> datasets.Dataset:
     """Return the rows of the bank's users with the source LLM's predictions for them, made with the users' prompts.
 
@@ -60,6 +62,7 @@ def with_source_predictions(
             then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
         seed: seed of the noise. A row's noise does not depend on other rows, unless they say the same. For an adapter
             of several sources, give each source another seed and join the rows with :func:`puma_hub.combine_teachers`.
+        given: the source's prompts of the other kind, which fill their slot; for a bank of items the bank of its users.
 
     Returns:
         A dataset with the columns ``source_prediction``, a rating or the probability of a click, and
@@ -74,13 +77,17 @@ def with_source_predictions(
         NotFiniteError: the LLM's answers to some rows are not finite.
     """
     _require_in_range(offset_share, spread, noise)
-    require_scorer(bank, lm, "the teacher")
+    require_scorer(bank, lm, "the teacher", given)
     spread, mean_answers = _spread(bank, lm, spread)
-    rows = of_users(check_interactions(interactions, lm.task, labels=False), bank.user_ids)
+    owners = bank.owners
+    rows = of_users(check_interactions(interactions, lm.task, labels=False), bank.user_ids, owners.column)
     if not len(rows):
-        raise InteractionsError(f"none of {len(interactions)} rows belongs to a user of the bank; check the user ids")
+        raise InteractionsError(
+            f"none of {len(interactions)} rows belongs to the {owners.name} of the bank; check the column "
+            f"{owners.column}"
+        )
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
-    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0])
+    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0], owners, given)
     prompts, prompt_of = torch.from_numpy(bank.prompts.copy()), encoded.users
     if noise:
         spread_of_users = (bank.statistics or BankStatistics.alone(bank.prompts)).spread
@@ -91,7 +98,7 @@ def with_source_predictions(
     with torch.no_grad():
         logits = predict_rows(lm, encoded.rows, shrunk, prompt_of, batch_size)
         logits = mean_answers + spread * (logits - mean_answers)
-    return _with_columns(rows, lm.task, logits, bank.head, prompts if noise else None)
+    return _with_columns(rows, lm.task, logits, head_of(bank, given), prompts if noise else None)
 
 
 def _with_columns(

@@ -16,6 +16,7 @@ import torch
 from puma_hub.data import of_users
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.tasks.owners import ITEMS, USERS
 from puma_hub.training.teacher import (
     PREDICTION,
     PROBABILITIES,
@@ -34,8 +35,8 @@ _ROWS_COMPARED, _SAME = 256, 0.9  # independent noise of so many rows is never s
 def combine_teachers(teachers: Sequence[datasets.Dataset], how: str | Sequence[float] = "mean") -> datasets.Dataset:
     """Return the rows that all sources were asked about, with one prediction each, for an adapter of several sources.
 
-    Rows of users whom some bank lacks are left out. Prompts that the sources were asked with stand side by side, in
-    the order of the sources. Their noise has to be independent: ask each source with another ``seed``.
+    Rows of users or items that some bank lacks are left out. Prompts that the sources were asked with stand side by
+    side, in the order of the sources. Their noise has to be independent: ask each source with another ``seed``.
 
     Args:
         teachers: the rows of :func:`puma_hub.with_source_predictions` by each source, of the same interactions and in
@@ -136,7 +137,7 @@ def _weights(how: str | Sequence[float], sources: int) -> np.ndarray:
 
 
 def _same_rows(teachers: Sequence[datasets.Dataset]) -> list[datasets.Dataset]:
-    """The rows of the users that all were asked about.
+    """The rows of the users and items that all were asked about.
 
     Raises:
         InteractionsError: they differ, or predictions are missing.
@@ -147,20 +148,24 @@ def _same_rows(teachers: Sequence[datasets.Dataset]) -> list[datasets.Dataset]:
             raise InteractionsError(
                 f"the rows of source {number} lack {', '.join(lacking)}; make them with with_source_predictions"
             )
-    named = [set(codes(column(rows, "user_id"))[1]) for rows in teachers]
-    common = reduce(set.intersection, named)
-    if not common:
-        raise InteractionsError("the sources were asked about no user in common; give them the same interactions")
-    left_out = len(set.union(*named)) - len(common)
-    if left_out:
-        logger.warning("%d users that some source was not asked about were left out", left_out)
-    alike = [of_users(rows, sorted(common)) for rows in teachers]
+    alike = list(teachers)
+    for owners in (USERS, ITEMS):
+        named = [set(codes(column(rows, owners.column))[1]) for rows in alike]
+        common = reduce(set.intersection, named)
+        if not common:
+            raise InteractionsError(
+                f"the sources were asked about no {owners.name} in common; give them the same interactions"
+            )
+        left_out = len(set.union(*named)) - len(common)
+        if left_out:
+            logger.warning("%d %s that some source was not asked about were left out", left_out, owners.name)
+            alike = [of_users(rows, sorted(common), owners.column) for rows in alike]
     first = _asked_about(alike[0])
     for number, rows in enumerate(alike[1:], 2):
         if not _asked_about(rows).equals(first):
             raise InteractionsError(
                 f"sources 1 and {number} were asked about other rows ({len(first)} and {len(rows)} of their common "
-                "users); give all the same interactions, in one order"
+                "users and items); give all the same interactions, in one order"
             )
     return alike
 

@@ -6,9 +6,11 @@ import datasets
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import BankStatistics, PromptBank
+from puma_hub.bank.fit import require_owners
 from puma_hub.data.rows import require_dataset
 from puma_hub.errors import ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
+from puma_hub.tasks.owners import USERS
 from puma_hub.training.adapter_record import record_banks, record_sensitivity
 from puma_hub.training.adapter_start import fresh_adapter, is_trained
 
@@ -35,12 +37,14 @@ def untrained_adapter(
 
     Raises:
         ConfigurationError: ``init`` has been trained.
-        MismatchError: bank, ``init``, and the scorer's LLM, task or template do not belong together.
+        MismatchError: bank, ``init``, and the scorer's LLM, task or template do not belong together, or the bank is of
+            items; an adapter of users migrates these, see :func:`puma_hub.training.item_base`.
         InteractionsError: there are no rows.
         NotFiniteError: gradients are NaN or infinite.
     """
     if is_trained(init):
         raise ConfigurationError("init has been trained already; use it as it is, or give one of puma_hub.warm_start")
+    require_owners(bank, USERS, "an adapter without training")
     statistics = [bank.statistics or BankStatistics.alone(bank.prompts)]
     adapter = fresh_adapter(target_lm, [bank], statistics, None, init, seed=0).cpu().eval()
     record_banks(adapter, bank.prompts, statistics)
