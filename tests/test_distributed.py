@@ -160,7 +160,7 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     banks = [PromptBank.from_pretrained(tmp_path / name / "bank").prompts for name in ("one", "two")]
     assert np.abs(banks[0] - banks[1]).max() < 1e-3
     offsets = [prompts - prompts.mean(axis=0) for prompts in banks]
-    assert np.abs(offsets[0] - offsets[1]).max() < 0.1 * np.abs(offsets[0]).max()
+    assert np.corrcoef(*(part.ravel() for part in offsets))[0, 1] > 0.9
     weights = [PumaAdapter.from_pretrained(tmp_path / name / "m" / "adapter").state_dict() for name in ("one", "two")]
     for name, tensor in weights[0].items():
         assert (tensor - weights[1][name]).abs().max() < 1e-3, name

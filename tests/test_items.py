@@ -40,7 +40,15 @@ from puma_hub.training import item_base
 from tests.conftest import make_model, make_tokenizer
 from tests.two_slots import ITEMS, make_rows, plain, two_slots
 
-QUIET = PumaTrainingArguments(disable_tqdm=True, seed=3, per_device_train_batch_size=16, validation_share=0.0)
+QUIET = PumaTrainingArguments(
+    disable_tqdm=True,
+    seed=3,
+    per_device_train_batch_size=16,
+    validation_share=0.0,
+    learning_rate=1e-2,
+    base_learning_rate=5e-2,
+    head_learning_rate=3e-3,
+)
 
 
 @dataclass(frozen=True)

@@ -130,7 +130,7 @@ def test_on_the_command_line(tmp_path: Path, saved_lm: Callable[..., str], capsy
     few.save_pretrained(tmp_path / "few")
     start = ["migrate", "--adapter", str(tmp_path / "adapter"), "--bank"]
     assert main([*start, str(tmp_path / "apart"), "--out", str(tmp_path / "out")]) == 0
-    assert "trained apart" in capsys.readouterr().out
+    assert "separate trainings" in capsys.readouterr().out
     assert main([*start, str(tmp_path / "few"), "--out", str(tmp_path / "two")]) == 1
     assert "give mean=" in capsys.readouterr().err and not (tmp_path / "two").exists()
     whole = ["--mean", str(tmp_path / "apart"), "--out", str(tmp_path / "two")]

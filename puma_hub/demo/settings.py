@@ -25,7 +25,8 @@ class DemoSettings:
         users: drawn from the data with ``seed``.
         rows_per_user: the most recent rows of each.
         share: of the users, on whom the adapter trains.
-        adapter_rows: the adapter's training rows, drawn of its users and the items, without labels.
+        adapter_rows: the adapter's training rows, drawn of its users and the items, without labels; at most half as
+            many as the users have.
         seed: of everything random.
         out: where adapter, banks, report and picture go.
         models: ``wheels`` (from the package registry) or ``hub`` (the same two models' own repositories).

@@ -87,7 +87,8 @@ def on_source(lm: PersonalizedLM, rows: DemoRows, settings: DemoSettings, stages
         seconds["selection"] = time.monotonic() - began
         unseen = Controls.of(held_out, sorted(set(bank.user_ids) - set(chosen)), settings.seed)
         began = time.monotonic()
-        asked = draw_rows(bank, catalogue_of(train), settings.adapter_rows, users=chosen, seed=settings.seed)
+        count = min(settings.adapter_rows, max(1, len(train) // 2))
+        asked = draw_rows(bank, catalogue_of(train), count, users=chosen, seed=settings.seed)
         taught = with_source_predictions(lm, bank, asked, seed=settings.seed)
         seconds["teacher"] = time.monotonic() - began
     encoded = lm.encode(taught.select_columns("item_text"), bank.shape[0])

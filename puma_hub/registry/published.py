@@ -14,10 +14,11 @@ from puma_hub.hub.markup import visible
 from puma_hub.hub.naming import BLOCK
 from puma_hub.identity import ModelSpec
 from puma_hub.limits import MAX_PROMPT_LENGTH, MAX_SOURCES, require_text, require_whole
-from puma_hub.tasks.owners import USERS
 
 if TYPE_CHECKING:
     from puma_hub.adapter import PumaAdapter
+
+_USERS = "users"  # as of puma_hub.tasks.owners, which imports torch
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def read_listing(entry: Mapping[str, Any]) -> PublishedAdapter | None:
 def _published(entry: Mapping[str, Any]) -> PublishedAdapter:
     card = _mapping(_mapping(entry, "the entry").get("cardData"), "the card's metadata")
     block = _mapping(card.get(BLOCK), f"the card's block {BLOCK}, which puma-hub push writes,")
-    if block.get("owners", USERS.name) != USERS.name:
+    if block.get("owners", _USERS) != _USERS:
         raise ConfigurationError("it migrates prompts of others than users")
     sources = block.get("sources")
     if not isinstance(sources, list) or not 1 <= len(sources) <= MAX_SOURCES:
