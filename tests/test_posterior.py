@@ -220,7 +220,7 @@ def test_validation_rows_are_kept_out(make_lm: Callable[..., PersonalizedLM]) ->
         predictions = bank.head(lm.logits(prompts, last)).numpy()
     expected = np.sqrt(np.mean(np.square(predictions - np.array(last["label"][:]))))
     assert trainer.evaluate()["eval_rmse"] == pytest.approx(float(expected), rel=1e-4)
-    assert trainer.report["best_epoch"] in (1, 2)
+    assert trainer.report["best_epoch"] >= 1
 
 
 # Users who are added

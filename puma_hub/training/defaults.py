@@ -27,10 +27,9 @@ PROMPT_DEFAULTS: dict[str, dict[str, Any]] = {
 # As shared, at higher rates: with less training, predictions depend too little on the prompt. Offsets are solved for
 # anew, so they may overfit before, and no rows are kept to choose an epoch by.
 PROMPT_DEFAULTS["posterior"] = PROMPT_DEFAULTS["shared"] | {
-    "num_train_epochs": 2,
-    "learning_rate": 4e-2,
-    "base_learning_rate": 2e-1,
-    "head_learning_rate": 1.2e-2,
+    "learning_rate": 2e-2,
+    "base_learning_rate": 1e-1,
+    "head_learning_rate": 6e-3,
     "validation_share": 0.0,
 }
 # Keys: what the adapter learns from. With few users, base and head have only a few dozen steps to fit the new LLM, so
