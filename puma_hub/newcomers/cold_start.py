@@ -95,11 +95,7 @@ def cold_start(
     require_distinct(users)
     require_owners(bank, USERS, "cold start")
     target = _on_target(adapter, bank)
-    known = sum(user in bank for user in users)
-    if known:
-        raise BankError(f"{known} of {len(users)} users are in the bank already; migrate their prompts instead")
-    if len(target) < LEAST_USERS:
-        raise BankError(f"the bank has {len(target)} users; what prompts are like needs {LEAST_USERS} or more")
+    _require_new(users, target)
     mean = target.prompts.mean(0, dtype=np.float64).astype(np.float32)
     first = np.repeat(mean[None], len(users), 0)
     if attributes is not None:
@@ -111,6 +107,24 @@ def cold_start(
         require_scorer(target, lm, "cold start")
         posterior = _Posterior(target, lm, mean, centroids, steps, batch_size, seed)
         prompts, with_rows = posterior.prompts(users, interactions, first)
+    return _bank(users, prompts, target, with_rows)
+
+
+def _require_new(users: list[str], target: PromptBank) -> None:
+    """Refuse users whom the bank has, and a bank that is too small to say what prompts are like.
+
+    Raises:
+        BankError: it is.
+    """
+    known = sum(user in target for user in users)
+    if known:
+        raise BankError(f"{known} of {len(users)} users are in the bank already; migrate their prompts instead")
+    if len(target) < LEAST_USERS:
+        raise BankError(f"the bank has {len(target)} users; what prompts are like needs {LEAST_USERS} or more")
+
+
+def _bank(users: list[str], prompts: np.ndarray, target: PromptBank, with_rows: int) -> PromptBank:
+    """First prompts as a bank beside ``target``, with how many of the users have rows."""
     facts = target.provenance
     details = {**facts.details, "users_with_rows": with_rows, "users_without_rows": len(users) - with_rows}
     return PromptBank.from_arrays(
