@@ -106,6 +106,7 @@ def _decimal_text(values: pa.ChunkedArray, name: str, fractions: bool) -> pa.Chu
     """Decimals as text. Databases write whole numbers with decimal places: the id ``7.0000`` is ``7``."""
     try:
         wide = values.cast(pa.decimal256(76, max(values.type.scale, 0)))  # the type that all functions support
+    # Arrow's error for a cast that it lacks is named NotImplemented; nothing of ours is unfinished here.
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InteractionsError(f"column {name!r} holds decimals of type {values.type}; make it text") from error
     with_places = pc.not_equal(pc.round(wide), wide)

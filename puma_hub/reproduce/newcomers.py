@@ -21,8 +21,26 @@ from puma_hub.training import PromptTrainer
 _PAPER_INIT = 0.1  # paper, hyperparameters: uniform(-0.1, 0.1)
 
 
+class NewcomersBank(BankPart):
+    """Prompts of newcomers from their ``rows`` most recent rows, for the LLM of ``bank`` if not stated otherwise."""
+
+    bank: BankPart
+    rows: int
+
+    @property
+    def llm(self) -> str:
+        return self.bank.llm
+
+    @property
+    def model(self) -> str:
+        return self.llm
+
+    def work(self, sizes: Sizes) -> float:
+        return 8.0 * ROW * self.rows * self.setup.data.newcomers + 1
+
+
 @dataclass(frozen=True)
-class ColdStart(BankPart):
+class ColdStart(NewcomersBank):
     """Newcomers' prompts by :func:`puma_hub.cold_start`, from their ``rows`` most recent rows."""
 
     adapter: TrainedAdapter
@@ -34,15 +52,8 @@ class ColdStart(BankPart):
         return self.adapter.to
 
     @property
-    def model(self) -> str:
-        return self.llm
-
-    @property
     def about(self) -> str:
         return f"cold start from {self.rows} rows"
-
-    def work(self, sizes: Sizes) -> float:
-        return 8.0 * ROW * self.rows * self.setup.data.newcomers + 1
 
     def make(self, context: Context, folder: Path) -> dict[str, Any]:
         known, rows = context.rows(self.setup), _few_rows(context, self)
@@ -58,7 +69,7 @@ class ColdStart(BankPart):
 
 
 @dataclass(frozen=True)
-class RandomStart(BankPart):
+class RandomStart(NewcomersBank):
     """Newcomers' prompts from a random start by gradient steps, with the head of ``bank`` as it is."""
 
     bank: BankPart
@@ -66,14 +77,6 @@ class RandomStart(BankPart):
     steps: int
     batch_size: int
     learning_rate: float
-
-    @property
-    def llm(self) -> str:
-        return self.bank.llm
-
-    @property
-    def model(self) -> str:
-        return self.llm
 
     @property
     def about(self) -> str:
@@ -106,26 +109,15 @@ class RandomStart(BankPart):
 
 
 @dataclass(frozen=True)
-class JoinedBank(BankPart):
+class JoinedBank(NewcomersBank):
     """Newcomers' prompts trained by the usual method, around the base of a bank that was trained on all others."""
 
     bank: BankPart
     rows: int
 
     @property
-    def llm(self) -> str:
-        return self.bank.llm
-
-    @property
-    def model(self) -> str:
-        return self.llm
-
-    @property
     def about(self) -> str:
         return f"full training, newcomers with {self.rows} rows"
-
-    def work(self, sizes: Sizes) -> float:
-        return 8.0 * ROW * self.rows * self.setup.data.newcomers + 1
 
     def make(self, context: Context, folder: Path) -> dict[str, Any]:
         bank, rows = context.result(self.bank), _few_rows(context, self)
@@ -140,7 +132,7 @@ class JoinedBank(BankPart):
         return {"rows": len(rows)}
 
 
-def _few_rows(context: Context, part: ColdStart | RandomStart | JoinedBank) -> datasets.Dataset | None:
+def _few_rows(context: Context, part: NewcomersBank) -> datasets.Dataset | None:
     return most_recent(context.rows(part.setup).newcomers_train, part.rows) if part.rows else None
 
 

@@ -13,7 +13,7 @@ from puma_hub.errors import BankError, ConfigurationError
 ROWS = 1024
 """As many as the adapter is solved for from, see ``start_rows`` of :class:`puma_hub.PumaTrainingArguments`."""
 ITEMS = 240
-"""With more, the LLM reads more texts and the adapter learns nothing more; with half as many it learns less."""
+"""Both LLMs read each item's text once, which is most of the cost; the experiment ``label-free`` compares numbers."""
 _HISTORY = 5  # titles of a drawn history
 
 
