@@ -169,6 +169,7 @@ def _array(name: str, values: list[Any]) -> pa.Array:
         return _numbers(name, values)
     try:
         return pa.array(values)
+    # Arrow raises one or another of these for values of several kinds; NotImplemented is its name for such a type.
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OverflowError):
         if name in _OURS:
             raise InteractionsError(
