@@ -84,11 +84,14 @@ def test_users_with_attributes_get_the_mean_of_the_nearest_users() -> None:
             np.testing.assert_allclose(found[user][0], migrated[near].mean(0), atol=1e-4)
 
 
-def test_users_with_rows_are_where_the_posterior_is_highest(target: tuple[PersonalizedLM, PromptBank]) -> None:
+@pytest.mark.parametrize("steps", [{"steps": 40}, {"steps": 0, "gradient_steps": 120}])
+def test_users_with_rows_are_where_the_posterior_is_highest(
+    target: tuple[PersonalizedLM, PromptBank], steps: dict[str, int]
+) -> None:
     """With many steps, against scipy's minimum of squared errors over noise plus the prior's quadratic form."""
     lm, bank = target
     rows = rows_of("new-1")
-    found = cold_start(adapter_to(lm), bank, ["new-1"], rows, lm=lm, steps=40)
+    found = cold_start(adapter_to(lm), bank, ["new-1"], rows, lm=lm, **steps)
     flat = bank.prompts[:, 0].astype(np.float64)
     mean = flat.mean(0)
     values, vectors = np.linalg.eigh(np.cov(flat.T))

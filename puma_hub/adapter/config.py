@@ -80,16 +80,7 @@ class PumaConfig(PretrainedConfig):
             raise ConfigurationError(f"unknown architecture {shown(architecture)}; choose one of {known}")
         if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0.0 <= dropout < 1.0:
             raise ConfigurationError(f"dropout must lie in [0, 1), got {shown(dropout)}")
-        if not isinstance(sources, Sequence) or isinstance(sources, str):
-            raise ConfigurationError("sources must be a list of model specs, also when there is one")
-        if len(sources) > MAX_SOURCES:
-            raise ConfigurationError(f"an adapter has at most {MAX_SOURCES} sources, got {len(sources)}")
-        self.sources = [ModelSpec.of(spec) for spec in sources]
-        if self.source_size > MAX_HIDDEN_SIZE:
-            raise ConfigurationError(
-                f"the hidden sizes of all sources together are {self.source_size}, at most "
-                f"{MAX_HIDDEN_SIZE} can be joined"
-            )
+        self.sources = _specs(sources)
         self.target = ModelSpec.of(target) if target is not None else None
         self.prompt_length = require_whole(prompt_length, "prompt_length", MAX_PROMPT_LENGTH)
         self.architecture = architecture
@@ -158,3 +149,17 @@ class PumaConfig(PretrainedConfig):
         data["trained_on"] = trained.to_dict() if (trained := TrainedOn.of(self.trained_on)) else None
         data["target"] = self.target.to_dict() if self.target is not None else None
         return data
+
+
+def _specs(sources: Any) -> list[ModelSpec]:
+    if not isinstance(sources, Sequence) or isinstance(sources, str):
+        raise ConfigurationError("sources must be a list of model specs, also when there is one")
+    if len(sources) > MAX_SOURCES:
+        raise ConfigurationError(f"an adapter has at most {MAX_SOURCES} sources, got {len(sources)}")
+    specs = [ModelSpec.of(spec) for spec in sources]
+    together = sum(spec.hidden_size for spec in specs)
+    if together > MAX_HIDDEN_SIZE:
+        raise ConfigurationError(
+            f"the hidden sizes of all sources together are {together}, at most {MAX_HIDDEN_SIZE} can be joined"
+        )
+    return specs

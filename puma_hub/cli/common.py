@@ -169,6 +169,11 @@ def add_reading(parser: argparse.ArgumentParser, *, sampled: bool = False) -> No
         "--columns", metavar="A,B,...", help="column names, for csv whose first line does not have them"
     )
     parser.add_argument("--item-statistics", action="store_true", help="add each item's mean label to its text")
+    parser.add_argument(
+        "--biases",
+        action="store_true",
+        help="compute user and item biases, which prompts then do not have to learn, and add them to predictions",
+    )
     parser.add_argument("--data-seed", type=int, default=42, help="seed of the drawn users (default: 42)")
 
 
@@ -264,10 +269,13 @@ def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
 
 
 def task_of(args: argparse.Namespace) -> Task:
+    """The task that was asked for; with ``--biases`` they are added to its predictions."""
+    from puma_hub.data.biases import BIAS
     from puma_hub.tasks import default_task
 
     kind = type(default_task()) if args.task is None else args.task
-    return kind.from_values(args.values)
+    task = kind.from_values(args.values)
+    return task.with_offset(BIAS) if getattr(args, "biases", False) else task
 
 
 def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
@@ -324,6 +332,7 @@ def splitting(args: argparse.Namespace) -> dict[str, Any]:
         "users": args.users,
         "rows_per_user": args.rows_per_user,
         "item_statistics": args.item_statistics,
+        "biases": args.biases,
         "held_out": args.held_out,
         "seed": args.data_seed,
     }

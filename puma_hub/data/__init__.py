@@ -1,5 +1,6 @@
 """Interactions: who rated or clicked what, and when."""
 
+from puma_hub.data.biases import with_biases
 from puma_hub.data.catalogue import catalogue_of, load_catalogue
 from puma_hub.data.load import load_interactions
 from puma_hub.data.schema import check_interactions, of_users, rows_by_user
@@ -15,4 +16,5 @@ __all__ = [
     "of_users",
     "rows_by_user",
     "sample_users",
+    "with_biases",
 ]

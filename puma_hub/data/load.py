@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import pyarrow as pa
 
+from puma_hub.data.biases import with_biases
 from puma_hub.data.cache import data_folder
 from puma_hub.data.file_kinds import plain_name, require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
@@ -43,6 +44,7 @@ def load_interactions(
     rows_per_user: int | None = None,
     held_out: float = 0.2,
     item_statistics: bool = False,
+    biases: bool = False,
     seed: int = 42,
     **options: Any,
 ) -> datasets.DatasetDict:
@@ -62,6 +64,7 @@ def load_interactions(
         users: draw this many users at random with ``seed``.
         rows_per_user: keep only this many of the most recent rows of each user.
         item_statistics: add each item's mean label in ``train`` to its text.
+        biases: add the column ``bias``, see :func:`puma_hub.data.with_biases`.
         held_out: the share of each user's rows that become ``validation``. These are the last in time.
         format: ``csv``, ``json`` or ``parquet``, if a file's ending does not show it.
         options: options of the data set, which are its filters (``puma-hub data`` lists them), or of the file format.
@@ -81,6 +84,7 @@ def load_interactions(
         rows_per_user=rows_per_user,
         held_out=held_out,
         item_statistics=item_statistics,
+        biases=biases,
         seed=seed,
     )
 
@@ -93,6 +97,7 @@ def split_interactions(
     rows_per_user: int | None = None,
     held_out: float = 0.2,
     item_statistics: bool = False,
+    biases: bool = False,
     seed: int = 42,
 ) -> datasets.DatasetDict:
     """What was read as ``train`` and ``validation``; arguments and errors are those of :func:`load_interactions`."""
@@ -113,6 +118,8 @@ def split_interactions(
         if users is not None:
             splits = sample_users_of_splits(splits, users, seed)
     _log_splits(splits)
+    if biases:
+        splits = with_biases(splits, seed=seed)
     return with_item_statistics(splits) if item_statistics else splits
 
 

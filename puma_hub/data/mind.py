@@ -9,7 +9,7 @@ from __future__ import annotations
 import calendar
 import datetime
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -146,10 +146,7 @@ def read_mind(
             raise ConfigurationError(f"{name} must be at least 1, got {value}")
     files = {split: require(place, _FILES, _PUBLISHER) for split, place in _parts(Path(folder)).items()}
     news = {split: RawLines(of[1], _headline, max_malformed) for split, of in files.items()}
-    headlines = Headlines()
-    for lines in news.values():
-        for _, (news_id, title) in lines:
-            headlines.add(news_id, title)
+    headlines = _headlines(news.values())
     behaviors = {split: RawLines(of[0], _impression, max_malformed) for split, of in files.items()}
     generator = np.random.default_rng(sampling_seed)
     users = _users(behaviors, headlines, filters)
@@ -164,6 +161,14 @@ def read_mind(
         found = interactions(shown, drawn, users, headlines, **options)  # type: ignore[arg-type]
         rows[split] = with_description(found, f"{filters}, max_users={max_users}, sampling_seed={sampling_seed}")
     return RawRows(rows, _counts(behaviors, news))
+
+
+def _headlines(files: Iterable[RawLines[tuple[str, str]]]) -> Headlines:
+    headlines = Headlines()
+    for lines in files:
+        for _, (news_id, title) in lines:
+            headlines.add(news_id, title)
+    return headlines
 
 
 def _parts(folder: Path) -> dict[str, Path]:

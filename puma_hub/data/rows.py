@@ -72,6 +72,12 @@ def codes(values: pa.ChunkedArray) -> tuple[np.ndarray, list[str]]:
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary.to_pylist()
 
 
+def codes_of_both(first: datasets.Dataset, second: datasets.Dataset, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A column of both datasets as codes of its distinct values."""
+    both = pa.chunked_array([*column(first, name).chunks, *column(second, name).chunks])
+    return np.split(codes(both)[0], [len(first)])  # type: ignore[return-value]
+
+
 def take_rows(dataset: datasets.Dataset, numbers: Sequence[int] | np.ndarray) -> datasets.Dataset:
     """The rows ``numbers``, in that order, copied into memory. Unlike ``select``, this keeps no index."""
     plain = flat(dataset)

@@ -75,7 +75,9 @@ def calibrate(
         )
     from_source = PREDICTION in interactions.column_names
     held_out = HeldOut.build(lm, bank, interactions, batch_size=batch_size, allow_training_rows=from_source)
-    predictions, labels = held_out.own, numbers(held_out.rows, PREDICTION) if from_source else held_out.labels
+    predictions, labels = held_out.own - held_out.offsets, held_out.labels - held_out.offsets
+    if from_source:
+        labels = numbers(held_out.rows, PREDICTION)
     level, slope = level_and_slope(predictions, labels)
     if not slope > 0:
         raise MismatchError(

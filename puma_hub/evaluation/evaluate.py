@@ -18,6 +18,7 @@ from puma_hub.bank.filling import filled_slot, mean_prompt, without_prompt
 from puma_hub.bank.fit import require_owners, require_scorer
 from puma_hub.bank.users import user_list
 from puma_hub.data import check_interactions, of_users
+from puma_hub.data.biases import offsets_of
 from puma_hub.data.held_out import TrainedRows, refuse_trained_rows
 from puma_hub.data.rows import numbers, require_dataset, texts
 from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
@@ -106,6 +107,11 @@ class HeldOut:
         return numbers(self.rows, "label")
 
     @cached_property
+    def offsets(self) -> np.ndarray:
+        """The known part ``(N,)`` of each label, which predictions have too."""
+        return offsets_of(self.rows, self.lm.task)
+
+    @cached_property
     def own(self) -> np.ndarray:
         """Predictions ``(N,)`` with the users' own prompts."""
         return self.predict(self.bank.prompts, self.bank.rows(self.users))
@@ -118,7 +124,7 @@ class HeldOut:
         mean = torch.from_numpy(mean_prompt(self.items).copy())[None]
         alike = FilledSlot(filled.slot, mean, np.zeros_like(filled.of_row))
         rows = replace(self._encoded, filled=alike)
-        return self._predicted(rows, self.bank.prompts, self.bank.rows(self.users))
+        return self.offsets + self._predicted(rows, self.bank.prompts, self.bank.rows(self.users))
 
     @cached_property
     def _own_head(self) -> RatingHead | None:
@@ -148,8 +154,9 @@ class HeldOut:
         Raises:
             NotFiniteError: some predictions are NaN or infinite.
         """
-        rows = self._encoded if numbers is None else self._encoded.take(numbers)
-        return self._predicted(rows, prompts, prompt_of)
+        if numbers is None:
+            return self.offsets + self._predicted(self._encoded, prompts, prompt_of)
+        return self.offsets[numbers] + self._predicted(self._encoded.take(numbers), prompts, prompt_of)
 
     def _predicted(self, rows: EncodedRows, prompts: np.ndarray, prompt_of: Sequence[int] | np.ndarray) -> np.ndarray:
         device = self.lm.device

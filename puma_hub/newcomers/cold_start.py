@@ -23,7 +23,7 @@ from puma_hub.newcomers.attributes import prompts_of_alike
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks.owners import USERS
 from puma_hub.training.encoded_rows import EncodedInteractions
-from puma_hub.training.posterior import PosteriorSolver, Prior, recorded_noise
+from puma_hub.training.posterior import PosteriorSolver, Prior, gradient_step, recorded_noise
 
 MADE_BY = "cold start"
 _LEAST_REST = 1e-6  # of the mean variance, in directions that no factor spans: the covariance has to be invertible
@@ -61,6 +61,7 @@ def cold_start(
     neighbours: int = 10,
     centroids: int = 8,
     steps: int = 2,
+    gradient_steps: int = 0,
     batch_size: int = 128,
     seed: int = 42,
 ) -> PromptBank:
@@ -80,6 +81,7 @@ def cold_start(
         neighbours: how many users who are alike are averaged.
         centroids: of k-means on the bank's prompts.
         steps: of the posterior.
+        gradient_steps: of the log posterior after these, for rows whose predictions are far from linear.
         seed: of k-means.
 
     Returns:
@@ -105,7 +107,7 @@ def cold_start(
         if lm is None:
             raise ConfigurationError("users' rows are read by the target LLM; give its scorer as lm=")
         require_scorer(target, lm, "cold start")
-        posterior = _Posterior(target, lm, mean, centroids, steps, batch_size, seed)
+        posterior = _Posterior(target, lm, mean, centroids, steps, gradient_steps, batch_size, seed)
         prompts, with_rows = posterior.prompts(users, interactions, first)
     return _bank(users, prompts, target, with_rows)
 
@@ -158,6 +160,7 @@ class _Posterior:
     mean: np.ndarray
     centroids: int
     steps: int
+    gradient_steps: int
     batch_size: int
     seed: int
 
@@ -179,7 +182,12 @@ class _Posterior:
         prior = GaussianPrior(factors, rest)
         noise = recorded_noise(self.bank) or solver.noise(encoded, means)
         begin = self._likeliest_start(solver, encoded, prior, noise, means)
-        offsets = solver.solve(encoded, prior, noise, len(users), self.steps, means=means, begin=begin)
+        given = encoded, prior, noise, len(users)
+        offsets = solver.solve(*given, self.steps, means=means, begin=begin)
+        if self.gradient_steps:
+            offsets = solver.solve(
+                *given, self.gradient_steps, means=means, begin=offsets.astype(np.float64), towards=gradient_step
+            )
         present = np.unique(encoded.users.numpy())
         prompts = first.copy()
         prompts[present] = self.mean + scale * offsets[present].reshape(len(present), *self.mean.shape)

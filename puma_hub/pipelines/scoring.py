@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import math
+import numbers
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -106,7 +108,21 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
             raise InteractionsError(f"a row needs item_text, a string, and user_id or prompt; found {found}")
         prompt, is_mean = self.prompts.find(row, unknown_users)
         allowed = {"cold_start": is_mean} if unknown_users == "mean" else {}
-        return {"row": {key: row[key] for key in _RENDERED if key in row}, "prompt": prompt, **allowed}
+        shown = {key: row[key] for key in _RENDERED if key in row}
+        return {"row": shown, "prompt": prompt, "offset": self._offset(row), **allowed}
+
+    def _offset(self, row: Mapping[str, Any]) -> float:
+        """The known part of the row's label, which the task names."""
+        assert self.lm is not None
+        name = self.lm.task.offset_column
+        if name is None:
+            return 0.0
+        value = row.get(name)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise InteractionsError(
+                f"the task adds {name!r} to its predictions, and the row has {value!r}; give a number"
+            )
+        return float(value)
 
     def _forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Add answer logits ``(answers,)`` and score to each row from :meth:`preprocess`.
@@ -118,13 +134,13 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         by_length: dict[int, list[int]] = {}
         for number, item in enumerate(inputs):
             by_length.setdefault(len(item["prompt"]), []).append(number)
-        for numbers in by_length.values():
-            batch = [inputs[number] for number in numbers]
+        for places in by_length.values():
+            batch = [inputs[place] for place in places]
             logits = lm.logits(torch.stack([item["prompt"] for item in batch]), [item["row"] for item in batch])
             require_finite(logits, "answers", lm.dtype)
-            scores = lm.task.predict(logits, self.head)
-            for number, *results in zip(numbers, logits, scores):
-                inputs[number] |= dict(zip(("logits", "score"), results))
+            scores = lm.task.predict(logits, self.head) + torch.tensor([item["offset"] for item in batch]).to(logits)
+            for place, *results in zip(places, logits, scores):
+                inputs[place] |= dict(zip(("logits", "score"), results))
         return inputs
 
     def postprocess(self, output: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from puma_hub.bank import PromptBank
 from puma_hub.bank.fit import require_scorer
 from puma_hub.data import check_interactions, of_users
+from puma_hub.data.biases import offsets_of
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.errors import ConfigurationError, SelectionError
 from puma_hub.scorer import PersonalizedLM
@@ -45,7 +46,8 @@ def user_losses(
     encoded = lm.encode(rows.select_columns(lm.template.columns(rows.column_names)), bank.shape[0])
     prompts = torch.from_numpy(bank.prompts_at(bank.index.rows(names))).to(lm.device)
     logits = predict_rows(lm, encoded, prompts, torch.from_numpy(user_of), batch_size)
-    labels = torch.from_numpy(numbers(rows, "label").astype(np.float32)).to(logits.device)
+    known = offsets_of(rows, lm.task)
+    labels = torch.from_numpy((numbers(rows, "label") - known).astype(np.float32)).to(logits.device)
     head = copy.deepcopy(bank.head).to(logits.device) if bank.head is not None else None
     order = torch.from_numpy(np.argsort(user_of, kind="stable"))
     parts = order.split(np.bincount(user_of).tolist())

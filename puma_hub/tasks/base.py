@@ -42,6 +42,19 @@ class Task(ABC):
     """Whether a rating head is trained, which turns answer logits into a rating."""
 
     @property
+    def offset_column(self) -> str | None:
+        """The column of a known part of each label, which the LLM's part is added to; None if there is none."""
+        return None
+
+    def with_offset(self, column: str) -> Self:
+        """The task with that column as a known part of each label.
+
+        Raises:
+            ConfigurationError: the task adds nothing to its predictions.
+        """
+        raise ConfigurationError(f"the task {self.name} has no offset: it adds nothing to its predictions")
+
+    @property
     @abstractmethod
     def answers(self) -> tuple[str, ...]:
         """The texts that the LLM chooses from."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -31,11 +31,16 @@ class RatingTask(ValuesTask):
     is measured in the paper's units, so that the two parts of the loss keep their weights. ``mse_weight`` says how
     prompts are trained, not what for: tasks that differ in it alone are equal.
 
+    ``offset`` names a column of the interactions, a known part of each rating around 0, such as the ``bias`` of
+    :func:`puma_hub.data.with_biases`. Prompts then learn what it leaves over, and it is added to every prediction.
+
     Raises:
-        ConfigurationError: the values are not such numbers, or ``mse_weight`` is not between 0 and 1.
+        ConfigurationError: the values are not such numbers, ``mse_weight`` is not between 0 and 1, or ``offset`` is no
+            name.
     """
 
     mse_weight: float = field(default=0.8, compare=False)
+    offset: str | None = None
     name: ClassVar[str] = "rating"
     title: ClassVar[str] = "rating prediction"
     metrics: ClassVar[tuple[Metric, ...]] = (RMSE, MAE)
@@ -47,6 +52,16 @@ class RatingTask(ValuesTask):
         if isinstance(weight, bool) or not isinstance(weight, numbers.Real) or not 0.0 <= weight <= 1.0:
             raise ConfigurationError(f"mse_weight must lie in [0, 1], got {shown(weight)}")
         object.__setattr__(self, "mse_weight", float(weight))
+        if self.offset is not None and (not isinstance(self.offset, str) or not self.offset):
+            raise ConfigurationError(f"offset must be the name of a column, got {shown(self.offset)}")
+
+    @property
+    def offset_column(self) -> str | None:
+        return self.offset
+
+    def with_offset(self, column: str) -> RatingTask:
+        """See :class:`Task`."""
+        return replace(self, offset=column)
 
     def loss(
         self,

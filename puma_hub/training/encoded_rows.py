@@ -13,6 +13,7 @@ import torch
 from puma_hub.bank import PromptBank
 from puma_hub.bank.filling import filled_slot
 from puma_hub.data import check_interactions
+from puma_hub.data.biases import offsets_of
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.data.split import TimeOrder
 from puma_hub.scorer import EncodedRows, PersonalizedLM
@@ -26,7 +27,7 @@ class EncodedInteractions:
 
     Attributes:
         rows: the token ids.
-        labels: float32 ``(N,)``.
+        labels: float32 ``(N,)``, less the task's offsets.
         users: int64 ``(N,)``, the row in the bank of each interaction's user, or item for a bank of items.
         predictions: the teacher's, float32 ``(N,)``; None without a teacher.
         probabilities: the teacher's for each answer, float32 ``(N, answers)``; None without a teacher.
@@ -60,7 +61,8 @@ class EncodedInteractions:
         rows = lm.encode(shown, prompt_length, filled_slot(given, interactions) if given is not None else None)
         labels = torch.full((len(interactions),), math.nan)
         if "label" in interactions.column_names:
-            labels = torch.from_numpy(numbers(interactions, "label").astype(np.float32))
+            known = offsets_of(interactions, lm.task)
+            labels = torch.from_numpy((numbers(interactions, "label") - known).astype(np.float32))
         user_of, names = codes(column(interactions, owners.column))
         users = torch.from_numpy(np.array([row_of[name] for name in names], dtype=np.int64)[user_of])
         return cls(rows, labels, users)

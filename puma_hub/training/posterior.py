@@ -10,7 +10,7 @@ and Nelder, Generalized Linear Models, section 2.5).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -41,6 +41,9 @@ class Prior(Protocol):
         """Squared Mahalanobis norms ``(n,)`` of ``offsets (n, l * d)``."""
 
 
+Step = Callable[[LinearizedRows, np.ndarray, Prior, float], np.ndarray]
+
+
 def solve_user(rows: LinearizedRows, at: np.ndarray, prior: Prior, noise: float) -> np.ndarray:
     """The posterior's mean ``(l * d,)`` of a user whose rows were linearised at the offset ``at``."""
     weighted = prior.times(rows.gradients)
@@ -49,6 +52,18 @@ def solve_user(rows: LinearizedRows, at: np.ndarray, prior: Prior, noise: float)
     system[np.diag_indices_from(system)] += noise
     mean: np.ndarray = weighted.T @ np.linalg.solve(system, targets)
     return mean
+
+
+def gradient_step(rows: LinearizedRows, at: np.ndarray, prior: Prior, noise: float) -> np.ndarray:
+    """Where a gradient step from the offset ``at`` leads, at which a user's rows were linearised.
+
+    The gradient of the log posterior, times the prior's covariance and the longest step that cannot overshoot where
+    predictions are linear.
+    """
+    weighted = prior.times(rows.gradients)
+    steepest = 1.0 + max(float(np.linalg.eigvalsh(weighted @ rows.gradients.T)[-1]), 0.0) / noise
+    found: np.ndarray = at + (weighted.T @ rows.lacking / noise - at) / steepest
+    return found
 
 
 class PosteriorSolver:
@@ -123,6 +138,7 @@ class PosteriorSolver:
         users: int,
         steps: int = STEPS,
         *,
+        towards: Step = solve_user,
         means: np.ndarray | None = None,
         begin: np.ndarray | None = None,
         first: LinearizedRows | None = None,
@@ -132,6 +148,7 @@ class PosteriorSolver:
         A step that makes a user's offset less likely is halved, a few times, or not taken.
 
         Args:
+            towards: where a step leads: to the mean of the posterior of the linearised rows, or :func:`gradient_step`.
             means: of the users' priors ``(users, l * d)``; 0 by default.
             begin: offsets ``(users, l * d)`` at which rows are linearised first; ``means`` by default.
             first: the rows linearised there, if they have been.
@@ -146,7 +163,7 @@ class PosteriorSolver:
             before = _squares(linear.lacking, numbers, users) / noise + prior.squares(at - center)
             step = np.zeros_like(at)
             for user, own in linear.by_user():
-                step[user] = center[user] + solve_user(own, at[user] - center[user], prior, noise) - at[user]
+                step[user] = center[user] + towards(own, at[user] - center[user], prior, noise) - at[user]
             trying = np.ones(users, dtype=bool)
             for _ in range(_HALVINGS):
                 mine = torch.from_numpy(np.flatnonzero(trying[numbers]))

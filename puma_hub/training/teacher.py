@@ -79,19 +79,12 @@ def with_source_predictions(
     _require_in_range(offset_share, spread, noise)
     require_scorer(bank, lm, "the teacher", given)
     spread, mean_answers = _spread(bank, lm, spread)
-    owners = bank.owners
-    rows = of_users(check_interactions(interactions, lm.task, labels=False), bank.user_ids, owners.column)
-    if not len(rows):
-        raise InteractionsError(
-            f"none of {len(interactions)} rows belongs to the {owners.name} of the bank; check the column "
-            f"{owners.column}"
-        )
+    rows = _rows_of(bank, interactions, lm.task)
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
-    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0], owners, given)
+    encoded = EncodedInteractions.build(lm, rows, row_of, bank.shape[0], bank.owners, given)
     prompts, prompt_of = torch.from_numpy(bank.prompts.copy()), encoded.users
     if noise:
-        spread_of_users = (bank.statistics or BankStatistics.alone(bank.prompts)).spread
-        prompts = prompts[prompt_of] + noise * spread_of_users * _normal(rows, bank.shape, seed)
+        prompts = prompts[prompt_of] + noise * _spread_of_users(bank) * _normal(rows, bank.shape, seed)
         prompt_of = torch.arange(len(rows))
     mean_prompt = base_of(bank)
     shrunk = (mean_prompt + offset_share * (prompts - mean_prompt)).to(lm.device)
@@ -99,6 +92,22 @@ def with_source_predictions(
         logits = predict_rows(lm, encoded.rows, shrunk, prompt_of, batch_size)
         logits = mean_answers + spread * (logits - mean_answers)
     return _with_columns(rows, lm.task, logits, head_of(bank, given), prompts if noise else None)
+
+
+def _rows_of(bank: PromptBank, interactions: datasets.Dataset, task: Task) -> datasets.Dataset:
+    """The rows of the bank's users."""
+    owners = bank.owners
+    rows = of_users(check_interactions(interactions, task, labels=False), bank.user_ids, owners.column)
+    if not len(rows):
+        raise InteractionsError(
+            f"none of {len(interactions)} rows belongs to the {owners.name} of the bank; check the column "
+            f"{owners.column}"
+        )
+    return rows
+
+
+def _spread_of_users(bank: PromptBank) -> float:
+    return (bank.statistics or BankStatistics.alone(bank.prompts)).spread
 
 
 def _with_columns(

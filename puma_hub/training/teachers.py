@@ -14,8 +14,10 @@ import pyarrow as pa
 import torch
 
 from puma_hub.data import of_users
+from puma_hub.data.biases import offsets_of
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.tasks import Task, default_task
 from puma_hub.tasks.owners import ITEMS, USERS
 from puma_hub.training.teacher import (
     PREDICTION,
@@ -73,13 +75,14 @@ def combine_teachers(teachers: Sequence[datasets.Dataset], how: str | Sequence[f
     return with_prompts(result, np.concatenate([part for part in prompts if part is not None], axis=-1))
 
 
-def best_teacher(teachers: Sequence[datasets.Dataset]) -> list[float]:
+def best_teacher(teachers: Sequence[datasets.Dataset], task: Task | None = None) -> list[float]:
     """Return weights for :func:`combine_teachers`: 1 for the source that predicts labels best, 0 for all others.
 
     Args:
         teachers: validation rows with the predictions of each source (``noise=0``), in the adapter's source order. The
             banks must not have been trained on them. The best has the lowest root mean square of prediction minus
             label; for clicks that is the root of the Brier score.
+        task: of the sources, if it has an offset.
 
     Raises:
         ConfigurationError: there is no source.
@@ -87,7 +90,9 @@ def best_teacher(teachers: Sequence[datasets.Dataset]) -> list[float]:
     """
     _weights("mean", len(teachers))
     alike = _same_rows(teachers)
-    errors = [math.sqrt(float(np.square(numbers(rows, PREDICTION) - numbers(rows, "label")).mean())) for rows in alike]
+    known = offsets_of(alike[0], task or default_task())
+    labels = numbers(alike[0], "label") - known
+    errors = [math.sqrt(float(np.square(numbers(rows, PREDICTION) - labels).mean())) for rows in alike]
     best = int(np.argmin(errors))
     told = ", ".join(f"{error:.4f}" for error in errors)
     logger.info("errors of the sources on %d rows: %s; source %d is the teacher", len(alike[0]), told, best + 1)
