@@ -32,7 +32,7 @@ from puma_hub.reproduce.config import load_config
 from puma_hub.reproduce.context import Context, SeedRows
 from puma_hub.reproduce.part import Part
 from puma_hub.reproduce.plan import Plan, setup_of
-from puma_hub.reproduce.run import run_experiment
+from puma_hub.reproduce.run import run_experiments
 from puma_hub.reproduce.store import Store
 from puma_hub.tasks import RatingTask
 from puma_hub.training import untrained_adapter
@@ -299,10 +299,10 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
             raise _Interrupted
 
     with pytest.raises(_Interrupted):
-        run_experiment("controls", config, tmp_path, "", interrupting)
+        run_experiments({"controls": ""}, config, tmp_path, interrupting)
     done = len([*tmp_path.glob("parts/*/part.json")])
     assert done and not (tmp_path / "controls.json").exists()
-    _, resumed = run_experiment("controls", config, tmp_path, "", lines.append)
+    ((_, resumed),) = run_experiments({"controls": ""}, config, tmp_path, lines.append).values()
     assert resumed["figures"] == report("controls")["figures"]
     assert resumed["parts_made"] + done == len([*tmp_path.glob("parts/*/part.json")])
     assert any("left)" in line for line in lines)
@@ -310,11 +310,38 @@ def test_an_interrupted_run_goes_on_and_gives_the_same(
 
 def test_one_llm_is_loaded_after_the_other(place: Path, tmp_path: Path) -> None:
     config, lines = load_config(write_config(place, "one.yaml", seeds=[SEED])), []
-    run_experiment("table2", config, tmp_path, "", lines.append)
+    run_experiments({"table2": ""}, config, tmp_path, lines.append)
     assert [line for line in lines if line.startswith("loading")] == [f"loading {model}" for model in config.models]
 
 
 # Several seeds, and files
+
+
+def test_several_experiments_in_one_go(place: Path, tmp_path: Path, report: Report) -> None:
+    """They give what each gives alone, and every LLM is loaded once a seed."""
+    config, lines = load_config(write_config(place, "both.yaml", llms_at_once=2, seeds=[SEED])), []
+    found = run_experiments({"table2": "first", "figure5": "second"}, config, tmp_path, lines.append)
+    for name, (text, own) in found.items():
+        assert own["figures"] == report(name)["figures"] and own["command"] in text
+        assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == text
+    assert sum(line.startswith("loading") for line in lines) == len(config.models) * len(config.seeds)
+
+
+def test_llms_stay_in_memory_as_long_as_there_is_room(place: Path, tmp_path: Path) -> None:
+    config = load_config(place)
+    told: list[str] = []
+    context = Context(Store(tmp_path), told.append, llms_at_once=2)
+    first, second = (setup_of(config, seed) for seed in config.seeds)
+    llama, gemma = (context.lm(first, name) for name in config.models)
+    assert context.lm(first, config.models[0]) is llama and context.lm(first, config.models[1]) is gemma
+    assert len(told) == 2
+    context.forget_lm(config.models[0])
+    assert context.lm(first, config.models[0]) is not llama and context.lm(first, config.models[1]) is gemma
+    assert context.lm(second, config.models[1]) is not gemma
+    alone = Context(Store(tmp_path), told.append)
+    before = alone.lm(first, config.models[0])
+    alone.lm(first, config.models[1])
+    assert alone.lm(first, config.models[0]) is not before
 
 
 def test_mean_interval_page_and_picture_of_two_seeds(

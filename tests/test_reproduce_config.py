@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from puma_hub.extensions import EXPERIMENTS
 from puma_hub.reproduce import paper
 from puma_hub.reproduce.config import PRESETS, ReproduceConfig, config_of, load_config
 from puma_hub.reproduce.experiment import Experiment
-from puma_hub.reproduce.part import Part, Setup
+from puma_hub.reproduce.part import TEXT, Part, Setup, Sizes
 from puma_hub.reproduce.plan import Plan
-from puma_hub.reproduce.schedule import in_order, missing_parts
+from puma_hub.reproduce.schedule import Memory, in_order, missing_parts, planned_work
 from puma_hub.reproduce.store import Store
 from puma_hub.reproduce.summary import Summary
 from puma_hub.reproduce.tables import results_table
@@ -52,6 +53,7 @@ def test_the_help_names_every_experiment_and_preset(capsys: pytest.CaptureFixtur
         ({"seeds": [1, 1]}, "seeds must be distinct"),
         ({"seeds": ["one"]}, "seeds must be int, got 'one'"),
         ({"seeds": [True]}, "seeds must be int, got True"),
+        ({"llms_at_once": 0}, "llms_at_once must be at least 1"),
         ({"share": 0}, "share and budgets must lie above 0"),
         ({"budgets": [2.0]}, "share and budgets must lie above 0"),
         ({"share": "a fifth"}, "share must be float"),
@@ -162,6 +164,27 @@ def test_parts_come_after_those_they_need_and_llms_change_seldom(tmp_path: Path)
     assert [part.setup.seed for part in ordered] == [1] * 8 + [2] * 8
     models = [part.model for part in ordered[:8] if part.model]
     assert models == ["x"] * 3 + ["y"] * 4
+
+
+def test_with_room_for_two_llms_a_chain_reads_texts_twice() -> None:
+    setup = _setup()
+    chain: list[_Step] = []
+    for number in range(4):
+        chain.append(_Step(setup, f"step {number}", "xy"[number % 2], tuple(chain[-1:])))
+    sizes = Sizes(train=8, validation=2, newcomers=1, texts=10, users=2)
+    context: Any = SimpleNamespace(rows=lambda setup: SimpleNamespace(sizes=sizes))
+    for room, readings in ((1, 4), (2, 2)):
+        ordered = in_order(chain, room)
+        assert ordered == chain
+        work = sum(planned_work(ordered, context, room).values())
+        assert work == sum(part.work(sizes) for part in chain) + readings * TEXT * sizes.texts
+    memory = Memory(2)
+    for name in "xyx":
+        memory.use(_Step(setup, name, name))
+    memory.use(_Step(setup, "z", "z"))
+    assert [memory.holds(name) for name in ("x", "y", "z", None)] == [True, False, True, True]
+    memory.use(_Step(_setup(2), "x", "x"))
+    assert [memory.holds(name) for name in ("x", "z")] == [True, False]
 
 
 def test_a_part_that_is_done_needs_nothing(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
 
 from puma_hub.bank.bank import PromptBank
+from puma_hub.bank.privacy import PrivacyBudget, private_factors
 from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError, StorageError
 from puma_hub.storage import new_file
@@ -25,6 +26,8 @@ RANK = 64
 LEAST_USERS = 30
 """A Gaussian of fewer users would tell too much of each."""
 _MOST_USERS = 100_000  # more say nothing new of a mean and a covariance
+PRIVACY = "privacy"
+"""Among the details of a distribution whose covariance is private: its guarantee."""
 _HEAD = "head."
 _KEY = "puma_hub_distribution"
 _OURS = "sampled"
@@ -69,11 +72,17 @@ class PromptDistribution:
         self.provenance.require_head(self.head)
 
     @classmethod
-    def of(cls, bank: PromptBank, rank: int = RANK, *, seed: int = 42) -> PromptDistribution:
+    def of(
+        cls, bank: PromptBank, rank: int = RANK, *, privacy: PrivacyBudget | None = None, seed: int = 42
+    ) -> PromptDistribution:
         """The distribution of a bank's prompts.
+
+        With ``privacy`` the covariance is differentially private: noise hides any one user's part in it. The mean, the
+        spread and the head are those of the bank's training and have no such guarantee.
 
         Args:
             rank: directions of the covariance, at most; a file of 64 for prompts of size 2048 has 0.5 MB.
+            privacy: the guarantee. It takes thousands of users; the noise of few hides all directions.
             seed: of the users it is computed from, where there are more than 100,000.
 
         Raises:
@@ -91,6 +100,8 @@ class PromptDistribution:
         if len(bank) > _MOST_USERS:
             rows = np.sort(np.random.default_rng(seed).choice(len(bank), _MOST_USERS, replace=False))
         prompts = bank.prompts_at(rows).reshape(len(rows), -1)
+        if privacy is not None:
+            return cls._private(bank, prompts, rank, privacy)
         fewest = min(rank, len(rows) - 1, prompts.shape[1])
         solver = "covariance_eigh" if len(rows) > prompts.shape[1] else "full"
         found = PCA(fewest, svd_solver=solver).fit(prompts)
@@ -98,6 +109,19 @@ class PromptDistribution:
         scales = np.sqrt(np.maximum(found.explained_variance_ - noise, 0.0))
         provenance = replace(bank.provenance, trained_rows=None)
         return cls(provenance, (scales[:, None] * found.components_).astype(np.float32), noise, len(rows), bank.head)
+
+    @classmethod
+    def _private(cls, bank: PromptBank, prompts: np.ndarray, rank: int, privacy: PrivacyBudget) -> PromptDistribution:
+        """The same around the mean that the bank records, with noise that nobody can draw again."""
+        known = bank.statistics
+        if known is None:
+            raise BankError("a distribution needs the mean of its bank's training, and the provenance has none")
+        offsets = prompts - known.mean.reshape(1, -1)
+        length = known.spread * math.sqrt(offsets.shape[1])
+        factors, rest = private_factors(offsets, length, rank, privacy, np.random.default_rng())
+        details = {**bank.provenance.details, PRIVACY: privacy.to_dict()}
+        provenance = replace(bank.provenance, trained_rows=None, details=details)
+        return cls(provenance, factors, rest, len(prompts), bank.head)
 
     def sample(self, users: int, *, seed: int = 42) -> PromptBank:
         """A bank of ``users`` prompts drawn from the Gaussian; the same seed gives the same prompts.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from puma_hub.cli import common
+from puma_hub.cli import common, reading
 from puma_hub.cli.output import Result
 
 EXAMPLE = "puma-hub calibrate --model gemma-3-270m --bank target-bank --interactions new-ratings.csv --out calibrated"
@@ -14,7 +14,7 @@ EXAMPLE = "puma-hub calibrate --model gemma-3-270m --bank target-bank --interact
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
-    common.add_interactions(parser)
+    reading.add_interactions(parser)
     parser.add_argument("--source", metavar="ID", help="the source LLM: use its predictions in place of labels")
     parser.add_argument("--source-bank", metavar="ID", help="with --source: the bank before the migration")
     parser.add_argument("--out", required=True, metavar="DIR", help="the bank with the calibrated head")
@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> Result:
     if bool(args.source) != bool(args.source_bank):
         raise ConfigurationError("--source and --source-bank belong together; give both, or neither to use labels")
     bank = PromptBank.from_pretrained(args.bank)
-    rows = datasets.concatenate_datasets([*common.load_rows(args).values()])  # calibration needs no held-out rows
+    rows = datasets.concatenate_datasets([*reading.load_rows(args).values()])  # calibration needs no held-out rows
     if args.source:
         before = PromptBank.from_pretrained(args.source_bank)
         source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)

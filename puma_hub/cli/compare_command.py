@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common
+from puma_hub.cli import common, reading
 from puma_hub.cli.output import Result, metrics_table
 
 EXAMPLE = (
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source-bank", required=True, metavar="ID", help="folder or Hub id of the bank before the migration"
     )
-    common.add_interactions(parser)
-    common.add_allow_training_rows(parser)
+    reading.add_interactions(parser)
+    reading.add_allow_training_rows(parser)
     parser.add_argument("--seed", type=int, default=42, help="seed of the shuffled prompts (default: 42)")
     parser.add_argument("--show-users", action="store_true", help="keep the ids of users who got worse in the report")
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> Result:
     before, after = PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
     source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
     target_lm = common.load_lm(args.model, args, args.template or after.provenance.template)
-    rows = common.load_rows(args)["validation"]
+    rows = reading.load_rows(args)["validation"]
     report = compare_banks(
         source_lm, before, target_lm, after, rows, seed=args.seed, allow_training_rows=args.allow_training_rows
     )

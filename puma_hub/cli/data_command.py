@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from puma_hub.cli import common
+from puma_hub.cli import reading
 from puma_hub.cli.output import Result, table
 from puma_hub.extensions import DATASETS
 
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "interactions", nargs="?", metavar="NAME_OR_PATH", help="a data set, file or folder (default: list the names)"
     )
-    common.add_reading(parser)
+    reading.add_reading(parser)
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.data.load import read_interactions, split_interactions
     from puma_hub.data.statistics import TABLE_1, describe
 
-    read = read_interactions(args.interactions, **common.reading(args))
+    read = read_interactions(args.interactions, **reading.read_options(args))
     counts = dict(read.counts)
-    found = describe(split_interactions(read, **common.splitting(args)))
+    found = describe(split_interactions(read, **reading.splitting(args)))
     paper = TABLE_1.get(args.interactions)
     report: dict[str, Any] = {"name": args.interactions, **found, "files": counts, "paper": paper}
     return Result(_table(found, counts, paper), report)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common
+from puma_hub.cli import common, reading
 from puma_hub.cli.output import Result, metrics_table
 
 CONTROLS = {"mean": "one mean prompt for all users", "shuffled": "prompts shuffled among users"}
@@ -15,8 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of a bank of this LLM")
     parser.add_argument("--item-bank", metavar="ID", help="the items' bank, for a template with <item_prompt>")
-    common.add_interactions(parser)
-    common.add_allow_training_rows(parser)
+    reading.add_interactions(parser)
+    reading.add_allow_training_rows(parser)
     parser.add_argument(
         "--controls", action="store_true", help="evaluate one mean prompt for all users, and shuffled prompts, too"
     )
@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> Result:
 
     bank = PromptBank.from_pretrained(args.bank)
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
-    splits = common.load_rows(args)
+    splits = reading.load_rows(args)
     items = PromptBank.from_pretrained(args.item_bank) if args.item_bank is not None else None
     held_out = HeldOut.build(
         lm, bank, splits["validation"], train=splits["train"], allow_training_rows=args.allow_training_rows, items=items

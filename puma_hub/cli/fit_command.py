@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common
+from puma_hub.cli import common, reading
 from puma_hub.cli.output import Result
 
 EXAMPLE = "puma-hub fit --model smollm2-135m --interactions ratings.csv --out source-bank"
@@ -12,7 +12,7 @@ EXAMPLE = "puma-hub fit --model smollm2-135m --interactions ratings.csv --out so
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_model(parser)
-    common.add_interactions(parser)
+    reading.add_interactions(parser)
     common.add_training(parser)
     parser.add_argument(
         "--method",
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> Result:
     template = args.template or (known[0] if known else None)
     arguments = common.training_arguments(args, prompt_method=args.method, prompt_length=args.prompt_length)
     lm = common.load_lm(args.model, args, template)
-    trainer = PromptTrainer(lm, common.load_rows(args)["train"], arguments, bank=before, given=given)
+    trainer = PromptTrainer(lm, reading.load_rows(args)["train"], arguments, bank=before, given=given)
     bank = trainer.train(common.resume_from(args))
     if common.is_main_process():
         bank.save_pretrained(f"{args.out}/bank")

@@ -10,6 +10,7 @@ from puma_hub.cli.output import Result, say
 from puma_hub.extensions import EXPERIMENTS
 
 EXAMPLE = "puma-hub reproduce table2 --preset cpu --seeds 42 43 44 --out reproduced"
+ALL = "all"
 _PRESETS = {"cpu": "MovieLens-100K and two small models", "paper": "the paper's models and data, for GPUs and the Hub"}
 
 
@@ -19,7 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "interrupted run goes on where it was."
     ).strip()
     known = "; ".join(f"{name}: {one.about}" for name, one in EXPERIMENTS.items())
-    parser.add_argument("experiment", choices=[*EXPERIMENTS], metavar="EXPERIMENT", help=known)
+    parser.add_argument(
+        "experiment",
+        choices=[*EXPERIMENTS, ALL],
+        metavar="EXPERIMENT",
+        help=f"{known}; {ALL}: all of them in one go, in which each LLM reads the texts of a seed once",
+    )
     chosen = parser.add_mutually_exclusive_group()
     told = "; ".join(f"{name}: {about}" for name, about in _PRESETS.items())
     chosen.add_argument("--preset", choices=[*_PRESETS], default="cpu", help=f"{told} (default: cpu)")
@@ -33,21 +39,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.reproduce.config import load_config
-    from puma_hub.reproduce.run import output_files, run_experiment
+    from puma_hub.reproduce.run import output_files, run_experiments
     from puma_hub.reproduce.store import PARTS
 
-    files = [str(path) for path in output_files(args.experiment, args.out).values()]
+    names = [*EXPERIMENTS] if args.experiment == ALL else [args.experiment]
+    files = [str(path) for name in names for path in output_files(name, args.out).values()]
     check_outputs(args, working=[f"{args.out}/{PARTS}"], files=files)
     config = load_config(args.config or args.preset)
     if args.seeds:
         config = replace(config, seeds=args.seeds)
-    text, report = run_experiment(args.experiment, config, args.out, _command(args, config.seeds), say)
+    commands = {name: _command(args, name, config.seeds) for name in names}
+    found = run_experiments(commands, config, args.out, say)
     say(f"{', '.join(files)}")
-    return Result(text, report)
+    report = {name: one for name, (_, one) in found.items()}
+    return Result("\n".join(text for text, _ in found.values()), report if args.experiment == ALL else report[names[0]])
 
 
-def _command(args: argparse.Namespace, seeds: list[int]) -> str:
+def _command(args: argparse.Namespace, experiment: str, seeds: list[int]) -> str:
     """What to type for the same again."""
     source = ["--config", args.config] if args.config else ["--preset", args.preset]
-    words = ["puma-hub", "reproduce", args.experiment, *source, "--seeds", *map(str, seeds), "--out", args.out]
+    words = ["puma-hub", "reproduce", experiment, *source, "--seeds", *map(str, seeds), "--out", args.out]
     return shlex.join(words)

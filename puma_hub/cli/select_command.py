@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common
+from puma_hub.cli import common, reading
 from puma_hub.cli.output import Result
 from puma_hub.extensions import STRATEGIES
 
@@ -13,7 +13,7 @@ EXAMPLE = "puma-hub select --bank source/bank --interactions ratings.csv --budge
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bank", required=True, metavar="ID", help="folder or Hub id of the source bank")
-    common.add_interactions(parser)
+    reading.add_interactions(parser)
     common.add_choice(parser, "--strategy", STRATEGIES, "puma")
     common.add_model(parser, why="the bank's LLM, which strategies by loss or FFN activations ask")
     parser.add_argument("--budget", type=common.whole_number, default=2000, help="the number of users (default: 2000)")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> Result:
     if args.model:
         _require_asked(args.strategy)
     bank = PromptBank.from_pretrained(args.bank)
-    rows = common.load_rows(args)["train"]
+    rows = reading.load_rows(args)["train"]
     asked = {"lm": common.load_lm(args.model, args, args.template or bank.provenance.template)} if args.model else {}
     users = select_users(bank, rows, args.strategy, args.budget, args.seed, **{**options, **asked})
     write_users(args.out, users)

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from puma_hub.cli import common
+from puma_hub.cli import common, reading
 from puma_hub.cli.output import Result, say
 from puma_hub.extensions import WARM_STARTS
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="folder or Hub id of the source bank, or the file of its distribution; repeat for aggregation",
     )
-    common.add_interactions(parser, required=False, sampled=True)
+    reading.add_interactions(parser, required=False, sampled=True)
     parser.add_argument(
         "--catalogue", metavar="FILE", help="items with the column item_text, in place of those of --interactions"
     )
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--teacher, which needs no labels)",
     )
     parser.add_argument(
-        "--draw", type=common.whole_number, default=1024, metavar="ROWS", help="rows to draw (default: 1024)"
+        "--draw", type=common.whole_number, default=2048, metavar="ROWS", help="rows to draw (default: 2048)"
     )
     parser.add_argument("--items", type=common.whole_number, default=240, help="items to draw them of (default: 240)")
     common.add_training(parser)
@@ -146,11 +146,11 @@ def _require_fitting(args: argparse.Namespace) -> None:
     args.rows = args.rows or ("drawn" if args.teacher or args.catalogue else "own")
     if args.rows == "drawn" and not args.teacher:
         raise ConfigurationError("rows that are drawn have no labels; give the source LLM as --teacher")
-    if args.rows == "own" and (args.catalogue or args.users == common.SAMPLED):
+    if args.rows == "own" and (args.catalogue or args.users == reading.SAMPLED):
         raise ConfigurationError("--rows own are those of --interactions and its users; leave --rows out")
     if args.rows == "drawn" and args.recent_rows:
         raise ConfigurationError("--recent-rows goes with --rows own")
-    if len(args.bank) > 1 and (args.users == common.SAMPLED or any(map(os.path.isfile, args.bank))):
+    if len(args.bank) > 1 and (args.users == reading.SAMPLED or any(map(os.path.isfile, args.bank))):
         raise ConfigurationError(
             f"users who are drawn are in one bank alone, got {len(args.bank)} of --bank; give banks of the same users"
         )
@@ -188,7 +188,7 @@ def _load_bank(name: str, args: argparse.Namespace) -> PromptBank:
     if os.path.isfile(name):
         return PromptDistribution.load(name).sample(args.draw, seed=args.seed)
     bank = PromptBank.from_pretrained(name)
-    return PromptDistribution.of(bank).sample(args.draw, seed=args.seed) if args.users == common.SAMPLED else bank
+    return PromptDistribution.of(bank).sample(args.draw, seed=args.seed) if args.users == reading.SAMPLED else bank
 
 
 def _drawn(
@@ -205,8 +205,8 @@ def _drawn(
     if args.catalogue:
         items = load_catalogue(args.catalogue, format=args.format)
     else:
-        of_all = argparse.Namespace(**{**vars(args), "users": None if args.users == common.SAMPLED else args.users})
-        items = catalogue_of(common.load_rows(of_all)["train"])
+        of_all = argparse.Namespace(**{**vars(args), "users": None if args.users == reading.SAMPLED else args.users})
+        items = catalogue_of(reading.load_rows(of_all)["train"])
     if banks[0].owners is ITEMS:
         items = of_users(items, users if users is not None else join_users(banks).names, ITEMS.column)
         banks, users = given or banks, None  # without given users the teacher refuses
@@ -219,7 +219,7 @@ def _own(args: argparse.Namespace, users: list[str] | None, owners: Owners) -> d
     """The training rows of the interactions, of the chosen users or items."""
     from puma_hub.data import most_recent, of_users
 
-    rows = common.load_rows(args)["train"]
+    rows = reading.load_rows(args)["train"]
     rows = rows if users is None else of_users(rows, users, owners.column)
     return most_recent(rows, args.recent_rows) if args.recent_rows else rows
 

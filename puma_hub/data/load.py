@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from puma_hub.data.biases import with_biases
 from puma_hub.data.cache import data_folder
+from puma_hub.data.clicks import with_negatives
 from puma_hub.data.file_kinds import plain_name, require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
@@ -45,6 +46,7 @@ def load_interactions(
     held_out: float = 0.2,
     item_statistics: bool = False,
     biases: bool = False,
+    negatives: int | None = None,
     seed: int = 42,
     **options: Any,
 ) -> datasets.DatasetDict:
@@ -65,6 +67,7 @@ def load_interactions(
         rows_per_user: keep only this many of the most recent rows of each user.
         item_statistics: add each item's mean label in ``train`` to its text.
         biases: add the column ``bias``, see :func:`puma_hub.data.with_biases`.
+        negatives: make every row a click, with so many rows without one, see :func:`puma_hub.data.with_negatives`.
         held_out: the share of each user's rows that become ``validation``. These are the last in time.
         format: ``csv``, ``json`` or ``parquet``, if a file's ending does not show it.
         options: options of the data set, which are its filters (``puma-hub data`` lists them), or of the file format.
@@ -85,6 +88,7 @@ def load_interactions(
         held_out=held_out,
         item_statistics=item_statistics,
         biases=biases,
+        negatives=negatives,
         seed=seed,
     )
 
@@ -98,25 +102,33 @@ def split_interactions(
     held_out: float = 0.2,
     item_statistics: bool = False,
     biases: bool = False,
+    negatives: int | None = None,
     seed: int = 42,
 ) -> datasets.DatasetDict:
     """What was read as ``train`` and ``validation``; arguments and errors are those of :func:`load_interactions`."""
     loaded = read.rows
     del read  # nothing else may keep the rows in memory
+    of_labels = task if negatives is None else None
+    everything: datasets.Dataset | None = None
     if isinstance(loaded, datasets.Dataset):
-        rows = check_interactions(loaded, task)
+        rows = check_interactions(loaded, of_labels)
         del loaded
         if users is not None:
             rows = sample_users(rows, users, seed)
+        everything = rows if negatives is not None else None
         if rows_per_user is not None:
             rows = most_recent(rows, rows_per_user)
         splits = chronological_split(rows, held_out)
     else:
         if rows_per_user is not None:
             raise ConfigurationError("these interactions are split already; rows_per_user needs them in one")
-        splits = datasets.DatasetDict({name: check_interactions(rows, task) for name, rows in loaded.items()})
+        splits = datasets.DatasetDict({name: check_interactions(rows, of_labels) for name, rows in loaded.items()})
         if users is not None:
             splits = sample_users_of_splits(splits, users, seed)
+    if negatives is not None:
+        splits = with_negatives(splits, negatives=negatives, known=everything, seed=seed)
+        if task is not None:
+            task.check_labels([0.0, 1.0])
     _log_splits(splits)
     if biases:
         splits = with_biases(splits, seed=seed)

@@ -39,7 +39,7 @@ class DemoSettings:
     users: int = DEFAULT_USERS
     rows_per_user: int = 40
     share: float = 0.18
-    adapter_rows: int = 1024
+    adapter_rows: int = 2048
     seed: int = 42
     out: str = "puma-demo"
     models: str = "wheels"

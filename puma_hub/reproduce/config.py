@@ -38,6 +38,7 @@ class DataConfig:
         rows_per_user: the most recent rows of each; all by default.
         held_out: the share of each user's rows, the last in time, that is scored.
         item_statistics: whether an item's mean label in the training rows is part of its text.
+        negatives: rows without a click for each row, which is a click then; for the task ``click``.
     """
 
     name: str = "movielens-100k"
@@ -48,6 +49,7 @@ class DataConfig:
     rows_per_user: int | None = None
     held_out: float = 0.2
     item_statistics: bool = False
+    negatives: int | None = None
 
 
 @dataclass(frozen=True)
@@ -100,8 +102,8 @@ class ColdStartConfig:
 class LabelFreeConfig:
     """The experiment ``label-free``: the numbers of items, and of rows, that are tried beside the adapter's."""
 
-    items: list[int] = field(default_factory=lambda: [30, 60, 120, 480])
-    rows: list[int] = field(default_factory=lambda: [128, 256, 512, 2048])
+    items: list[int] = field(default_factory=lambda: [60, 120, 480])
+    rows: list[int] = field(default_factory=lambda: [256, 512, 1024])
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,8 @@ class ReproduceConfig:
         template: a preset or a text; the task's by default.
         dtype: of the LLMs.
         device: of the LLMs.
+        llms_at_once: how many are kept in memory, with their prefix caches. Two save reading all texts again where an
+            experiment goes to and fro.
         share: of the users, on whom adapters train.
         strategy: how they are selected.
         prompts: arguments of prompt training, of :class:`puma_hub.PumaTrainingArguments`.
@@ -141,6 +145,7 @@ class ReproduceConfig:
     template: str | None = None
     dtype: str = "auto"
     device: str | None = None
+    llms_at_once: int = 1
     share: float = 0.2
     strategy: str = "puma"
     prompts: dict[str, Any] = field(default_factory=dict)
@@ -160,6 +165,7 @@ class ReproduceConfig:
         _require(self.paper in DATA, f"paper must be one of {', '.join(DATA)}", self.paper)
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
         _require(self.data.users >= _FEWEST_USERS, f"data.users must be at least {_FEWEST_USERS}", self.data.users)
+        _require(self.llms_at_once >= 1, "llms_at_once must be at least 1", self.llms_at_once)
         _require(self.data.newcomers >= 1, "data.newcomers must be at least 1", self.data.newcomers)
         for share in (self.share, *self.budgets):
             _require(0 < share <= 1, "share and budgets must lie above 0 and up to 1", share)

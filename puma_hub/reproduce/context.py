@@ -64,11 +64,15 @@ class Context:
         store: of the parts.
         say: takes a line of progress.
         device: of the LLMs.
+        llms_at_once: how many are kept in memory, with their prefix caches.
     """
 
-    def __init__(self, store: Store, say: Callable[[str], None], device: str | None = None) -> None:
-        self._store, self._say, self._device = store, say, device
-        self._lm: tuple[tuple[str, str], PersonalizedLM] | None = None
+    def __init__(
+        self, store: Store, say: Callable[[str], None], device: str | None = None, llms_at_once: int = 1
+    ) -> None:
+        self._store, self._say, self._device, self._room = store, say, device, llms_at_once
+        self._lms: dict[str, PersonalizedLM] = {}  # the one used last at the end
+        self._lms_of: Setup | None = None
         self._everybody: tuple[str, datasets.DatasetDict] | None = None
         self._rows: tuple[Setup, SeedRows] | None = None
 
@@ -84,11 +88,15 @@ class Context:
         return task_from_dict(setup.task)
 
     def lm(self, setup: Setup, name: str) -> PersonalizedLM:
-        """The scorer of an LLM. It takes the place of the last one, and with a new seed of its own prefix cache."""
-        wanted = name, repr(setup)
-        if self._lm is not None and self._lm[0] == wanted:
-            return self._lm[1]
-        self.forget_lm()
+        """The scorer of an LLM. It takes the place of the one used longest ago; with a new seed all are made anew."""
+        if setup != self._lms_of:
+            self.forget_lms()
+            self._lms_of = setup
+        if name in self._lms:
+            self._lms[name] = self._lms.pop(name)
+            return self._lms[name]
+        while len(self._lms) >= self._room:
+            self.forget_lm(next(iter(self._lms)))
         where, identity = self._located(name)
         self._say(f"loading {name}")
         lm = PersonalizedLM.from_pretrained(
@@ -99,12 +107,17 @@ class Context:
             device=self._device,
             **identity,
         )
-        self._lm = wanted, lm
+        self._lms[name] = lm
         return lm
 
-    def forget_lm(self) -> None:
-        """Free the LLM and its prefix cache."""
-        self._lm = None
+    def forget_lms(self) -> None:
+        """Free all LLMs."""
+        for name in list(self._lms):
+            self.forget_lm(name)
+
+    def forget_lm(self, name: str) -> None:
+        """Free an LLM and its prefix cache, if it is in memory."""
+        self._lms.pop(name, None)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -152,6 +165,7 @@ class Context:
                 task=self.task(setup),
                 rows_per_user=data.rows_per_user,
                 held_out=data.held_out,
+                negatives=data.negatives,
                 **data.options,
             )
             self._everybody = wanted, found

@@ -1,11 +1,11 @@
-"""Running an experiment: compute what is missing, and write its figures, table and picture."""
+"""Running experiments: compute what is missing, and write figures, table and picture of each."""
 
 from __future__ import annotations
 
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from puma_hub.reproduce import paper
 from puma_hub.reproduce.config import ReproduceConfig
 from puma_hub.reproduce.context import Context
 from puma_hub.reproduce.experiment import Experiment
+from puma_hub.reproduce.part import Part
 from puma_hub.reproduce.plan import Plan
 from puma_hub.reproduce.schedule import compute
 from puma_hub.reproduce.store import Store
@@ -36,15 +37,16 @@ def output_files(name: str, out: str | Path) -> dict[str, Path]:
     return {kind: Path(out, f"{name}.{kind}") for kind in ("json", "md", "png")}
 
 
-def run_experiment(
-    name: str, config: ReproduceConfig, out: str | Path, command: str, say: Callable[[str], None]
-) -> tuple[str, dict[str, Any]]:
-    """Run the experiment ``name`` for all seeds; leave its files in ``out`` and return its page and report.
+def run_experiments(
+    commands: Mapping[str, str], config: ReproduceConfig, out: str | Path, say: Callable[[str], None]
+) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Run experiments for all seeds; leave their files in ``out`` and return each one's page and report.
 
-    Parts that are done, by this or another experiment, are taken as they are.
+    Parts that are done, by these or other experiments, are taken as they are. What is missing for all of them is
+    computed in one go, so that each LLM reads the texts of a seed once.
 
     Args:
-        command: what was typed.
+        commands: what to type for each experiment, by its name.
         say: takes a line of progress.
 
     Raises:
@@ -52,16 +54,43 @@ def run_experiment(
         MissingDependencyError: matplotlib is not installed.
         StorageError: a file in ``out`` would be replaced that is not ours.
     """
-    experiment: Experiment = EXPERIMENTS.require(name).load()(config)
-    require_matplotlib(f"the experiment draws {name}.png")
-    files = output_files(name, out)
-    _require_own(files)
+    experiments: dict[str, Experiment] = {name: EXPERIMENTS.require(name).load()(config) for name in commands}
+    require_matplotlib("experiments draw pictures")
+    for name in commands:
+        _require_own(output_files(name, out))
     store = Store(Path(out))
     began = time.monotonic()
-    parts = {seed: experiment.parts(Plan.of(config, seed)) for seed in config.seeds}
+    plans = {seed: Plan.of(config, seed) for seed in config.seeds}
+    parts = {name: {seed: one.parts(plan) for seed, plan in plans.items()} for name, one in experiments.items()}
+    wanted = [part for by_seed in parts.values() for found in by_seed.values() for part in found.values()]
     with quiet():
-        context = Context(store, say, config.device)
-        made = compute([part for found in parts.values() for part in found.values()], store, context, say)
+        context = Context(store, say, config.device, config.llms_at_once)
+        made = compute(wanted, store, context, say, config.llms_at_once)
+    how = {
+        "config": config.to_dict(),
+        "seeds": config.seeds,
+        "trust": trust(config.seeds),
+        "parts_made": made,
+        "seconds": time.monotonic() - began,
+        "dtype": str(compute_dtype(config.dtype)).removeprefix("torch."),
+        "machine": machine(),
+        "versions": versions(),
+    }
+    return {
+        name: _written(name, experiment, parts[name], store, {"command": commands[name], **how}, out)
+        for name, experiment in experiments.items()
+    }
+
+
+def _written(
+    name: str,
+    experiment: Experiment,
+    parts: Mapping[int, Mapping[str, Part]],
+    store: Store,
+    how: Mapping[str, Any],
+    out: str | Path,
+) -> tuple[str, dict[str, Any]]:
+    """Write page, report and picture of an experiment whose parts are done."""
     by_seed = {
         seed: experiment.figures({part_name: store.facts(part) for part_name, part in found.items()})
         for seed, found in parts.items()
@@ -70,21 +99,14 @@ def run_experiment(
     report: dict[str, Any] = {
         "experiment": name,
         "title": experiment.title,
-        "command": command,
-        "config": config.to_dict(),
-        "seeds": config.seeds,
-        "trust": trust(config.seeds),
         "figures": summary.to_dict(),
         "paper": experiment.paper(),
         "paper_source": f"{paper.CITATION}, {experiment.paper_source}" if experiment.paper() else None,
         "notes": experiment.notes(summary),
         "parts": {str(seed): {n: part.key for n, part in found.items()} for seed, found in parts.items()},
-        "parts_made": made,
-        "seconds": time.monotonic() - began,
-        "dtype": str(compute_dtype(config.dtype)).removeprefix("torch."),
-        "machine": machine(),
-        "versions": versions(),
+        **how,
     }
+    files = output_files(name, out)
     text = page(name, experiment, summary, report)
     figure = new_figure(*_SIZE)
     experiment.draw(figure, summary)

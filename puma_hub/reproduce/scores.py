@@ -107,7 +107,7 @@ class ReadTexts(Part):
         return 1.0 * TEXT * sizes.texts
 
     def make(self, context: Context, folder: Path) -> dict[str, Any]:
-        context.forget_lm()
+        context.forget_lm(self.on)
         lm, rows = context.lm(self.setup, self.on), context.rows(self.setup).train
         encoded = lm.encode(rows.select_columns(lm.template.columns(rows.column_names)), self.prompt_length)
         began = time.monotonic()

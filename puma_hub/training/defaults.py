@@ -46,7 +46,7 @@ ADAPTER_DEFAULTS: dict[str, dict[str, Any]] = {
     },
     # Predictions are less noisy than labels, so the adapter can be solved for. Epochs, if any, only refine it.
     "source predictions": {
-        "start_rows": 1024,
+        "start_rows": 2048,
         "num_train_epochs": 0,
         "learning_rate": 1e-4,
         "base_learning_rate": 2e-2,

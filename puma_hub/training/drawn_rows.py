@@ -10,7 +10,7 @@ from puma_hub.data.catalogue import check_catalogue
 from puma_hub.data.rows import texts
 from puma_hub.errors import BankError, ConfigurationError
 
-ROWS = 1024
+ROWS = 2048
 """As many as the adapter is solved for from, see ``start_rows`` of :class:`puma_hub.PumaTrainingArguments`."""
 ITEMS = 240
 """Both LLMs read each item's text once, which is most of the cost; the experiment ``label-free`` compares numbers."""
