@@ -381,6 +381,17 @@ def test_somebody_elses_files_stay(place: Path, tmp_path: Path, kind: str) -> No
     assert main(typed) == 1 and other.read_text() == "{}" and not (tmp_path / "parts").exists()
 
 
+def test_nobody_need_be_a_newcomer(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = {"name": str(place / "rows.csv"), "users": USERS + NEWCOMERS, "newcomers": 0, "item_statistics": True}
+    path = str(write_config(place, "all.yaml", data=data, seeds=[SEED]))
+    given = ["--config", path, "--out", str(tmp_path / "out")]
+    assert main(["reproduce", "controls", *given, "--json", str(tmp_path / "report.json")]) == 0
+    assert json.loads((tmp_path / "report.json").read_text())["config"]["data"]["newcomers"] == 0
+    capsys.readouterr()
+    assert main(["reproduce", "cold-start", *given]) == 2
+    assert "cold start is about newcomers" in capsys.readouterr().err
+
+
 def test_too_few_users_for_newcomers(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = {"name": str(place / "rows.csv"), "users": USERS, "newcomers": NEWCOMERS + 1}
     config = write_config(place, "few.yaml", data=data)

@@ -66,7 +66,7 @@ def test_the_help_names_every_experiment_and_preset(capsys: pytest.CaptureFixtur
         ({"retrainings": {"mine": {"num_train_epochs": -1}}}, "num_train_epochs must be a whole number"),
         ({"adapter": {"learns_from": "thin air"}}, "learns_from must be one of catalogue, rows, labels"),
         ({"chain": ["gpt"]}, "chain and aggregation name models"),
-        ({"data": {"newcomers": 0}}, "newcomers must be at least 1"),
+        ({"data": {"newcomers": -1}}, "newcomers must not be negative"),
         ({"cold_start": {"rows": [-1]}}, "cold_start.rows must be 0 or more"),
     ],
 )

@@ -13,10 +13,11 @@ from puma_hub import (
     PromptBank,
     PromptTrainer,
     PumaTrainingArguments,
+    draw_rows,
     evaluate_bank,
     select_users,
 )
-from puma_hub.data import chronological_split, most_recent, of_users, rows_by_user, sample_users
+from puma_hub.data import catalogue_of, chronological_split, most_recent, of_users, rows_by_user, sample_users
 from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
@@ -38,7 +39,7 @@ def prompts(name: str, lm: PersonalizedLM, splits: datasets.DatasetDict, setting
     return bank
 
 
-def main() -> None:
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--method", default="posterior", choices=("posterior", "shared"), help="of prompt training")
     parser.add_argument("--epochs", type=int, help="of prompt training")
@@ -54,10 +55,15 @@ def main() -> None:
     parser.add_argument("--adapter-rows", type=int, default=18, help="of each chosen user, the most recent")
     parser.add_argument("--share", type=float, default=0.18, help="of the users, on whom the adapter trains")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="of selection and adapter training")
+    parser.add_argument("--draw", type=int, help="so many drawn rows of the chosen users, in place of their own rows")
     parser.add_argument("--labels", action="store_true", help="the adapter learns from labels alone")
     parser.add_argument("--retrain", action="store_true", help="also train all prompts on the new LLM, the baseline")
     parser.add_argument("--users", type=int, help="a random part of these users, for a quick look")
-    args = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parsed()
 
     everybody = read_movielens(fetch("movielens-100k"))
     reported = {user for seed in REPORTED_SEEDS for user in rows_by_user(sample_users(everybody, 300, seed))}
@@ -118,7 +124,10 @@ def adapter_trainer(
         offset_penalty=args.adapter_penalty,
         seed=seed,
     )
-    rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
+    if args.draw:
+        rows = draw_rows(source, catalogue_of(splits["train"]), args.draw, users=chosen, seed=seed)
+    else:
+        rows = most_recent(of_users(splits["train"], chosen), args.adapter_rows)
     if not args.labels:
         how = {"offset_share": args.offset_share, "spread": args.spread, "noise": args.noise, "seed": seed}
         rows = with_source_predictions(old, source, rows, **how)

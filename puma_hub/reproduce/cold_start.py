@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from puma_hub.errors import ConfigurationError
 from puma_hub.reproduce import charts
 from puma_hub.reproduce.experiment import Experiment, Figures
 from puma_hub.reproduce.newcomers import ColdStart, JoinedBank, RandomStart
@@ -23,6 +24,8 @@ class ColdStartExperiment(Experiment):
 
     def parts(self, plan: Plan) -> dict[str, Part]:
         setup, cold = plan.setup, self.config.cold_start
+        if not setup.data.newcomers:
+            raise ConfigurationError("cold start is about newcomers, and data.newcomers is 0; ask for some")
         source, retrained = plan.bank(self.config.source), plan.bank(self.config.target)
         adapter = plan.adapter(source, self.config.target)
         migrated = plan.migrated(adapter, source)

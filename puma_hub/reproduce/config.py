@@ -166,7 +166,7 @@ class ReproduceConfig:
         _require(self.dtype in DTYPES, f"dtype must be one of {', '.join(DTYPES)}", self.dtype)
         _require(self.data.users >= _FEWEST_USERS, f"data.users must be at least {_FEWEST_USERS}", self.data.users)
         _require(self.llms_at_once >= 1, "llms_at_once must be at least 1", self.llms_at_once)
-        _require(self.data.newcomers >= 1, "data.newcomers must be at least 1", self.data.newcomers)
+        _require(self.data.newcomers >= 0, "data.newcomers must not be negative", self.data.newcomers)
         for share in (self.share, *self.budgets):
             _require(0 < share <= 1, "share and budgets must lie above 0 and up to 1", share)
         for strategy in (self.strategy, *self.budget_strategies):
