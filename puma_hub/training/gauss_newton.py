@@ -1,4 +1,4 @@
-"""The Gauss-Newton start of an adapter: base, linear map and head are solved for on about a thousand rows.
+"""The Gauss-Newton start of an adapter: base, linear map and head are solved for on one or two thousand rows.
 
 Near the current adapter, a prediction is almost linear in the soft prompt. One backward pass for a row gives the
 gradient of its prediction with respect to the prompt. Gradient descent uses only the gradient of the loss, which is
