@@ -16,8 +16,8 @@ import pytest
 
 from puma_hub import ModelSpec, PumaAdapter, PumaConfig, migrate, select_users
 from puma_hub.adapter.facts import Evaluation
-from puma_hub.cli.common import load_rows
 from puma_hub.cli.main import build_parser, main
+from puma_hub.cli.reading import load_rows
 from puma_hub.data import load_interactions
 from puma_hub.errors import ConfigurationError, SelectionError, StorageError
 from puma_hub.evaluation import baseline_predictions

@@ -12,7 +12,7 @@ from puma_hub.data.split import TimeOrder
 from puma_hub.errors import ConfigurationError, InteractionsError
 
 HISTORY_TITLES = 5
-_ROUNDS = 50  # of drawing again what the user took
+_ROUNDS = 20  # of drawing again what the user took
 
 
 def with_negatives(
@@ -85,16 +85,27 @@ def _drawn(
     taken = np.unique(takers * count + items)
     drawn = np.zeros((len(users), negatives), dtype=np.int64)
     wrong = np.ones(drawn.shape, dtype=bool)
+    nothing_left = 0
     for _ in range(_ROUNDS):
         drawn[wrong] = np.minimum(np.searchsorted(ends, generator.random(int(wrong.sum())), side="right"), count - 1)
         pairs = users[:, None] * count + drawn
         wrong = taken[np.searchsorted(taken, pairs).clip(max=len(taken) - 1)] == pairs
         if not wrong.any():
             return drawn
-    raise InteractionsError(
-        f"{int(wrong.any(1).sum())} of {len(users)} rows are of users who took nearly all of the {count} items, so "
-        "there is no item to draw for them; leave these users out, or keep items that fewer users took"
-    )
+    for user in np.unique(users[wrong.any(1)]):  # those who took most of what is drawn
+        left = weights.copy()
+        left[taken[taken // count == user] % count] = 0.0
+        asked = wrong & (users == user)[:, None]
+        if left.any():
+            drawn[asked] = generator.choice(count, int(asked.sum()), p=left / left.sum())
+        else:
+            nothing_left += 1
+    if nothing_left:
+        raise InteractionsError(
+            f"{nothing_left} users took all of the {count} items, so there is none left to draw for them; leave these "
+            "users out, or add items"
+        )
+    return drawn
 
 
 def _histories(rows: datasets.Dataset) -> pa.ChunkedArray:

@@ -11,8 +11,8 @@ from puma_hub.errors import ConfigurationError
 SOURCE_MODEL, TARGET_MODEL, DATA = "smollm2-135m", "gemma-3-270m", "movielens-100k"
 FULL = 300
 """Users of the full report, whose rows are of all items."""
-DEFAULT_USERS = 80
-_POPULAR = 240
+DEFAULT_USERS = 60
+_POPULAR = 200
 DTYPES = ("auto", "float32", "bfloat16")
 LLMS = ("wheels", "hub")
 
