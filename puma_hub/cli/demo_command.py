@@ -10,10 +10,10 @@ from puma_hub.cli.output import Result, say
 EXAMPLE = "puma-hub demo --seed 42 --out puma-demo --json report.json"
 _USERS = 60  # DemoSettings' own default, without importing torch for --help
 _COST = (
-    "It needs no GPU and no account. On 2 ordinary cores the default takes 4 to 8 minutes (AVX2, float32), or 2 to 3 "
+    "It needs no GPU and no account. On 2 ordinary cores the default takes 5 to 7 minutes (AVX2, float32), or 2 to 3 "
     "where the processor computes in bfloat16. The first run also downloads 0.4 GB. Below 300 users it keeps the rows "
     "of the 200 items with the most ratings, so that few texts are read. --users 300 gives the full report on all "
-    "items, in about three times the time."
+    "items, in about four times the time."
 )
 
 
