@@ -103,7 +103,7 @@ def test_users_with_rows_are_where_the_posterior_is_highest(
         predicted = bank.head(lm.logits(own.expand(len(rows), 1, -1), rows))
         (gradient,) = torch.autograd.grad((predicted - labels).square().sum() / 0.7, own)
         away = prompt - mean
-        value = float((predicted - labels).square().sum()) / 0.7 + away @ precision @ away
+        value = float((predicted - labels).square().sum().detach()) / 0.7 + away @ precision @ away
         return value, gradient.double().numpy() + 2 * precision @ away
 
     best = minimize(loss, mean, jac=True, method="L-BFGS-B", options={"maxiter": 500})

@@ -155,7 +155,7 @@ def test_gradients_are_those_of_the_plain_model(make_lm: Callable[..., Personali
         expected = (lm.embedding_rms * gradient.flatten() / deviation).detach().numpy()
         np.testing.assert_allclose(found.gradients[number], expected, rtol=1e-3, atol=1e-6)
         lacking = (rows["label"][number] - p) / deviation
-        assert found.lacking[number] == pytest.approx(float(lacking), rel=1e-3)
+        assert found.lacking[number] == pytest.approx(float(lacking.detach()), rel=1e-3)
 
 
 def test_parts_hold_whole_users_and_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:

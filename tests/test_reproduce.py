@@ -328,7 +328,7 @@ def test_several_experiments_in_one_go(place: Path, tmp_path: Path, report: Repo
 
 
 def test_llms_stay_in_memory_as_long_as_there_is_room(place: Path, tmp_path: Path) -> None:
-    config = load_config(place)
+    config = load_config(place / "config.yaml")
     told: list[str] = []
     context = Context(Store(tmp_path), told.append, llms_at_once=2)
     first, second = (setup_of(config, seed) for seed in config.seeds)

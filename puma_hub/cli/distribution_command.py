@@ -34,6 +34,10 @@ def run(args: argparse.Namespace) -> Result:
     privacy = None if args.epsilon is None else PrivacyBudget(args.epsilon, args.delta)
     found = PromptDistribution.of(PromptBank.from_pretrained(args.bank), args.rank, privacy=privacy)
     found.save(args.out)
-    report = {"users": found.users, "rank": len(found.factors), "noise_variance": found.noise_variance}
+    report: dict[str, object] = {
+        "users": found.users,
+        "rank": len(found.factors),
+        "noise_variance": found.noise_variance,
+    }
     report |= {} if privacy is None else {"privacy": privacy.to_dict()}
     return Result(f"the distribution of {found.users} users' prompts is in {args.out}", report)

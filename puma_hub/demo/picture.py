@@ -16,6 +16,7 @@ from puma_hub.evaluation.compare import Controls
 PICTURE = "demo.png"
 _COLOURS = {"migrated": "#1b7837", "source": "#5e81ac", "teacher": "#5e81ac", "retrained": "#5e81ac"}
 _BASELINE = "#b0b7bf"
+_LEAST_WIDTH = 1e-6  # where all gains are the same
 _MARGIN = 0.05  # of an axis
 
 
@@ -49,7 +50,7 @@ def _draw_gains(axes: Any, before: Controls, after: Controls, retention: float |
     across, up = gain_by_user(before), gain_by_user(after)
     users = [user for user in across if user in up]
     points = np.array([[across[user], up[user]] for user in users])
-    low, high = points.min(), points.max()
+    low, high = points.min(), max(points.max(), points.min() + _LEAST_WIDTH)
     limits = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
     axes.plot(limits, limits, color=_BASELINE, linewidth=1)
     axes.axhline(0, color=_BASELINE, linewidth=0.5)
