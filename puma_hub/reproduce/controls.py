@@ -17,7 +17,7 @@ _ROWS = {
     "own": "own prompts",
     "mean": "one mean prompt for all",
     "shuffled": "prompts deranged among users",
-    "gain": "personal gain (mean - own)",
+    "gain": "personal gain, of own over mean prompts",
 }
 RETENTION = "retention"
 
