@@ -66,15 +66,17 @@ def test_histories_are_what_the_user_took_before_in_any_split() -> None:
 
 
 def test_items_are_drawn_by_popularity_or_alike() -> None:
-    # Two users; the first took items 0 to 9 and the second takes others, item 20 ten times.
+    # The first user took items 0 to 9, again and again; twenty others item 20, and one of them items 21 to 30.
     first = {"user_id": ["a"] * 500, "item_id": [f"{n}" for n in range(10)] * 50}
-    second = {"user_id": ["b"] * 30, "item_id": ["20"] * 20 + [f"{n}" for n in range(21, 31)]}
+    second = {"user_id": [f"b{n}" for n in range(20)] + ["b0"] * 10, "item_id": ["20"] * 20}
+    second["item_id"] += [f"{n}" for n in range(21, 31)]
     data = {name: first[name] + second[name] for name in first}
     data |= {"item_text": data["item_id"], "label": [1.0] * 530}
     splits = datasets.DatasetDict({"train": datasets.Dataset.from_dict(data)})
     shares = {}
     for by_popularity in (True, False):
-        rows = with_negatives(splits, negatives=4, by_popularity=by_popularity)["train"]
+        # Rows that are known beside those of the splits count once.
+        rows = with_negatives(splits, negatives=4, by_popularity=by_popularity, known=splits["train"])["train"]
         drawn = Counter(row["item_id"] for row in rows if row["user_id"] == "a" and not row["label"])
         assert set(drawn) == {"20", *map(str, range(21, 31))}
         shares[by_popularity] = drawn["20"] / drawn.total()

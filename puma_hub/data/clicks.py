@@ -11,7 +11,7 @@ from puma_hub.data.rows import codes, codes_of_both, column, flat, from_table
 from puma_hub.data.split import TimeOrder
 from puma_hub.errors import ConfigurationError, InteractionsError
 
-HISTORY_TITLES = 5
+_HISTORY_TITLES = 5
 _ROUNDS = 20  # of drawing again what the user took
 
 
@@ -30,9 +30,9 @@ def with_negatives(
 
     Args:
         negatives: rows without a click for each click.
-        by_popularity: draw an item as often as users took it, so that popular items are no more likely to be clicks;
-            or all items alike.
-        known: more rows of what users took, such as older ones, which are no rows of the splits.
+        by_popularity: draw an item in proportion to the users who took it, so that popular items are no more likely to
+            be clicks; or all items alike.
+        known: more rows of what users took, such as older ones; rows of the splits may be among them.
 
     Raises:
         ConfigurationError: ``negatives`` is below 1.
@@ -80,9 +80,9 @@ def _drawn(
     ``takers (M,)`` took ``items (M,)``; both are numbered from 0, users and items of the rows first.
     """
     count = int(items.max()) + 1
-    weights = np.bincount(items, minlength=count).astype(np.float64) if by_popularity else np.ones(count)
+    taken = np.unique(takers * count + items)  # each user and item once, however often they come
+    weights = np.bincount(taken % count, minlength=count).astype(np.float64) if by_popularity else np.ones(count)
     ends = np.cumsum(weights) / weights.sum()
-    taken = np.unique(takers * count + items)
     drawn = np.zeros((len(users), negatives), dtype=np.int64)
     wrong = np.ones(drawn.shape, dtype=bool)
     nothing_left = 0
@@ -111,7 +111,7 @@ def _drawn(
 def _histories(rows: datasets.Dataset) -> pa.ChunkedArray:
     """Of each row the texts of its user's rows before it, the last five."""
     order = TimeOrder.of(rows)
-    sizes = np.minimum(order.position, HISTORY_TITLES)
+    sizes = np.minimum(order.position, _HISTORY_TITLES)
     ends = np.cumsum(sizes)
     # Of each row, in the order of time, the places of the rows before it.
     back = np.arange(int(sizes.sum())) - np.repeat(ends - sizes, sizes)
