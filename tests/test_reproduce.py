@@ -348,6 +348,7 @@ def test_mean_interval_page_and_picture_of_two_seeds(
     place: Path, report: Report, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report("controls")
+    capsys.readouterr()  # where no test asked for this report before, it was printed now
     out = place / "out"
     typed = ["reproduce", "controls", "--config", str(place / "config.yaml"), "--seeds", "1", "2", "--out", str(out)]
     assert main(typed) == 0
