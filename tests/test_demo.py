@@ -164,6 +164,16 @@ def test_a_stage_left_out_does_not_count() -> None:
     assert lines[-1].endswith("(about 60 s left)")  # 6 stages, of 10 s each
 
 
+def test_nothing_is_estimated_from_a_first_stage_without_much_work() -> None:
+    lines: list[str] = []
+    now = [0.0]
+    stages = Stages(lines.append, {"first": 1.0, "second": 99.0, "third": 100.0}, lambda: now[0])
+    for name in ("first", "second", "third"):
+        with stages.stage(name, name):
+            now[0] += 50.0
+    assert lines == ["[1/3] first", "[2/3] second", "[3/3] third (about 2 min left)"]
+
+
 def test_the_planned_work_counts_each_text_once(movielens: Path) -> None:
     settings = DemoSettings(users=30)
     rows = DemoRows.load(movielens, settings)

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+_KNOWN = 0.02  # share of the work after which the rest can be estimated; the first stages also load and download
+
 
 class Stages:
     """Tells each stage as it begins; what is left is estimated from the work done so far.
@@ -35,7 +37,8 @@ class Stages:
         self._done += self._work.pop(name)
 
     def _left(self) -> str:
-        if not self._done:
+        left = sum(self._work.values())
+        if self._done <= _KNOWN * (self._done + left):
             return ""
-        seconds = self._spent / self._done * sum(self._work.values())
+        seconds = self._spent / self._done * left
         return f" (about {f'{seconds / 60:.0f} min' if seconds >= 90 else f'{max(seconds, 1):.0f} s'} left)"
