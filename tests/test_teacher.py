@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from puma_hub import AdapterTrainer, ClickTask, PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArguments
-from puma_hub.data import of_users
+from puma_hub.bank.distribution import PromptDistribution
+from puma_hub.data import catalogue_of, of_users
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, InteractionsError, MismatchError
 from puma_hub.tasks import RatingHead, RatingTask
-from puma_hub.training import with_source_predictions
-from puma_hub.training.defaults import ADAPTER_DEFAULTS
-from puma_hub.training.teacher import OFFSET_SHARE, SPREAD, TEACHER_COLUMNS
+from puma_hub.training import draw_rows, with_source_predictions
+from puma_hub.training.defaults import ADAPTER_DEFAULTS, PROMPT_DEFAULTS
+from puma_hub.training.teacher import SPREAD, TEACHER_COLUMNS
+from tests.conftest import make_interactions
 
 QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True, seed=3)
 
@@ -116,9 +118,35 @@ def test_prompts_are_drawn_in_and_logits_spread_by_hand(
     np.testing.assert_allclose(taught["source_prediction"][:], expected, atol=1e-4)
     shares = np.exp(spread) / np.exp(spread).sum(1, keepdims=True)
     np.testing.assert_allclose(taught["source_probabilities"][:], shares, atol=1e-4)
-    usual = with_source_predictions(lm, bank, interactions, noise=0)["source_prediction"][:]
-    asked = with_source_predictions(lm, bank, interactions, offset_share=OFFSET_SHARE, spread=SPREAD, noise=0)
-    assert usual == asked["source_prediction"][:] and np.std(usual) > 0
+
+
+@pytest.mark.parametrize(
+    ("made", "share"),
+    [("shared", 0.75), ("independent", 0.75), ("posterior", 1.0), ("sampled", 1.0), ("migrated", 1.0), ("given", 0.75)],
+)
+def test_prompts_are_shrunk_unless_they_are_already(
+    made: str, share: float, make_lm: Callable[..., PersonalizedLM]
+) -> None:
+    lm, interactions = make_lm("llama"), make_interactions(32, 4)
+    method = made if made in PROMPT_DEFAULTS else "posterior"
+    bank = PromptTrainer(lm, interactions, replace(QUIET, prompt_method=method)).train()
+    rows, spread = interactions, SPREAD
+    if made == "sampled":
+        bank = PromptDistribution.of(bank).sample(len(bank), seed=1)
+        rows = draw_rows(bank, catalogue_of(interactions), rows=96, seed=1)
+    elif made == "migrated":
+        taught = with_source_predictions(lm, bank, interactions)
+        lm, spread = make_lm("gemma3"), 1.0  # an adapter records no mean answers
+        bank = AdapterTrainer(lm, bank, taught, QUIET).train().migrate(bank)
+    elif made == "given":  # by somebody who did not say how they were trained
+        bank = PromptBank.from_arrays(
+            bank.user_ids, bank.prompts, bank.model, head=bank.head, template=lm.template, task=lm.task
+        )
+        spread = 1.0
+    usual = with_source_predictions(lm, bank, rows, noise=0)["source_prediction"][:]
+    asked = with_source_predictions(lm, bank, rows, offset_share=share, spread=spread, noise=0)
+    other = with_source_predictions(lm, bank, rows, offset_share=1.75 - share, spread=spread, noise=0)
+    assert usual == asked["source_prediction"][:] != other["source_prediction"][:]
 
 
 def test_what_is_said_of_a_row_depends_on_no_other_row(

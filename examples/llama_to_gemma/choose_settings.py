@@ -23,7 +23,7 @@ from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.settings import compute_dtype
 from puma_hub.training import with_source_predictions
-from puma_hub.training.teacher import NOISE, OFFSET_SHARE, PREDICTION, SPREAD
+from puma_hub.training.teacher import NOISE, PREDICTION, SPREAD
 
 REPORTED_SEEDS = (42, 43, 44)
 
@@ -49,7 +49,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--adapter-penalty", type=float)
     parser.add_argument("--adapter-epochs", type=int, help="after the adapter has been solved for")
     parser.add_argument("--start-rows", type=int, nargs="+", help="to solve for the adapter by, one or more to compare")
-    parser.add_argument("--offset-share", type=float, default=OFFSET_SHARE, help="of the prompts the teacher asks with")
+    parser.add_argument("--offset-share", type=float, help="of the prompts the teacher asks with")
     parser.add_argument("--spread", type=float, default=SPREAD, help="of the teacher's answers")
     parser.add_argument("--noise", type=float, default=NOISE, help="on the prompts the teacher asks with, in spreads")
     parser.add_argument("--adapter-rows", type=int, default=18, help="of each chosen user, the most recent")

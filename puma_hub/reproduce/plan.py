@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from puma_hub.demo.settings import compute_dtype
 from puma_hub.reproduce.adapters import Selection, TrainedAdapter
@@ -48,17 +47,13 @@ class Plan:
     def lessons(self, bank: BankPart, selection: Selection, number: int = 0) -> Lessons:
         """What an adapter learns from.
 
-        Prompts that come out of an adapter are shrunk already, so the teacher takes them as they are.
-
         Args:
             number: of the source, where several are aggregated: each has noise of its own.
         """
         adapter = self.config.adapter
         if adapter.learns_from == "labels":
             return LabelledRows(self.setup, selection, adapter.rows_per_user)
-        options: dict[str, Any] = {"offset_share": 1.0, "spread": 1.0} if isinstance(bank, MigratedBank) else {}
-        if number:
-            options["seed"] = self.setup.seed + number * _APART
+        options = {"seed": self.setup.seed + number * _APART} if number else {}
         if adapter.learns_from == "rows":
             return TaughtRows(self.setup, bank, selection, adapter.rows_per_user, options)
         return DrawnRows(self.setup, bank, selection, adapter.items, adapter.rows, options)

@@ -23,11 +23,12 @@ from puma_hub.scorer.batches import predict_rows
 from puma_hub.tasks import RatingHead, Task
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import base_of
+from puma_hub.training.posterior import recorded_noise
 
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
 PROMPT = "source_prompt"
-# Prompts overfit their training labels, and the teacher predicts those same rows. Prompts shrunk towards their mean,
-# with sharpened logits, predict held-out labels better.
+# Prompts trained by gradient descent overfit their training labels, and the teacher predicts those same rows. Shrunk
+# towards their mean they predict held-out labels better. Sharpened logits do so with all prompts.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
 # The prompts of one training differ in few directions, and those of another training partly in other directions. With
 # noise added, the adapter learns from the LLM what every direction means.
@@ -40,7 +41,7 @@ def with_source_predictions(
     bank: PromptBank,
     interactions: datasets.Dataset,
     *,
-    offset_share: float = OFFSET_SHARE,
+    offset_share: float | None = None,
     spread: float | None = None,
     noise: float = NOISE,
     seed: int = 42,
@@ -55,7 +56,8 @@ def with_source_predictions(
 
     Args:
         lm: the scorer of the bank's LLM.
-        offset_share: shrinkage of the prompts towards the bank's mean prompt; 1 does not shrink them.
+        offset_share: shrinkage of the prompts towards the bank's mean prompt; 1 does not shrink them. By default 1 for
+            prompts that are shrunk already, as posterior means and migrated prompts are, and 0.75 for others.
         spread: sharpening of the answer logits: a factor on their distance from the mean logits that the bank records;
             1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
         noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
@@ -78,6 +80,8 @@ def with_source_predictions(
     """
     _require_in_range(offset_share, spread, noise)
     require_scorer(bank, lm, "the teacher", given)
+    if offset_share is None:
+        offset_share = 1.0 if _shrunk_already(bank) else OFFSET_SHARE
     spread, mean_answers = _spread(bank, lm, spread)
     rows = _rows_of(bank, interactions, lm.task)
     row_of = {user: row for row, user in enumerate(bank.user_ids)}
@@ -123,12 +127,17 @@ def _with_columns(
     return rows if prompts is None else with_prompts(rows, prompts.numpy())
 
 
-def _require_in_range(offset_share: float, spread: float | None, noise: float) -> None:
+def _require_in_range(offset_share: float | None, spread: float | None, noise: float) -> None:
     for name, value in (("offset_share", offset_share), ("spread", spread)):
         if value is not None and not 0 < value < math.inf:
             raise ConfigurationError(f"{name} must be greater than 0, got {value!r}; 1 changes nothing")
     if not 0 <= noise < math.inf:
         raise ConfigurationError(f"noise must not be negative, got {noise!r}; 0 adds no noise to the prompts")
+
+
+def _shrunk_already(bank: PromptBank) -> bool:
+    """Whether prompts, or those they come from, were solved for around their mean, or an adapter made them."""
+    return bank.provenance.made_by == "migrated" or recorded_noise(bank) is not None
 
 
 def _normal(rows: datasets.Dataset, shape: tuple[int, int], seed: int) -> torch.Tensor:
