@@ -327,6 +327,16 @@ def test_several_experiments_in_one_go(place: Path, tmp_path: Path, report: Repo
     assert sum(line.startswith("loading") for line in lines) == len(config.models) * len(config.seeds)
 
 
+def test_several_names_on_the_command_line(report: Report, place: Path, tmp_path: Path) -> None:
+    alone = {name: report(name)["figures"] for name in ("controls", "table2")}
+    given = ["--config", str(place / "config.yaml"), "--seeds", str(SEED), "--out", str(place / "out")]
+    found = tmp_path / "report.json"
+    assert main(["reproduce", "controls", "table2", "controls", *given, "--json", str(found)]) == 0
+    both = json.loads(found.read_text())
+    assert {name: one["figures"] for name, one in both.items()} == alone
+    assert both["table2"]["command"] == " ".join(["puma-hub", "reproduce", "table2", *given])
+
+
 def test_llms_stay_in_memory_as_long_as_there_is_room(place: Path, tmp_path: Path) -> None:
     config = load_config(place / "config.yaml")
     told: list[str] = []

@@ -21,10 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     ).strip()
     known = "; ".join(f"{name}: {one.about}" for name, one in EXPERIMENTS.items())
     parser.add_argument(
-        "experiment",
+        "experiments",
+        nargs="+",
         choices=[*EXPERIMENTS, ALL],
         metavar="EXPERIMENT",
-        help=f"{known}; {ALL}: all of them in one go, in which each LLM reads the texts of a seed once",
+        help=f"{known}; {ALL}: all of them. Several run in one go, in which each LLM reads the texts of a seed once",
     )
     chosen = parser.add_mutually_exclusive_group()
     told = "; ".join(f"{name}: {about}" for name, about in _PRESETS.items())
@@ -42,7 +43,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.reproduce.run import output_files, run_experiments
     from puma_hub.reproduce.store import PARTS
 
-    names = [*EXPERIMENTS] if args.experiment == ALL else [args.experiment]
+    names = [*EXPERIMENTS] if ALL in args.experiments else [*dict.fromkeys(args.experiments)]
     files = [str(path) for name in names for path in output_files(name, args.out).values()]
     check_outputs(args, working=[f"{args.out}/{PARTS}"], files=files)
     config = load_config(args.config or args.preset)
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> Result:
     found = run_experiments(commands, config, args.out, say)
     say(f"{', '.join(files)}")
     report = {name: one for name, (_, one) in found.items()}
-    return Result("\n".join(text for text, _ in found.values()), report if args.experiment == ALL else report[names[0]])
+    return Result("\n".join(text for text, _ in found.values()), report if len(names) > 1 else report[names[0]])
 
 
 def _command(args: argparse.Namespace, experiment: str, seeds: list[int]) -> str:
