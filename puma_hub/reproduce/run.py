@@ -122,7 +122,8 @@ def machine() -> str:
     processor = _processor()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    return f"{platform.system()} {processor}, {cores} cores ({torch.get_num_threads()} threads){gpu}"
+    threads = torch.get_num_threads()
+    return f"{platform.system()} {processor}, cores: {cores}, threads: {threads}{gpu}"
 
 
 def _processor() -> str:
