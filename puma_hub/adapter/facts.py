@@ -24,7 +24,7 @@ _PREDICTIONS = {
     "migrated_mean": "one mean migrated prompt for all",
     "migrated_shuffled": "migrated prompts shuffled among users",
     "source": "source prompts on the source LLM",
-    "teacher": "source prompts, answers sharpened (the teacher)",
+    "teacher": "sharpened source predictions (teacher)",
     "source_mean": "one mean source prompt for all",
     "source_shuffled": "source prompts shuffled among users",
     "retrained": "retrained from scratch on the target",

@@ -36,13 +36,14 @@ def draw(results: DemoResults, report: dict[str, Any], path: Path) -> None:
 def _draw_errors(axes: Any, report: dict[str, Any]) -> None:
     names = compared(report)
     values = [report["rmse"][name] for name in names]
-    bars = axes.barh(range(len(values)), values, color=[_COLOURS.get(name, _BASELINE) for name in names])
-    axes.bar_label(bars, fmt="%.3f", padding=3)
+    for place, (name, value) in enumerate(zip(names, values)):
+        axes.plot(value, place, "o", color=_COLOURS.get(name, _BASELINE))
+        axes.annotate(f"{value:.3f}", (value, place), (7, 0), textcoords="offset points", va="center")
     axes.set_yticks(range(len(values)), [prediction_labels()[name] for name in names])
     axes.invert_yaxis()
-    spread = max(values) - min(values)
-    axes.set_xlim(min(values) - spread, max(values) + 0.3 * spread)
-    axes.set_xlabel(f"RMSE, {report['users']['total']} users, held-out rows (axis not from 0)")
+    axes.grid(axis="y", color=_BASELINE, linewidth=0.5)
+    axes.margins(x=0.15)
+    axes.set_xlabel(f"RMSE, {report['users']['total']} users, held-out rows")
     axes.spines[["top", "right"]].set_visible(False)
 
 
@@ -57,7 +58,7 @@ def _draw_gains(axes: Any, before: Controls, after: Controls, retention: float |
     axes.axvline(0, color=_BASELINE, linewidth=0.5)
     axes.scatter(points[:, 0], points[:, 1], s=18, alpha=0.7, color=_COLOURS["migrated"], linewidths=0)
     axes.set(xlim=limits, ylim=limits, xlabel="personal gain on the source LLM", ylabel="... on the target LLM")
-    kept = "" if retention is None else f", {retention:.0%} of the gain kept"
+    kept = "" if retention is None else f"\n{retention:.0%} of the gain kept"
     axes.set_title(f"{len(users)} users the adapter never saw{kept}", fontsize="medium")
     axes.spines[["top", "right"]].set_visible(False)
 

@@ -9,22 +9,20 @@ import numpy as np
 
 from puma_hub.reproduce.summary import Summary, heading
 
-_COLOUR, _HIGHLIGHT = "#5e81ac", "#1b7837"
+_COLOUR, _HIGHLIGHT, _GRID = "#5e81ac", "#1b7837", "#d8dee9"
 
 
-def bars(axes: Any, summary: Summary, column: str, labels: Mapping[str, str], highlight: Sequence[str] = ()) -> None:
-    """A bar for each row that has a figure in ``column``; the axis need not begin at 0."""
+def points(axes: Any, summary: Summary, column: str, labels: Mapping[str, str], highlight: Sequence[str] = ()) -> None:
+    """A point for each row that has a figure in ``column``."""
     rows = [row for row in summary.cells if summary.mean(row, column) is not None]
-    means = [float(summary.mean(row, column) or 0.0) for row in rows]
-    errors = [summary.cells[row][column].half_width or 0.0 for row in rows]
-    colours = [_HIGHLIGHT if row in highlight else _COLOUR for row in rows]
-    axes.barh(range(len(rows)), means, xerr=errors, color=colours, ecolor="#333333", capsize=2)
+    for place, row in enumerate(rows):
+        cell = summary.cells[row][column]
+        colour = _HIGHLIGHT if row in highlight else _COLOUR
+        axes.errorbar(cell.mean, place, xerr=cell.half_width or 0.0, fmt="o", color=colour, capsize=2)
     axes.set_yticks(range(len(rows)), [labels.get(row, row) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)  # the first row on top
-    if means:
-        spread = max(max(means) - min(means), 1e-3)
-        left = min(means) - spread
-        axes.set_xlim(max(0.0, left) if min(means) >= 0 else left, max(means) + max(errors) + 0.2 * spread)
+    axes.grid(axis="y", color=_GRID, linewidth=0.5)
+    axes.margins(x=0.1)
     axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(heading(column, labels))
     _plain(axes)

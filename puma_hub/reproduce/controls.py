@@ -68,6 +68,6 @@ class ControlsExperiment(Experiment):
     def draw(self, figure: Any, summary: Summary) -> None:
         names = ["source", "migrated", "retrained"]
         shown = Summary({row: summary.cells[row] for row in ("own", "mean", "shuffled")})
-        for axes, name in zip(figure.subplots(1, len(names), sharey=True), names):
-            charts.bars(axes, shown, name, self.labels(), highlight=("own",))
+        for axes, name in zip(figure.subplots(1, len(names), sharex=True, sharey=True), names):
+            charts.points(axes, shown, name, self.labels(), highlight=("own",))
             axes.label_outer()

@@ -62,7 +62,7 @@ class Table2(Experiment):
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        charts.bars(figure.subplots(), summary, self.metric, self.labels(), highlight=("migrated",))
+        charts.points(figure.subplots(), summary, self.metric, self.labels(), highlight=("migrated",))
 
 
 def _warm(method: str) -> str:

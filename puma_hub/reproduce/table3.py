@@ -78,7 +78,7 @@ class Table3(Experiment):
 
     def draw(self, figure: Any, summary: Summary) -> None:
         labels = {"ratio of FLOPs": "retraining / adapter, FLOPs"}
-        charts.bars(figure.subplots(), summary, "ratio of FLOPs", labels)
+        charts.points(figure.subplots(), summary, "ratio of FLOPs", labels)
 
 
 def _texts(flops: float, whole: Mapping[str, float]) -> tuple[float, float]:

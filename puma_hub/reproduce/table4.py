@@ -49,4 +49,4 @@ class Table4(Experiment):
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        charts.bars(figure.subplots(), summary, self.metric, {}, highlight=(self.config.strategy,))
+        charts.points(figure.subplots(), summary, self.metric, {}, highlight=(self.config.strategy,))
