@@ -28,6 +28,21 @@ def points(axes: Any, summary: Summary, column: str, labels: Mapping[str, str], 
     _plain(axes)
 
 
+def differences(
+    axes: Any,
+    summary: Summary,
+    column: str,
+    reference: str,
+    labels: Mapping[str, str],
+    highlight: Sequence[str] = (),
+) -> None:
+    """A point for each other row: ``column`` minus that of the row ``reference``, seed by seed."""
+    found = summary.differences(column, reference)
+    points(axes, Summary({row: {column: one} for row, one in found.items()}), column, labels, highlight)
+    axes.axvline(0, color=_COLOUR, linewidth=1)
+    axes.set_xlabel(f"{heading(column, labels)}, difference from: {labels.get(reference, reference)}")
+
+
 def curves(
     axes: Any,
     summary: Summary,

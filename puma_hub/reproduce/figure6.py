@@ -67,7 +67,7 @@ class Figure6(Experiment):
         return lines
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        charts.points(figure.subplots(), summary, self.metric, self.labels(), highlight=(AGGREGATED,))
+        charts.differences(figure.subplots(), summary, self.metric, self.reference, self.labels())
 
 
 def _alone(source: str) -> str:

@@ -62,7 +62,9 @@ class Table2(Experiment):
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        charts.points(figure.subplots(), summary, self.metric, self.labels(), highlight=("migrated",))
+        charts.differences(
+            figure.subplots(), summary, self.metric, self.reference, self.labels(), highlight=("migrated",)
+        )
 
 
 def _warm(method: str) -> str:

@@ -49,4 +49,6 @@ class Table4(Experiment):
         ]
 
     def draw(self, figure: Any, summary: Summary) -> None:
-        charts.points(figure.subplots(), summary, self.metric, {}, highlight=(self.config.strategy,))
+        charts.differences(
+            figure.subplots(), summary, self.metric, self.reference, {}, highlight=(self.config.strategy,)
+        )
