@@ -1,4 +1,4 @@
-"""The kinds of chart that experiments draw, with the 95 % interval over seeds where there is one."""
+"""The kinds of chart that experiments draw, with 95 % intervals over seeds where there are some."""
 
 from __future__ import annotations
 
@@ -51,12 +51,16 @@ def curves(
     what: tuple[str, str],
     labels: Mapping[str, str] | None = None,
 ) -> None:
-    """A curve for each column, over ``rows`` with their place on the axis across; ``what`` names both axes."""
+    """A curve for each column, over ``rows`` with their place on the axis across; ``what`` names both axes.
+
+    Intervals are those within seeds, see :meth:`Summary.within_seeds`.
+    """
     labels = labels or {}
+    widths = summary.within_seeds(list(rows), columns)
     for column in columns:
         known = [row for row in rows if summary.mean(row, column) is not None]
         means = [float(summary.mean(row, column) or 0.0) for row in known]
-        errors = [summary.cells[row][column].half_width or 0.0 for row in known]
+        errors = [widths.get((row, column)) or 0.0 for row in known]
         axes.errorbar(
             [rows[row] for row in known], means, yerr=errors, marker="o", capsize=2, label=labels.get(column, column)
         )

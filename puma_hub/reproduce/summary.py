@@ -94,5 +94,24 @@ class Summary:
                 )
         return found
 
+    def within_seeds(self, rows: Sequence[str], columns: Sequence[str]) -> dict[tuple[str, str], float | None]:
+        """Half widths of the 95 % intervals of cells, without what all cells of a seed have in common.
+
+        Some seeds' users are harder to predict than others', in all cells alike. So each seed's mean over the cells is
+        taken out first (Cousineau 2005), and the widths are corrected for it (Morey 2008). Cells that a seed does not
+        define are left out.
+        """
+        shown = {
+            (row, column): list(cell.seeds.values())
+            for row in rows
+            for column, cell in self.cells[row].items()
+            if column in columns and None not in cell.seeds.values()
+        }
+        values = np.array(list(shown.values()), dtype=float)
+        if len(values) < 2:
+            return {}
+        corrected = np.sqrt(len(values) / (len(values) - 1)) * (values - values.mean(0))
+        return {cell: half_width(own) for cell, own in zip(shown, corrected)}
+
     def to_dict(self) -> dict[str, Any]:
         return {row: {name: cell.to_dict() for name, cell in columns.items()} for row, columns in self.cells.items()}
