@@ -28,7 +28,7 @@ from puma_hub.training.posterior import recorded_noise
 TEACHER_COLUMNS = PREDICTION, PROBABILITIES = "source_prediction", "source_probabilities"
 PROMPT = "source_prompt"
 # Prompts trained by gradient descent overfit their training labels, and the teacher predicts those same rows. Shrunk
-# towards their mean they predict held-out labels better. Sharpened logits do so with all prompts.
+# towards their mean they predict held-out labels better. So do sharpened logits, on the users by whom this was chosen.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
 # The prompts of one training differ in few directions, and those of another training partly in other directions. With
 # noise added, the adapter learns from the LLM what every direction means.
