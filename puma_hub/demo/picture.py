@@ -16,6 +16,7 @@ from puma_hub.evaluation.compare import Controls
 PICTURE = "demo.png"
 _COLOURS = {"migrated": "#1b7837", "source": "#5e81ac", "teacher": "#5e81ac", "retrained": "#5e81ac"}
 _BASELINE = "#b0b7bf"
+_PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}
 _LEAST_WIDTH = 1e-6  # where all gains are the same
 _MARGIN = 0.05  # of an axis
 
@@ -38,11 +39,11 @@ def _draw_errors(axes: Any, report: dict[str, Any]) -> None:
     values = [report["rmse"][name] for name in names]
     for place, (name, value) in enumerate(zip(names, values)):
         axes.plot(value, place, "o", color=_COLOURS.get(name, _BASELINE))
-        axes.annotate(f"{value:.3f}", (value, place), (7, 0), textcoords="offset points", va="center")
+        axes.annotate(f"{value:.3f}", (value, place), (8, 0), textcoords="offset points", va="center", bbox=_PLAIN)
     axes.set_yticks(range(len(values)), [prediction_labels()[name] for name in names])
     axes.invert_yaxis()
     axes.grid(axis="y", color=_BASELINE, linewidth=0.5)
-    axes.margins(x=0.15)
+    axes.margins(x=0.2)
     axes.set_xlabel(f"RMSE, {report['users']['total']} users, held-out rows")
     axes.spines[["top", "right"]].set_visible(False)
 
