@@ -57,7 +57,7 @@ def plain_ratings(lm: PersonalizedLM, prompts: np.ndarray, head: RatingHead, tex
             embed(torch.tensor(tokenizer(part, add_special_tokens=False)["input_ids"], dtype=torch.long))
             for part in parts
         )
-        whole = torch.cat([before, torch.from_numpy(prompt), after])[None]
+        whole = torch.cat([before, torch.from_numpy(prompt.copy()), after])[None]
         answers = lm.model(inputs_embeds=whole, use_cache=False).logits[0, -1, said]
         found.append(float(head(answers[None])))
     return np.array(found)
