@@ -382,29 +382,3 @@ def test_one_seed_has_no_interval_and_says_so(report: Report, place: Path) -> No
     found = report("table4")
     assert found["figures"]["puma"]["rmse"]["interval"] is None
     assert "no interval, and no conclusion" in (place / "out" / "table4.md").read_text()
-
-
-@pytest.mark.parametrize("kind", ["json", "md", "png"])
-def test_somebody_elses_files_stay(place: Path, tmp_path: Path, kind: str) -> None:
-    other = tmp_path / f"table2.{kind}"
-    other.write_text("{}")
-    typed = ["reproduce", "table2", "--config", str(place / "config.yaml"), "--out", str(tmp_path)]
-    assert main(typed) == 1 and other.read_text() == "{}" and not (tmp_path / "parts").exists()
-
-
-def test_nobody_need_be_a_newcomer(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = {"name": str(place / "rows.csv"), "users": USERS + NEWCOMERS, "newcomers": 0, "item_statistics": True}
-    path = str(write_config(place, "all.yaml", data=data, seeds=[SEED]))
-    given = ["--config", path, "--out", str(tmp_path / "out")]
-    assert main(["reproduce", "controls", *given, "--json", str(tmp_path / "report.json")]) == 0
-    assert json.loads((tmp_path / "report.json").read_text())["config"]["data"]["newcomers"] == 0
-    capsys.readouterr()
-    assert main(["reproduce", "cold-start", *given]) == 2
-    assert "cold start is about newcomers" in capsys.readouterr().err
-
-
-def test_too_few_users_for_newcomers(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data = {"name": str(place / "rows.csv"), "users": USERS, "newcomers": NEWCOMERS + 1}
-    config = write_config(place, "few.yaml", data=data)
-    assert main(["reproduce", "table2", "--config", str(config), "--out", str(tmp_path)]) == 2
-    assert f"leave {NEWCOMERS} of {USERS + NEWCOMERS} users" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from puma_hub.data import catalogue_of, of_users
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, InteractionsError, MismatchError
 from puma_hub.tasks import RatingHead, RatingTask
 from puma_hub.training import draw_rows, with_source_predictions
-from puma_hub.training.defaults import ADAPTER_DEFAULTS, PROMPT_DEFAULTS
+from puma_hub.training.defaults import ADAPTER_DEFAULTS
 from puma_hub.training.teacher import SPREAD, TEACHER_COLUMNS
 from tests.conftest import make_interactions
 
@@ -128,7 +128,7 @@ def test_prompts_are_shrunk_unless_they_are_already(
     made: str, share: float, make_lm: Callable[..., PersonalizedLM]
 ) -> None:
     lm, interactions = make_lm("llama"), make_interactions(32, 4)
-    method = made if made in PROMPT_DEFAULTS else "posterior"
+    method = {"sampled": "posterior", "migrated": "shared", "given": "shared"}.get(made, made)
     bank = PromptTrainer(lm, interactions, replace(QUIET, prompt_method=method)).train()
     rows, spread = interactions, SPREAD
     if made == "sampled":
