@@ -1,72 +1,72 @@
-"""Level and slope of a bank's rating head."""
+"""The calibration slope, against forecasts and a line fitted by sklearn."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
-from sklearn.linear_model import LinearRegression
+from sklearn.linear_model import LinearRegression, Ridge
 
-from puma_hub import (
-    AdapterTrainer,
-    PersonalizedLM,
-    PromptBank,
-    PromptTrainer,
-    PumaTrainingArguments,
-    migrate,
-)
-from puma_hub.errors import ConfigurationError, InteractionsError
-from puma_hub.evaluation import calibrate, evaluate_bank
-from puma_hub.evaluation.calibrate import level_and_slope
-from puma_hub.evaluation.evaluate import HeldOut
-from puma_hub.training import with_source_predictions
-from tests.trainings import make_teaching, make_training
+from puma_hub.training.calibration import calibration_slope, slope_of
+from puma_hub.training.linearized_rows import LinearizedRows
+from puma_hub.training.variances import Variances
+
+PRIOR = Variances(offset=0.25, noise=0.5)
 
 
-def test_level_and_slope_are_those_of_a_regression_with_many_rows() -> None:
-    generator = np.random.default_rng(0)
-    predictions = generator.normal(3.5, 0.6, 20_000)
-    labels = 0.7 + 0.8 * predictions + generator.normal(0, 0.5, 20_000)
-    level, slope = level_and_slope(predictions, labels)
-    plain_fit = LinearRegression().fit(predictions[:, None], labels)
-    assert (level, slope) == pytest.approx((plain_fit.intercept_, plain_fit.coef_[0]), abs=0.01)
-    # One row says next to nothing, and no rows could.
-    few_level, few_slope = level_and_slope(predictions[:1], labels[:1])
-    assert abs(few_level) < 0.2 and few_slope == 1.0
+def made(users: int, stretch: float, seed: int = 0) -> tuple[LinearizedRows, np.ndarray, np.ndarray]:
+    """Rows whose predictions and personal parts are too small by the factor ``stretch``; labels; which are latest."""
+    generator = np.random.default_rng(seed)
+    numbers = np.repeat(np.arange(users), 20)
+    gradients = generator.normal(size=(len(numbers), 3))
+    offsets = 0.5 * generator.normal(size=(users, 3))
+    predictions, deviations = generator.normal(size=len(numbers)), generator.uniform(0.5, 2.0, len(numbers))
+    personal = (gradients * offsets[numbers]).sum(1)
+    labels = 0.1 + stretch * (predictions + deviations * personal)
+    labels += deviations * np.sqrt(PRIOR.noise) * generator.normal(size=len(numbers))
+    rows = LinearizedRows(gradients, (labels - predictions) / deviations, numbers, deviations)
+    return rows, labels, np.tile(np.arange(20) >= 16, users)
 
 
-def test_calibrating_without_labels(make_lm: Callable[..., PersonalizedLM]) -> None:
-    source, (target, rows) = make_lm("llama"), make_teaching(make_lm)
-    quiet = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
-    before = PromptTrainer(source, rows, quiet).train()
-    bank = AdapterTrainer(target, before, rows, quiet).train().migrate(before)
-    taught = with_source_predictions(source, before, rows, noise=0)  # of rows that were trained on: labels do not count
-    calibrated, found = calibrate(target, bank, taught)
-    wrong = taught.remove_columns("label").add_column("label", [1.0] * len(taught))
-    assert calibrate(target, bank, wrong)[1] == found and found.rows == len(rows)
-    told = evaluate_bank(target, calibrated, rows, allow_training_rows=True)["metrics"]["rmse"]
-    assert found.rmse_after < found.rmse_before and told != found.rmse_after
-    held_out = HeldOut.build(target, calibrated, rows, allow_training_rows=True)
-    lacking = held_out.own - np.asarray(taught["source_prediction"][:])
-    assert found.rmse_after == pytest.approx(float(np.sqrt(np.mean(lacking**2))), rel=1e-4)
+@pytest.mark.parametrize("stretch", [0.8, 1.0, 1.3])
+def test_the_slope_is_that_of_a_line_through_forecasts(stretch: float) -> None:
+    rows, labels, latest = made(60, stretch)
+    forecasts = labels - rows.deviations * rows.lacking
+    for user in range(60):
+        early, late = (np.flatnonzero((rows.users == user) & part) for part in (~latest, latest))
+        ridge = Ridge(alpha=PRIOR.noise / PRIOR.offset, fit_intercept=False)
+        ridge.fit(rows.gradients[early], rows.lacking[early])
+        forecasts[late] += rows.deviations[late] * ridge.predict(rows.gradients[late])
+    x, y = forecasts[latest][:, None], labels[latest]
+    line = LinearRegression().fit(x, y)
+    error = np.sqrt(np.square(y - line.predict(x)).sum() / (len(y) - 2) / np.square(x - x.mean()).sum())
+    expected = 1 + (line.coef_[0] - 1) / (1 + error**2 / 0.1**2)
+    assert calibration_slope(rows, labels, latest, PRIOR) == pytest.approx(expected, rel=1e-9)
 
 
-def test_calibrating_a_bank(make_lm: Callable[..., PersonalizedLM]) -> None:
-    lm, rows = make_teaching(make_lm)
-    adapter = AdapterTrainer(
-        lm, make_training(1), rows, PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
-    ).train()
-    bank = migrate(adapter, make_training(2))
-    lower = rows.map(lambda row: {"label": max(1.0, row["label"] - 1)})
-    calibrated, found = calibrate(lm, bank, lower)
-    assert found.rows == len(rows) and found.rmse_after < found.rmse_before
-    assert np.array_equal(calibrated.prompts, bank.prompts)
-    assert calibrated.provenance.details["calibrated"]["rows"] == found.rows
-    before = evaluate_bank(lm, bank, lower)["metrics"]["rmse"]
-    after = evaluate_bank(lm, calibrated, lower)["metrics"]["rmse"]
-    assert (before, after) == pytest.approx((found.rmse_before, found.rmse_after), rel=1e-4)
-    with pytest.raises(ConfigurationError, match="no rating head"):
-        calibrate(lm, PromptBank(bank.dataset, bank.provenance), lower)
-    with pytest.raises(InteractionsError, match="none of"):
-        calibrate(lm, bank, rows.map(lambda row: {"user_id": "x" + row["user_id"]}))
+def test_few_rows_say_little_and_a_slope_stays_within_reason() -> None:
+    rows, labels, latest = made(24, 1.0)
+    assert calibration_slope(rows, labels, latest, PRIOR) == 1.0  # 96 latest rows
+    assert calibration_slope(rows, labels, np.zeros_like(latest), PRIOR) == 1.0
+    assert calibration_slope(rows, labels, np.ones_like(latest), PRIOR) == 1.0
+    many, labels, latest = made(3000, 1.0)
+    assert calibration_slope(many, labels, latest, PRIOR) == pytest.approx(1.0, abs=0.05)
+    for wrong, bound in ((-labels, 0.5), (10 * labels, 2.0)):
+        lacking = many.lacking + (wrong - labels) / many.deviations
+        changed = LinearizedRows(many.gradients, lacking, many.users, many.deviations)
+        assert calibration_slope(changed, wrong, latest, Variances(1e-8, 1.0)) == bound
+
+
+def test_forecasts_that_are_all_the_same_have_no_slope() -> None:
+    rows, labels, latest = made(60, 1.0)
+    lacking = (labels - 3.0) / rows.deviations
+    flat = LinearizedRows(np.zeros_like(rows.gradients), lacking, rows.users, rows.deviations)
+    assert calibration_slope(flat, 3.0 + rows.deviations * lacking, latest, PRIOR) == 1.0
+
+
+@pytest.mark.parametrize("recorded", [None, "1.2", 0, -1.0, float("nan"), float("inf"), True, [1.0]])
+def test_a_slope_that_is_no_positive_number_is_none(recorded: object) -> None:
+    assert slope_of({"calibration_slope": recorded}) is None
+
+
+def test_a_recorded_slope_is_read() -> None:
+    assert slope_of({"calibration_slope": 1.2}) == 1.2 and slope_of({}) is None

@@ -34,7 +34,7 @@ def linear_rows(rows: int, size: int, users: int = 1, seed: int = 0) -> Lineariz
     gradients = generator.normal(size=(rows, size))
     offsets = 0.5 * generator.normal(size=(users, size))
     lacking = (gradients * offsets[numbers]).sum(1) + 0.7 * generator.normal(size=rows)
-    return LinearizedRows(gradients, lacking, numbers)
+    return LinearizedRows(gradients, lacking, numbers, np.ones(rows))
 
 
 @pytest.mark.parametrize(("rows", "size"), [(5, 12), (30, 4)])
@@ -69,7 +69,7 @@ def test_the_ratio_is_the_one_that_predicts_users_last_rows_best() -> None:
     other = 0.5 * generator.normal(size=(300, 4))
     changed = linear.lacking.copy()
     changed[latest] = 0.3 * changed[latest] + (linear.gradients * other[linear.users])[latest].sum(1)
-    linear = LinearizedRows(linear.gradients, changed, linear.users)
+    linear = replace(linear, lacking=changed)
     found = best_variances(linear, latest)
     ratios = np.geomspace(1e-3, 10, 60)
 
@@ -89,7 +89,7 @@ def test_the_ratio_is_the_one_that_predicts_users_last_rows_best() -> None:
 
 def test_labels_that_the_base_predicts_exactly_leave_nothing_to_learn() -> None:
     with pytest.raises(ConfigurationError, match="nothing personal to learn"):
-        best_variances(LinearizedRows(np.ones((4, 2)), np.zeros(4), np.zeros(4, dtype=np.int64)), np.zeros(4, bool))
+        best_variances(replace(linear_rows(4, 2), lacking=np.zeros(4)), np.zeros(4, bool))
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3"])

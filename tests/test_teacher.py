@@ -18,7 +18,7 @@ from puma_hub.errors import BankError, CheckpointError, ConfigurationError, Inte
 from puma_hub.tasks import RatingHead, RatingTask
 from puma_hub.training import draw_rows, with_source_predictions
 from puma_hub.training.defaults import ADAPTER_DEFAULTS
-from puma_hub.training.teacher import SPREAD, TEACHER_COLUMNS
+from puma_hub.training.teacher import AVERAGED, SPREAD, TEACHER_COLUMNS
 from tests.conftest import make_interactions
 
 QUIET = PumaTrainingArguments(num_train_epochs=2, per_device_train_batch_size=16, disable_tqdm=True, seed=3)
@@ -130,7 +130,7 @@ def test_prompts_are_shrunk_unless_they_are_already(
     lm, interactions = make_lm("llama"), make_interactions(32, 4)
     method = {"sampled": "posterior", "migrated": "shared", "given": "shared"}.get(made, made)
     bank = PromptTrainer(lm, interactions, replace(QUIET, prompt_method=method)).train()
-    rows, spread = interactions, SPREAD
+    rows, spread = interactions, AVERAGED if method == "posterior" else SPREAD  # 32 latest rows are too few for a slope
     if made == "sampled":
         bank = PromptDistribution.of(bank).sample(len(bank), seed=1)
         rows = draw_rows(bank, catalogue_of(interactions), rows=96, seed=1)
@@ -147,6 +147,18 @@ def test_prompts_are_shrunk_unless_they_are_already(
     asked = with_source_predictions(lm, bank, rows, offset_share=share, spread=spread, noise=0)
     other = with_source_predictions(lm, bank, rows, offset_share=1.75 - share, spread=spread, noise=0)
     assert usual == asked["source_prediction"][:] != other["source_prediction"][:]
+
+
+def test_logits_are_sharpened_by_the_slope_that_the_bank_records(make_lm: Callable[..., PersonalizedLM]) -> None:
+    lm, interactions = make_lm("llama"), make_interactions(32, 4)
+    bank = PromptTrainer(lm, interactions, replace(QUIET, prompt_method="posterior")).train()
+    assert bank.provenance.details["calibration_slope"] == 1.0  # of 32 latest rows, too few to tell
+    for recorded, spread in ((1.3, 1.43), (0.7, 0.77), (-1.0, 1.15), (float("nan"), 1.15), ("1.3", 1.15)):
+        known = bank.with_provenance(details=bank.provenance.details | {"calibration_slope": recorded})
+        usual = with_source_predictions(lm, known, interactions, noise=0)["source_prediction"][:]
+        asked = with_source_predictions(lm, known, interactions, spread=spread, noise=0)["source_prediction"][:]
+        other = with_source_predictions(lm, known, interactions, spread=1.0, noise=0)["source_prediction"][:]
+        assert usual == asked != other
 
 
 def test_what_is_said_of_a_row_depends_on_no_other_row(

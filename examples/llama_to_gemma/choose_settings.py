@@ -23,7 +23,7 @@ from puma_hub.data.movielens import read_movielens
 from puma_hub.demo.fetch import fetch
 from puma_hub.demo.settings import compute_dtype
 from puma_hub.training import with_source_predictions
-from puma_hub.training.teacher import NOISE, PREDICTION, SPREAD
+from puma_hub.training.teacher import NOISE, PREDICTION
 
 REPORTED_SEEDS = (42, 43, 44)
 
@@ -32,7 +32,9 @@ def prompts(name: str, lm: PersonalizedLM, splits: datasets.DatasetDict, setting
     """Train the users' prompts and print how well they do."""
     trainer = PromptTrainer(lm, splits["train"], settings)
     bank = trainer.train()
-    print(f"{name}: validation loss by epoch", [round(loss, 4) for loss in trainer.report["validation_losses"]])
+    print(
+        f"{name}: validation loss by epoch", [loss and round(loss, 4) for loss in trainer.report["validation_losses"]]
+    )
     result = evaluate_bank(lm, bank, splits)
     baselines = {key: round(value["rmse"], 4) for key, value in result["baselines"].items()}
     print(f"{name}: RMSE {result['metrics']['rmse']:.4f}", baselines, flush=True)
@@ -50,7 +52,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--adapter-epochs", type=int, help="after the adapter has been solved for")
     parser.add_argument("--start-rows", type=int, nargs="+", help="to solve for the adapter by, one or more to compare")
     parser.add_argument("--offset-share", type=float, help="of the prompts the teacher asks with")
-    parser.add_argument("--spread", type=float, default=SPREAD, help="of the teacher's answers")
+    parser.add_argument("--spread", type=float, help="sharpening of the teacher's answer logits")
     parser.add_argument("--noise", type=float, default=NOISE, help="on the prompts the teacher asks with, in spreads")
     parser.add_argument("--adapter-rows", type=int, default=18, help="of each chosen user, the most recent")
     parser.add_argument("--share", type=float, default=0.18, help="of the users, on whom the adapter trains")

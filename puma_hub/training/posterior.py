@@ -84,7 +84,7 @@ class PosteriorSolver:
 
     def linearized(self, rows: EncodedInteractions, offsets: np.ndarray) -> LinearizedRows:
         """Linearise rows at their own ``offsets (n, l * d)``."""
-        gradients, lacking = np.empty(offsets.shape), np.empty(len(rows))
+        gradients, lacking, deviations = np.empty(offsets.shape), np.empty(len(rows)), np.empty(len(rows))
         for part in torch.arange(len(rows)).split(self.batch_size):
             prompts = self._prompts(offsets[part.numpy()]).requires_grad_(True)
             chosen = rows.take(part)
@@ -95,7 +95,8 @@ class PosteriorSolver:
             by_offset = self.scale * found.flatten(1) / deviation[:, None]
             gradients[part.numpy()] = by_offset.double().cpu().numpy()
             lacking[part.numpy()] = missing
-        return LinearizedRows(gradients, lacking, rows.users.numpy())
+            deviations[part.numpy()] = deviation.double().cpu().numpy()
+        return LinearizedRows(gradients, lacking, rows.users.numpy(), deviations)
 
     @torch.no_grad()
     def lacking(self, rows: EncodedInteractions, offsets: np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ from accelerate.utils import reduce
 
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.calibration import calibration_slope
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import Frozen
 from puma_hub.training.linearized_rows import LinearizedRows
@@ -36,10 +37,12 @@ class PosteriorModule(PromptModule):
     Attributes:
         solved: float32 ``(users, l, d)``, the offsets that were solved for.
         variances: float64 ``(2,)``, see :class:`Variances`; 0 before they are known.
+        slope: float64 ``()``, the calibration slope; 0 before it is known, and where the bank's variances are used.
     """
 
     solved: torch.Tensor
     variances: torch.Tensor
+    slope: torch.Tensor
 
     def __init__(
         self,
@@ -55,6 +58,7 @@ class PosteriorModule(PromptModule):
         self._latest = torch.zeros(len(train), dtype=torch.bool) if latest is None else latest
         self._known = frozen.variances if frozen is not None else None
         self.register_buffer("variances", torch.zeros(2, dtype=torch.float64, device=lm.device))
+        self.register_buffer("slope", torch.zeros((), dtype=torch.float64, device=lm.device))
         self.register_buffer("solved", torch.zeros_like(self.prompts))
 
     @property
@@ -65,6 +69,7 @@ class PosteriorModule(PromptModule):
         """Forget what was solved for, before training goes on."""
         self.solved.zero_()
         self.variances.zero_()
+        self.slope.zero_()
 
     def solve(self, done: int, progress: Progress) -> Iterator[int]:
         """Solve for the offsets of all users but the first ``done``; yield how many are done."""
@@ -84,12 +89,16 @@ class PosteriorModule(PromptModule):
             yield solved
 
     def _estimate(self, solver: PosteriorSolver, rows: torch.Tensor) -> LinearizedRows | None:
-        """Set the variances: the bank's, or those of ``rows``, which are then linearised around the base."""
+        """Set the variances: the bank's, or those of ``rows``, which are then linearised around the base.
+
+        The calibration slope is that of the same rows.
+        """
         linear, found = None, self._known
         if found is None:
-            at = np.zeros((len(rows), self.solved[0].numel()))
-            linear = solver.linearized(self.train_rows.take(rows), at)
-            found = best_variances(linear, self._latest[rows].numpy())
+            part, latest = self.train_rows.take(rows), self._latest[rows].numpy()
+            linear = solver.linearized(part, np.zeros((len(rows), self.solved[0].numel())))
+            found = best_variances(linear, latest)
+            self.slope.fill_(calibration_slope(linear, part.labels.double().numpy(), latest, found))
         self.variances.copy_(torch.tensor([found.offset, found.noise]))
         return linear
 

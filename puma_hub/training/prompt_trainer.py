@@ -20,6 +20,7 @@ from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks import RatingHead
 from puma_hub.tasks.owners import ITEMS, USERS
 from puma_hub.training.args import PumaTrainingArguments
+from puma_hub.training.calibration import SLOPE
 from puma_hub.training.defaults import PROMPT_DEFAULTS, VALIDATION_SHARE
 from puma_hub.training.encoded_rows import EncodedInteractions, last_of_each_user
 from puma_hub.training.extension import Frozen, bank_hash, extended, filled_for, frozen, frozen_for_items
@@ -148,6 +149,7 @@ class PromptTrainer(BaseTrainer):
         details |= {**given_fact(self.given), **self._mean_answers(module)}
         if isinstance(module, PosteriorModule):
             details[VARIANCES] = dict(zip(("offset", "noise"), module.variances.tolist()))
+            details[SLOPE] = module.slope.item()
         return PromptBank.from_arrays(
             self.users,
             prompts,

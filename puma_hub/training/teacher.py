@@ -21,6 +21,7 @@ from puma_hub.errors import BankError, ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.tasks import RatingHead, Task
+from puma_hub.training.calibration import slope_of
 from puma_hub.training.encoded_rows import EncodedInteractions
 from puma_hub.training.extension import base_of
 from puma_hub.training.posterior import recorded_noise
@@ -30,6 +31,9 @@ PROMPT = "source_prompt"
 # Prompts trained by gradient descent overfit their training labels, and the teacher predicts those same rows. Shrunk
 # towards their mean they predict held-out labels better. So do sharpened logits, on the users by whom this was chosen.
 OFFSET_SHARE, SPREAD = 0.75, 1.15
+# An adapter averages out the errors of the teacher's predictions. So its own are spread less, and predict held-out
+# labels better when stretched by so much, on the users by whom this was chosen.
+AVERAGED = 1.1
 # The prompts of one training differ in few directions, and those of another training partly in other directions. With
 # noise added, the adapter learns from the LLM what every direction means.
 NOISE = 2.0
@@ -59,7 +63,8 @@ def with_source_predictions(
         offset_share: shrinkage of the prompts towards the bank's mean prompt; 1 does not shrink them. By default 1 for
             prompts that are shrunk already, as posterior means and migrated prompts are, and 0.75 for others.
         spread: sharpening of the answer logits: a factor on their distance from the mean logits that the bank records;
-            1 does not sharpen them. 1.15 by default, or 1 if the bank records no mean.
+            1 does not sharpen them. By default 1.1 times the calibration slope that a bank of posterior means
+            records, and 1.15 for other trained prompts; 1 if the bank records no mean.
         noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
             then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
         seed: seed of the noise. A row's noise does not depend on other rows, unless they say the same. For an adapter
@@ -165,7 +170,10 @@ def _spread(bank: PromptBank, lm: PersonalizedLM, spread: float | None) -> tuple
     numbers = isinstance(recorded, (list, tuple)) and all(isinstance(number, (int, float)) for number in recorded)
     if not numbers or len(recorded) != answers or not np.isfinite(recorded).all():
         raise BankError(f"the bank's {MEAN_ANSWERS} must be {answers} numbers; train the bank again")
-    return (SPREAD if spread is None else spread), torch.tensor(recorded, dtype=torch.float32, device=lm.device)
+    if spread is None:
+        slope = slope_of(bank.provenance.details)
+        spread = SPREAD if slope is None else AVERAGED * slope
+    return spread, torch.tensor(recorded, dtype=torch.float32, device=lm.device)
 
 
 def source_predictions(rows: datasets.Dataset, answers: int) -> tuple[torch.Tensor, torch.Tensor]:

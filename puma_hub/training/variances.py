@@ -21,7 +21,7 @@ from puma_hub.training.linearized_rows import LinearizedRows
 VARIANCES = "variances"  # among the details of a bank's provenance
 LATEST = 0.2
 """Share of each user's rows, the last in time, that tells how closely offsets are to follow the others."""
-_ENOUGH = 100
+ENOUGH = 100
 _LEAST, _MOST = 1e-8, 1.0  # of an offset's variance, about; with 1, offsets are as long as embeddings
 
 
@@ -68,20 +68,34 @@ def best_variances(rows: LinearizedRows, latest: np.ndarray) -> Variances:
         raise ConfigurationError("all labels are what the base predicts, so there is nothing personal to learn")
     spectra = [_Spectrum.of(own) for _, own in rows.by_user()]
     loss = partial(_minus_log_likelihood, spectra)
-    if latest.sum() >= _ENOUGH:
-        numbers = np.arange(len(latest))
-        split = [
-            _Forecast.of(rows.take(own[~latest[own]]), rows.take(own[latest[own]]))
-            for own in (numbers[rows.users == user] for user in np.unique(rows.users))
-            if latest[own].any() and not latest[own].all()
-        ]
-        loss = partial(_forecast_error, split)
+    if latest.sum() >= ENOUGH:
+        loss = partial(_forecast_error, _forecasts(rows, latest))
     grid = np.log(np.geomspace(_LEAST, _MOST, 65) / float(np.square(rows.lacking).mean()))
     best = int(np.argmin([loss(ratio) for ratio in grid]))
     around = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
     ratio = float(minimize_scalar(loss, bounds=around, method="bounded", options={"xatol": 1e-6}).x)
     noise = _likeliest_noise(spectra, ratio)
     return Variances(float(np.exp(ratio)) * noise, noise)
+
+
+def forecast_errors(rows: LinearizedRows, latest: np.ndarray, variances: Variances) -> tuple[np.ndarray, np.ndarray]:
+    """What the forecasts of users' ``latest (n,)`` rows lack, and the numbers of these rows.
+
+    A forecast is the prediction with the posterior mean of the user's other rows.
+    """
+    found = _forecasts(rows, latest)
+    errors = [one.errors(variances.offset / variances.noise) for one in found]
+    return np.concatenate([np.empty(0), *errors]), np.concatenate([np.empty(0, int), *(one.numbers for one in found)])
+
+
+def _forecasts(rows: LinearizedRows, latest: np.ndarray) -> list[_Forecast]:
+    """Of each user who has both latest and other rows."""
+    numbers = np.arange(len(latest))
+    return [
+        _Forecast.of(rows.take(own[~latest[own]]), rows.take(own[latest[own]]), own[latest[own]])
+        for own in (numbers[rows.users == user] for user in np.unique(rows.users))
+        if latest[own].any() and not latest[own].all()
+    ]
 
 
 @dataclass(frozen=True)
@@ -100,16 +114,17 @@ class _Spectrum:
 
 @dataclass(frozen=True)
 class _Forecast:
-    """A user's earlier rows, and what is needed to predict the ``later`` ones from them."""
+    """A user's earlier rows, and what is needed to predict the ``later`` ones, the rows ``numbers``, from them."""
 
     earlier: _Spectrum
     across: np.ndarray
     later: np.ndarray
+    numbers: np.ndarray
 
     @classmethod
-    def of(cls, earlier: LinearizedRows, later: LinearizedRows) -> _Forecast:
+    def of(cls, earlier: LinearizedRows, later: LinearizedRows, numbers: np.ndarray) -> _Forecast:
         spectrum = _Spectrum.of(earlier)
-        return cls(spectrum, later.gradients @ earlier.gradients.T @ spectrum.vectors, later.lacking)
+        return cls(spectrum, later.gradients @ earlier.gradients.T @ spectrum.vectors, later.lacking, numbers)
 
     def errors(self, ratio: float) -> np.ndarray:
         errors: np.ndarray = self.later - ratio * self.across @ (self.earlier.along / (ratio * self.earlier.values + 1))
