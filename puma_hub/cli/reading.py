@@ -74,6 +74,12 @@ def add_reading(parser: argparse.ArgumentParser, *, sampled: bool = False) -> No
         metavar="N",
         help="for --task click: every row is a click, and N items that its user never took are none",
     )
+    parser.add_argument(
+        "--likes-from",
+        type=float,
+        metavar="RATING",
+        help="for --task click: ratings from this one up are clicks, and lower ones are none",
+    )
     parser.add_argument("--data-seed", type=int, default=42, help="seed of the drawn users (default: 42)")
 
 
@@ -103,6 +109,7 @@ def splitting(args: argparse.Namespace) -> dict[str, Any]:
         "item_statistics": args.item_statistics,
         "biases": args.biases,
         "negatives": args.negatives,
+        "likes_from": args.likes_from,
         "held_out": args.held_out,
         "seed": args.data_seed,
     }

@@ -3,6 +3,7 @@
 from puma_hub.data.biases import with_biases
 from puma_hub.data.catalogue import catalogue_of, load_catalogue
 from puma_hub.data.clicks import with_negatives
+from puma_hub.data.likes import with_likes
 from puma_hub.data.load import load_interactions
 from puma_hub.data.schema import check_interactions, of_users, rows_by_user
 from puma_hub.data.split import chronological_split, most_recent, sample_users
@@ -18,5 +19,6 @@ __all__ = [
     "rows_by_user",
     "sample_users",
     "with_biases",
+    "with_likes",
     "with_negatives",
 ]

@@ -7,11 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from puma_hub.data.held_out import with_description
+from puma_hub.data.histories import titles_before
 from puma_hub.data.rows import codes, codes_of_both, column, flat, from_table
-from puma_hub.data.split import TimeOrder
 from puma_hub.errors import ConfigurationError, InteractionsError
 
-_HISTORY_TITLES = 5
 _ROUNDS = 20  # of drawing again what the user took
 
 
@@ -52,7 +51,7 @@ def with_negatives(
     pairs = np.concatenate([users, more_users[inside]]), np.concatenate([items, more_items[inside]])
     drawn = _drawn(users, *pairs, negatives, by_popularity, np.random.default_rng(seed))
     first = np.unique(items, return_index=True)[1]
-    clicked = rows.data.table.append_column("history", _histories(rows))
+    clicked = rows.data.table.append_column("history", titles_before(rows))
     found, start = {}, 0
     for name, part in plain.items():
         numbers = np.arange(start, start + len(part))
@@ -106,21 +105,6 @@ def _drawn(
             "users out, or add items"
         )
     return drawn
-
-
-def _histories(rows: datasets.Dataset) -> pa.ChunkedArray:
-    """Of each row the texts of its user's rows before it, the last five."""
-    order = TimeOrder.of(rows)
-    sizes = np.minimum(order.position, _HISTORY_TITLES)
-    ends = np.cumsum(sizes)
-    # Of each row, in the order of time, the places of the rows before it.
-    back = np.arange(int(sizes.sum())) - np.repeat(ends - sizes, sizes)
-    places = np.repeat(np.arange(len(sizes)) - sizes, sizes) + back
-    titles = column(rows, "item_text").cast(pa.large_string()).combine_chunks().take(pa.array(order.rows[places]))
-    lists = pa.LargeListArray.from_arrays(pa.array(np.concatenate([[0], ends]), pa.int64()), titles)
-    back_in_order = np.empty(len(sizes), dtype=np.int64)
-    back_in_order[order.rows] = np.arange(len(sizes))
-    return pa.chunked_array([lists.take(pa.array(back_in_order))])
 
 
 def _both(clicked: pa.Table, numbers: np.ndarray, others: np.ndarray, description: str) -> datasets.Dataset:

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from puma_hub.data.likes import RATING
 from puma_hub.data.rows import codes, column, flat, from_table, numbers
 
 _PRIOR_ROWS = 5  # shrinkage: an item's mean is computed with this many further rows of the overall mean
@@ -14,14 +15,14 @@ _STEP = 0.2  # rounding of the shown mean: with fewer different texts the LLM ha
 
 
 def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
-    """Add an item's mean label in ``train`` to its text in every split.
+    """Add an item's mean label in ``train``, or its mean rating where clicks were made of ratings, to its text.
 
-    The paper's Yelp items show their stars in the same way. A training row shows the mean of the item's other training
-    rows, so its text does not reveal its own label. Held-out labels are never used. Items without such rows show the
-    overall mean. The words are those of the rating template, so that even an LLM without training can continue the
-    pattern.
+    Texts change in every split. The paper's Yelp items show their stars in the same way. A training row shows the mean
+    of the item's other training rows, so its text does not reveal its own label. Held-out labels are never used. Items
+    without such rows show the overall mean. The words are those of the rating template, so that even an LLM without
+    training can continue the pattern.
     """
-    labels = numbers(splits["train"], "label")
+    labels = numbers(splits["train"], RATING if RATING in splits["train"].column_names else "label")
     item_of, items = codes(column(splits["train"], "item_id"))
     overall = float(labels.mean())
     # The last entry is for items without training rows.

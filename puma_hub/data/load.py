@@ -20,6 +20,7 @@ from puma_hub.data.file_kinds import plain_name, require_kind
 from puma_hub.data.folders import SPLITS, files_by_split
 from puma_hub.data.held_out import among, row_hashes
 from puma_hub.data.item_statistics import with_item_statistics
+from puma_hub.data.likes import with_likes
 from puma_hub.data.raw_files import RawRows
 from puma_hub.data.rows import codes, column, from_table
 from puma_hub.data.schema import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, check_interactions, require_columns
@@ -47,6 +48,7 @@ def load_interactions(
     item_statistics: bool = False,
     biases: bool = False,
     negatives: int | None = None,
+    likes_from: float | None = None,
     seed: int = 42,
     **options: Any,
 ) -> datasets.DatasetDict:
@@ -68,6 +70,7 @@ def load_interactions(
         item_statistics: add each item's mean label in ``train`` to its text.
         biases: add the column ``bias``, see :func:`puma_hub.data.with_biases`.
         negatives: make every row a click, with so many rows without one, see :func:`puma_hub.data.with_negatives`.
+        likes_from: make ratings from this one up clicks, and lower ones none, see :func:`puma_hub.data.with_likes`.
         held_out: the share of each user's rows that become ``validation``. These are the last in time.
         format: ``csv``, ``json`` or ``parquet``, if a file's ending does not show it.
         options: options of the data set, which are its filters (``puma-hub data`` lists them), or of the file format.
@@ -89,6 +92,7 @@ def load_interactions(
         item_statistics=item_statistics,
         biases=biases,
         negatives=negatives,
+        likes_from=likes_from,
         seed=seed,
     )
 
@@ -103,12 +107,16 @@ def split_interactions(
     item_statistics: bool = False,
     biases: bool = False,
     negatives: int | None = None,
+    likes_from: float | None = None,
     seed: int = 42,
 ) -> datasets.DatasetDict:
     """What was read as ``train`` and ``validation``; arguments and errors are those of :func:`load_interactions`."""
     loaded = read.rows
     del read  # nothing else may keep the rows in memory
-    of_labels = task if negatives is None else None
+    if negatives is not None and likes_from is not None:
+        raise ConfigurationError("negatives makes every row a click, and likes_from only some; leave one of them out")
+    of_clicks = negatives is not None or likes_from is not None
+    of_labels = None if of_clicks else task
     everything: datasets.Dataset | None = None
     if isinstance(loaded, datasets.Dataset):
         rows = check_interactions(loaded, of_labels)
@@ -127,8 +135,10 @@ def split_interactions(
             splits = sample_users_of_splits(splits, users, seed)
     if negatives is not None:
         splits = with_negatives(splits, negatives=negatives, known=everything, seed=seed)
-        if task is not None:
-            task.check_labels([0.0, 1.0])
+    if likes_from is not None:
+        splits = with_likes(splits, at_least=likes_from)
+    if of_clicks and task is not None:
+        task.check_labels([0.0, 1.0])
     _log_splits(splits)
     if biases:
         splits = with_biases(splits, seed=seed)
