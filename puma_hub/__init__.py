@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from puma_hub.registry.route import find_route
     from puma_hub.scorer import PersonalizedLM
     from puma_hub.selection import select_users
-    from puma_hub.tasks import ClickTask, OrdinalTask, PromptTemplate, RatingTask, register_task
+    from puma_hub.tasks import ClickTask, LikeTask, OrdinalTask, PromptTemplate, RatingTask, register_task
     from puma_hub.training import (
         AdapterTrainer,
         PromptTrainer,
@@ -51,7 +51,7 @@ _FOLDERS = {
     "registry.route": ("find_route",),
     "scorer": ("PersonalizedLM",),
     "selection": ("select_users",),
-    "tasks": ("ClickTask", "OrdinalTask", "PromptTemplate", "RatingTask", "register_task"),
+    "tasks": ("ClickTask", "LikeTask", "OrdinalTask", "PromptTemplate", "RatingTask", "register_task"),
     "training": (
         "AdapterTrainer",
         "PromptTrainer",
@@ -69,6 +69,7 @@ _FOLDER_OF = {name: folder for folder, names in _FOLDERS.items() for name in nam
 __all__ = [
     "AdapterTrainer",
     "ClickTask",
+    "LikeTask",
     "ModelSpec",
     "OrdinalTask",
     "PersonalizedLM",

@@ -11,13 +11,15 @@ import pytest
 import torch
 from sklearn.metrics import cohen_kappa_score, log_loss, mean_absolute_error, mean_squared_error
 
-from puma_hub import ClickTask, OrdinalTask, RatingTask, register_task
+from puma_hub import ClickTask, LikeTask, OrdinalTask, RatingTask, register_task
 from puma_hub.adapter.facts import Evaluation
 from puma_hub.directions import Metric, lower_is_better
 from puma_hub.errors import ConfigurationError, InteractionsError, PumaHubError
-from puma_hub.tasks import Task, as_task, default_task, registry, task_from_dict, task_kind
+from puma_hub.tasks import RatingHead, Task, as_task, default_task, registry, task_from_dict, task_kind
+from puma_hub.tasks.probability import ProbabilityTask
 
 TASKS = [RatingTask(), RatingTask((0.5, 1, 1.5), 0.25), ClickTask(), OrdinalTask(), OrdinalTask((0, 1, 3, 10))]
+TASKS += [LikeTask(), LikeTask((0, 3, 10))]
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_what_a_task_brings(task: Task) -> None:
     generator = np.random.default_rng(0)
     logits = torch.from_numpy(generator.normal(size=(40, len(task.answers))).astype(np.float32))
     predictions = task.predict(logits, None).double().numpy()
-    ordered = [0.0, 1.0] if isinstance(task, ClickTask) else [float(value) for value in task.values]  # type: ignore[attr-defined]
+    ordered = [0.0, 1.0] if isinstance(task, ProbabilityTask) else [float(value) for value in task.values]  # type: ignore[attr-defined]
     labels = generator.choice(ordered, size=40)
     task.check_labels(labels)
     found = task.scores(predictions, labels, [f"u{i % 4}" for i in range(40)])
@@ -50,6 +52,7 @@ def test_what_a_task_brings(task: Task) -> None:
     # What predictions say is found again by the link, and every label has a finite one.
     near = torch.from_numpy(generator.normal(0, 0.3, (40, len(task.answers))).astype(np.float32))
     assert torch.allclose(task.link(task.predict(near, None)), task.linear_predictor(near, None), atol=1e-4)
+    assert torch.allclose(task.inverse_link(task.linear_predictor(near, None)), task.predict(near, None), atol=1e-6)
     assert task.link(torch.tensor(ordered)).isfinite().all()
     assert (task.link(torch.tensor(ordered)).diff() > 0).all()
 
@@ -63,7 +66,7 @@ def test_how_a_task_is_trained_is_not_what_it_is() -> None:
 def test_names_that_are_not_known() -> None:
     assert default_task() == RatingTask()
     for name in ("ranking", None, ["rating"]):
-        with pytest.raises(ConfigurationError, match=r"unknown task.*click, ordinal, rating\. Import the module"):
+        with pytest.raises(ConfigurationError, match=r"unknown task.*click, like, ordinal, rating\. Import the module"):
             task_from_dict({"name": name})
     with pytest.raises(ConfigurationError, match="a Task or its dict"):
         as_task("rating")
@@ -217,3 +220,24 @@ def test_ordinal_labels_are_values() -> None:
         OrdinalTask((1, 2, 5)).check_labels(np.array([1, 3]))
     with pytest.raises(ConfigurationError, match="rising"):
         OrdinalTask((2, 1))
+
+
+@pytest.mark.parametrize("task", [ClickTask(), LikeTask((1, 2, 3))], ids=repr)
+def test_the_loss_of_probabilities_against_sklearn(task: ProbabilityTask) -> None:
+    generator = np.random.default_rng(0)
+    logits = torch.from_numpy(generator.normal(size=(50, len(task.answers))).astype(np.float32))
+    labels = torch.from_numpy(generator.integers(2, size=50).astype(np.float32))
+    torch.manual_seed(0)
+    head = RatingHead(3) if task.has_head else None
+    with torch.no_grad():
+        odds = logits[:, 0] if head is None else head(logits)
+        expected = log_loss(labels.numpy(), 1 / (1 + np.exp(-odds.double().numpy())))
+        assert float(task.loss(logits, labels, head)) == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(InteractionsError, match="with_likes"):
+        task.check_labels([0.0, 4.0])
+
+
+def test_likes_without_a_head_are_the_expected_ratings_place_on_the_scale() -> None:
+    logits = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    expected = logits.softmax(-1) @ torch.tensor([1.0, 2.0, 5.0])
+    assert torch.allclose(LikeTask((1, 2, 5)).predict(logits, None), (expected - 1) / 4, atol=1e-6)

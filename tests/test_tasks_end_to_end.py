@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from sklearn.metrics import mean_squared_error
 
 from puma_hub import (
     AdapterTrainer,
+    LikeTask,
     OrdinalTask,
     PersonalizedLM,
     PromptBank,
@@ -33,7 +35,7 @@ from puma_hub.adapter.card import adapter_card
 from puma_hub.adapter.facts import AdapterFacts, Evaluation
 from puma_hub.bank.card import bank_card
 from puma_hub.cli.main import main
-from puma_hub.data import chronological_split
+from puma_hub.data import chronological_split, with_likes
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.evaluation import calibrate
 from puma_hub.tasks import Task, registry
@@ -57,9 +59,9 @@ def verdict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[type[Task]]:
     del registry._TASKS["verdict"], sys.modules["verdict_task"]
 
 
-@pytest.fixture(params=["ordinal", "verdict"])
+@pytest.fixture(params=["ordinal", "verdict", "like"])
 def task(request: pytest.FixtureRequest, verdict: type[Task]) -> Task:
-    return verdict() if request.param == "verdict" else OrdinalTask()
+    return {"verdict": verdict, "ordinal": OrdinalTask, "like": LikeTask}[request.param]()
 
 
 def _rows(task: Task) -> datasets.DatasetDict:
@@ -67,29 +69,36 @@ def _rows(task: Task) -> datasets.DatasetDict:
     if task.name == "verdict":
         labels = np.sign(np.array(rows["label"]) - 3.0)
         rows = rows.remove_columns("label").add_column("label", labels.tolist())  # type: ignore[call-arg]
-    return chronological_split(rows)
+    splits = chronological_split(rows)
+    return with_likes(splits) if task.name == "like" else splits
+
+
+def _predicted(lm: PersonalizedLM, bank: PromptBank, rows: datasets.DatasetDict) -> np.ndarray:
+    """Predictions of held-out rows, row by row from the logits."""
+    prompts = torch.from_numpy(np.stack([bank[user] for user in rows["validation"]["user_id"]]))
+    with torch.no_grad():
+        logits = lm.logits(prompts, rows["validation"].select_columns(["item_text"]))
+        return lm.task.predict(logits, bank.head).double().numpy()
 
 
 def test_the_whole_way(make_lm: Callable[..., PersonalizedLM], tmp_path: Path, task: Task) -> None:
     source_lm, target_lm, rows = make_lm(task=task), make_lm("gemma3", seed=1, task=task), _rows(task)
     bank = PromptTrainer(source_lm, rows["train"], replace(QUIET, num_train_epochs=4)).train()
-    assert bank.head is None and bank.provenance.task == task and bank.statistics.sensitivity.any()  # type: ignore[union-attr]
+    assert (bank.head is not None) == task.has_head and bank.provenance.task == task
+    assert bank.statistics is not None and bank.statistics.sensitivity.any()  # type: ignore[union-attr]
     bank.save_pretrained(tmp_path / "bank")
     bank = PromptBank.from_pretrained(str(tmp_path / "bank"))
     taught = with_source_predictions(source_lm, bank, rows["train"])
     trainer = AdapterTrainer(target_lm, bank, taught, replace(QUIET, num_train_epochs=1))
     adapter = trainer.train()
-    assert trainer.report["start_rows"] and adapter.head is None and not adapter.config.rating_head
+    assert trainer.report["start_rows"] and adapter.config.rating_head == (adapter.head is not None) == task.has_head
     adapter.save_pretrained(tmp_path / "adapter")
     adapter = PumaAdapter.from_pretrained(tmp_path / "adapter")
     migrated = migrate(adapter, bank)
     assert migrated.provenance.task == task
 
     report = evaluate_bank(target_lm, migrated, rows)
-    prompts = torch.from_numpy(np.stack([migrated[user] for user in rows["validation"]["user_id"]]))
-    with torch.no_grad():
-        logits = target_lm.logits(prompts, rows["validation"].select_columns(["item_text"]))
-        own = task.predict(logits, None).double().numpy()
+    own = _predicted(target_lm, migrated, rows)
     expected = task.scores(own, np.array(rows["validation"]["label"]), rows["validation"]["user_id"][:])
     assert report["metrics"] == pytest.approx(expected, abs=1e-4) and "baselines" in report
     compared = compare_banks(source_lm, bank, target_lm, migrated, rows["validation"])
@@ -110,8 +119,14 @@ def test_the_whole_way(make_lm: Callable[..., PersonalizedLM], tmp_path: Path, t
     scored = pipe(row)
     assert list(scored["distribution"]) == list(task.answers)
     assert scored["score"] == pytest.approx(own[rows["validation"]["user_id"].index("user-3")], abs=1e-4)
-    with pytest.raises(ConfigurationError, match="no rating head to calibrate"):
-        calibrate(target_lm, migrated, rows["validation"])
+    if task.has_head:
+        calibrated, found = calibrate(target_lm, migrated, rows["validation"])
+        assert found.rmse_after < found.rmse_before
+        rmse = mean_squared_error(rows["validation"]["label"], _predicted(target_lm, calibrated, rows)) ** 0.5
+        assert rmse == pytest.approx(found.rmse_after, abs=1e-4)
+    else:
+        with pytest.raises(ConfigurationError, match="no rating head to calibrate"):
+            calibrate(target_lm, migrated, rows["validation"])
     with pytest.raises(MismatchError, match="another task"):
         evaluate_bank(make_lm("gemma3", seed=1, template=task.template), migrated, rows)
 
@@ -131,6 +146,6 @@ def test_ordinal_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *given[:4], "--task", "ranking", "--out", "x"])
-    assert stopped.value.code == 2 and "click, ordinal, rating" in capsys.readouterr().err
+    assert stopped.value.code == 2 and "click, like, ordinal, rating" in capsys.readouterr().err
     assert main(["fit", *given[:4], "--task", "click", "--values", "1:5", "--out", str(tmp_path / "clicks")]) == 2
     assert "the task click takes no values" in capsys.readouterr().err

@@ -88,6 +88,10 @@ class Task(ABC):
     def link(self, predictions: torch.Tensor) -> torch.Tensor:
         """The linear predictor ``(B,)`` of predictions ``(B,)``, finite for labels too."""
 
+    def inverse_link(self, predictors: torch.Tensor) -> torch.Tensor:
+        """Predictions ``(B,)`` of linear predictors ``(B,)``; by default they are the same."""
+        return predictors
+
     @abstractmethod
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Predictions ``(B,)``."""

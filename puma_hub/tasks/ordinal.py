@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from puma_hub.directions import MAE, QUADRATIC_KAPPA, RMSE, Metric
 from puma_hub.tasks.head import RatingHead
-from puma_hub.tasks.rating_values import ValuesTask
+from puma_hub.tasks.rating_values import ValuesTask, log_odds_of_expected
 from puma_hub.tasks.registry import register_task
 from puma_hub.tasks.scores import mae, quadratic_kappa, rmse
 
@@ -61,9 +61,7 @@ class OrdinalTask(ValuesTask):
 
     def linear_predictor(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Log-odds ``(B,)`` of where the expected value lies between the lowest and the highest."""
-        values = torch.tensor(self.values, dtype=torch.float32, device=logits.device)
-        above, below = (values - values[0]).log(), (values[-1] - values).log()
-        return (logits + above).logsumexp(-1) - (logits + below).logsumexp(-1)
+        return log_odds_of_expected(self.values, logits)
 
     def link(self, predictions: torch.Tensor) -> torch.Tensor:
         """Of expected values ``(B,)`` the log-odds; the ends of the scale are taken a quarter of a step inwards."""
@@ -73,8 +71,12 @@ class OrdinalTask(ValuesTask):
 
     def predict(self, logits: torch.Tensor, head: RatingHead | None) -> torch.Tensor:
         """Expected values ``(B,)``."""
+        return self.inverse_link(self.linear_predictor(logits, head))
+
+    def inverse_link(self, predictors: torch.Tensor) -> torch.Tensor:
+        """Expected values ``(B,)`` of log-odds ``(B,)``."""
         lowest, highest = self.values[0], self.values[-1]
-        return lowest + (highest - lowest) * self.linear_predictor(logits, head).sigmoid()
+        return lowest + (highest - lowest) * predictors.sigmoid()
 
     def scores(self, predictions: np.ndarray, labels: np.ndarray, users: Sequence[str]) -> dict[str, float | None]:
         """MAE, RMSE, and the quadratic weighted kappa of the nearest values."""

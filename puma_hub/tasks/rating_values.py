@@ -71,6 +71,13 @@ class ValuesTask(Task):
         return torch.searchsorted(middles, ratings.to(torch.float64).contiguous())
 
 
+def log_odds_of_expected(values: Sequence[float], logits: torch.Tensor) -> torch.Tensor:
+    """Log-odds ``(B,)`` of where the expected value lies between the lowest and the highest; ``logits (B, K)``."""
+    scale = torch.tensor(values, dtype=torch.float32, device=logits.device)
+    above, below = (scale - scale[0]).log(), (scale[-1] - scale).log()
+    return (logits + above).logsumexp(-1) - (logits + below).logsumexp(-1)
+
+
 def _as_values(values: Any) -> tuple[float, ...]:
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise ConfigurationError(f"rating values must be numbers, got {shown(values)}")

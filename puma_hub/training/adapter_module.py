@@ -41,7 +41,7 @@ class AdapterModule(TrainedModule):
     ) -> None:
         super().__init__(lm, rows.train, rows.validation, args)
         self.adapter = adapter
-        # Running sum of prediction minus label, and the number of rows in it.
+        # Running sums of prediction minus label, and of the variance of labels, which is 1 a row for ratings.
         self.register_buffer("residuals", torch.zeros(2))
         self.to(lm.device)
         # Plain attributes: parameters and buffers would be saved in every checkpoint.
@@ -79,8 +79,9 @@ class AdapterModule(TrainedModule):
             loss = weight * distillation + (1.0 - weight) * loss
         if self.trained_head is not None:
             with torch.no_grad():
-                errors = self.trained_head(logits) - batch.targets(args.teacher_weight).to(lm.device)
-                step = torch.stack([errors.sum(), torch.ones_like(errors).sum()])
+                predictions = lm.task.predict(logits, self.trained_head)
+                errors = predictions - batch.targets(args.teacher_weight).to(lm.device)
+                step = torch.stack([errors.sum(), lm.task.variance(predictions).sum()])
                 self.residuals.add_(reduce(step))  # over all processes
         return loss + (args.offset_penalty or 0.0) * offsets.square().sum((1, 2)).mean()
 
@@ -110,8 +111,9 @@ class AdapterModule(TrainedModule):
     def level(self) -> None:
         """Correct the head's last bias: the mean prediction of the last steps becomes the mean of their labels.
 
-        After a few dozen steps the two can still differ.
+        After a few dozen steps the two can still differ. Where predictions are not the head's output it is a Newton
+        step.
         """
-        total, rows = self.residuals.tolist()
-        if rows and self.trained_head is not None:
-            self.trained_head.rescale(-total / rows)
+        total, variance = self.residuals.tolist()
+        if variance and self.trained_head is not None:
+            self.trained_head.rescale(-total / variance)

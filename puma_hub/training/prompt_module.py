@@ -66,7 +66,7 @@ class PromptModule(TrainedModule):
             self.head = copy.deepcopy(frozen.head)
         elif lm.task.has_head:
             torch.manual_seed(args.seed)
-            self.head = RatingHead(len(lm.task.answers)).start_at(float(train.labels.mean()))
+            self.head = RatingHead(len(lm.task.answers)).start_at(float(lm.task.link(train.labels.mean())))
         # Running sum of the answer logits, and the number of rows in it.
         self.register_buffer("answers", torch.zeros(len(lm.task.answers) + 1))
         self.to(lm.device)
