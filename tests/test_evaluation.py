@@ -142,11 +142,16 @@ def test_controls_by_hand(
     found = controls(lm, bank, interactions, users, seed=5)
     rows = interactions.filter(lambda row: row["user_id"] in users)
 
-    def rmse_with(prompt_of: Callable[[str], np.ndarray]) -> float:
+    def predicted(prompt_of: Callable[[str], np.ndarray]) -> np.ndarray:
         prompts = torch.from_numpy(np.stack([prompt_of(user) for user in rows["user_id"]]))
         with torch.no_grad():
-            predictions = head(lm.logits(prompts, list(rows.select_columns(["item_text"])))).numpy()
-        return float(mean_squared_error(rows["label"], predictions) ** 0.5)
+            return head(lm.logits(prompts, list(rows.select_columns(["item_text"])))).numpy()
+
+    def rmse_with(prompt_of: Callable[[str], np.ndarray]) -> float:
+        return float(mean_squared_error(rows["label"], predicted(prompt_of)) ** 0.5)
+
+    def mae_with(prompt_of: Callable[[str], np.ndarray]) -> float:
+        return float(mean_absolute_error(rows["label"], predicted(prompt_of)))
 
     mean = bank.prompts.mean(0)
     order = derangement(3, seed=5)
@@ -155,6 +160,10 @@ def test_controls_by_hand(
     assert found["mean"] == pytest.approx(rmse_with(lambda user: mean), rel=1e-5)
     assert found["shuffled"] == pytest.approx(rmse_with(shuffled.__getitem__), rel=1e-5)
     assert found["gain"] == pytest.approx(found["mean"] - found["own"])
+    assert found["by_metric"]["rmse"] == {name: found[name] for name in ("own", "mean", "shuffled", "gain")}
+    by_mae = found["by_metric"]["mae"]
+    assert by_mae["own"] == pytest.approx(mae_with(bank.__getitem__), rel=1e-5)
+    assert by_mae["gain"] == pytest.approx(mae_with(lambda user: mean) - by_mae["own"], abs=1e-5)
 
 
 def test_compare(make_lm: Callable[..., PersonalizedLM], interactions: datasets.Dataset, head: RatingHead) -> None:

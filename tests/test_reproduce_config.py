@@ -57,6 +57,8 @@ def test_the_help_names_every_experiment_and_preset(capsys: pytest.CaptureFixtur
         ({"share": 0}, "share and budgets must lie above 0"),
         ({"budgets": [2.0]}, "share and budgets must lie above 0"),
         ({"share": "a fifth"}, "share must be float"),
+        ({"metric": "auc"}, "metric must be one of rmse, mae, got 'auc'"),
+        ({"data": {"likes_from": "4"}}, "data.likes_from must be float or nothing"),
         ({"strategy": "best"}, "unknown strategy 'best'"),
         ({"paper": "netflix"}, "paper must be one of amazon, mind, yelp"),
         ({"dtype": "int8"}, "dtype must be one of"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from puma_hub.directions import retention
 from puma_hub.errors import InteractionsError, MismatchError, UnknownUserError
 from puma_hub.evaluation.evaluate import HeldOut, users_of
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.tasks import Task
+from puma_hub.tasks import Metric, Task
 
 _CLUSTERS = 5
 
@@ -45,6 +45,7 @@ def controls(
         The metric with ``own``, ``mean`` and ``shuffled`` prompts, and the ``gain`` of own over mean prompts, positive
         if own prompts are better. The metric is the first main metric of the task that is defined for these rows, such
         as RMSE. Values that are not defined are None, such as ``shuffled`` for a single user. ``notes`` say why.
+        ``by_metric`` has the same four values of every metric of the task.
 
     Raises:
         UnknownUserError: some of ``users`` are not in the bank.
@@ -99,18 +100,13 @@ class Controls:
         metrics = {
             name: self.task.scores(array, self.labels, self.row_users) for name, array in self.predictions.items()
         }
+        alone = [] if "shuffled" in metrics else ["shuffled is not defined: it needs at least two users"]
         metric = self.task.main_metric(metrics["own"])
-        values = {name: figures[metric.name] for name, figures in metrics.items()}
-        own, mean = values["own"], values["mean"]
-        gain = None
-        if own is not None and mean is not None:
-            gain = mean - own if metric.lower_is_better else own - mean
-        alone = [] if "shuffled" in values else ["shuffled is not defined: it needs at least two users"]
+        by_metric = {one.name: _with_gain(one, metrics) for one in self.task.metrics}
         return {
             "metric": metric.name,
-            "shuffled": None,
-            **values,
-            "gain": gain,
+            **by_metric[metric.name],
+            "by_metric": by_metric,
             "users": len(set(self.row_users)),
             "rows": len(self.labels),
             "notes": [*self.task.undefined(metrics["own"]), *alone],
@@ -122,6 +118,16 @@ class Controls:
         for user, value in zip(self.row_users, np.square(self.predictions[name] - self.labels)):
             values.setdefault(user, []).append(float(value))
         return {user: (float(np.mean(squared)), len(squared)) for user, squared in values.items()}
+
+
+def _with_gain(metric: Metric, metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
+    """A metric with own, mean and shuffled prompts, and the personal gain."""
+    values = {"shuffled": None, **{name: figures[metric.name] for name, figures in metrics.items()}}
+    own, mean = values["own"], values["mean"]
+    gain = None
+    if own is not None and mean is not None:
+        gain = mean - own if metric.lower_is_better else own - mean
+    return {**values, "gain": gain}
 
 
 def controls_of(held_out: HeldOut, users: Sequence[str] | None = None, seed: int = 42) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class DataConfig:
         held_out: the share of each user's rows, the last in time, that is scored.
         item_statistics: whether an item's mean label in the training rows is part of its text.
         negatives: rows without a click for each row, which is a click then; for the task ``click``.
+        likes_from: ratings from this one up are clicks, and lower ones none; for the task ``click``.
     """
 
     name: str = "movielens-100k"
@@ -50,6 +51,7 @@ class DataConfig:
     held_out: float = 0.2
     item_statistics: bool = False
     negatives: int | None = None
+    likes_from: float | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class ReproduceConfig:
         seeds: of users, trainings and selections; a run for each.
         paper: the paper's data set whose figures stand beside ours: ``amazon``, ``mind`` or ``yelp``.
         task: its name, or a dict of :meth:`puma_hub.tasks.Task.to_dict`.
+        metric: one of the task's, by which experiments compare; its main metric by default.
         template: a preset or a text; the task's by default.
         dtype: of the LLMs.
         device: of the LLMs.
@@ -142,6 +145,7 @@ class ReproduceConfig:
     seeds: list[int] = field(default_factory=lambda: [42, 43, 44])
     paper: str = "amazon"
     task: Any = "rating"
+    metric: str | None = None
     template: str | None = None
     dtype: str = "auto"
     device: str | None = None
@@ -181,7 +185,9 @@ class ReproduceConfig:
         _require(min(self.cold_start.rows, default=-1) >= 0, "cold_start.rows must be 0 or more", self.cold_start.rows)
         if self.template is not None:
             PromptTemplate.of(self.template)
-        self.scored_task  # noqa: B018  refuses an unknown task
+        known_metrics = [metric.name for metric in self.scored_task.metrics]
+        known = self.metric is None or self.metric in known_metrics
+        _require(known, f"metric must be one of {', '.join(known_metrics)}", self.metric)
 
     def short(self, model: str) -> str:
         """A model's name without the folder or account before it, where no other model is called so."""
@@ -212,9 +218,9 @@ class ReproduceConfig:
         return task_from_dict({"name": self.task} if isinstance(self.task, str) else self.task)
 
     @property
-    def main_metric(self) -> str:
-        """The name of the task's main metric."""
-        return self.scored_task.metrics[0].name
+    def compared_metric(self) -> str:
+        """The name of the metric by which experiments compare."""
+        return self.metric or self.scored_task.metrics[0].name
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -166,6 +166,7 @@ class Context:
                 rows_per_user=data.rows_per_user,
                 held_out=data.held_out,
                 negatives=data.negatives,
+                likes_from=data.likes_from,
                 **data.options,
             )
             self._everybody = wanted, found

@@ -38,10 +38,11 @@ class ControlsExperiment(Experiment):
         return {name: PersonalGain(plan.setup, bank, selection) for name, bank in banks.items()}
 
     def figures(self, found: Mapping[str, Any]) -> Figures:
-        rows: Figures = {row: {name: report[row] for name, report in found.items()} for row in _ROWS}
-        before = found["source"]["gain"]
+        values = {name: report["by_metric"][self.metric] for name, report in found.items()}
+        rows: Figures = {row: {name: own[row] for name, own in values.items()} for row in _ROWS}
+        before = values["source"]["gain"]
         rows[RETENTION] = {
-            name: None if name == "source" else retention(before, report["gain"]) for name, report in found.items()
+            name: None if name == "source" else retention(before, own["gain"]) for name, own in values.items()
         }
         return rows
 

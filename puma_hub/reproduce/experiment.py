@@ -31,7 +31,7 @@ class Experiment(ABC):
 
     def __init__(self, config: ReproduceConfig) -> None:
         self.config = config
-        self.metric = config.main_metric
+        self.metric = config.compared_metric
         self.metrics = [metric.name for metric in config.scored_task.metrics]
 
     @abstractmethod

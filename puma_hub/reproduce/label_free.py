@@ -57,18 +57,23 @@ class LabelFree(Experiment):
         return ways
 
     def figures(self, found: Mapping[str, Any]) -> Figures:
-        before = found[f"{_UNSEEN} {_SOURCE}"]
+        before = self._unseen(found, _SOURCE)["gain"]
         rows: Figures = {}
         for name, report in found.items():
             if name.startswith(f"{_UNSEEN} "):
                 continue
-            after = found.get(f"{_UNSEEN} {name}", {})
+            after = self._unseen(found, name)
             rows[name] = {
                 _ALL: report["metrics"][self.metric],
                 **{column: after.get(column) for column in ("own", "mean", "shuffled")},
-                "retention": None if name == _SOURCE else retention(before["gain"], after.get("gain")),
+                "retention": None if name == _SOURCE else retention(before, after.get("gain")),
             }
         return rows
+
+    def _unseen(self, found: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+        """Figures of users whom the adapter never saw, with own, mean and deranged prompts; none for some ways."""
+        report = found.get(f"{_UNSEEN} {name}")
+        return report["by_metric"][self.metric] if report is not None else {}
 
     def labels(self) -> dict[str, str]:
         what = self.metric.upper()

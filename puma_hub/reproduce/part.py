@@ -17,7 +17,7 @@ from puma_hub.reproduce.config import DataConfig
 if TYPE_CHECKING:
     from puma_hub.reproduce.context import Context
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 TEXT, ROW = 30, 4
 """Work in tokens that go through an LLM: of an item's text, and of a row after it, forward or backward."""
 BANK = "bank"
