@@ -78,7 +78,7 @@ def add_reading(parser: argparse.ArgumentParser, *, sampled: bool = False) -> No
         "--likes-from",
         type=float,
         metavar="RATING",
-        help="for --task click: ratings from this one up are clicks, and lower ones are none",
+        help="for --task like or click: ratings from this one up are clicks, and lower ones are none",
     )
     parser.add_argument("--data-seed", type=int, default=42, help="seed of the drawn users (default: 42)")
 

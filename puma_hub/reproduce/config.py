@@ -39,7 +39,7 @@ class DataConfig:
         held_out: the share of each user's rows, the last in time, that is scored.
         item_statistics: whether an item's mean label in the training rows is part of its text.
         negatives: rows without a click for each row, which is a click then; for the task ``click``.
-        likes_from: ratings from this one up are clicks, and lower ones none; for the task ``click``.
+        likes_from: ratings from this one up are clicks, and lower ones none; for the tasks ``like`` and ``click``.
     """
 
     name: str = "movielens-100k"

@@ -19,7 +19,7 @@ class LikeTask(ProbabilityTask, ValuesTask):
     """Predict a click, label 1, where the LLM answers with a rating among ``values``.
 
     A head turns the logits of these answers into the log-odds of a click. The paper's clicks come from the logit of
-    "Yes" alone (:class:`ClickTask`); small LLMs know far more of an item when they are asked for a rating.
+    "Yes" alone (:class:`ClickTask`).
 
     Raises:
         ConfigurationError: the values are not two or more rising numbers.
