@@ -82,6 +82,11 @@ def test_what_tells_nothing_apart_is_refused() -> None:
         with_likes(splits, at_least=0)
     with pytest.raises(InteractionsError, match=r"none of 210 ratings are at least 7"):
         with_likes(splits, at_least=7)
+    missing = datasets.DatasetDict(
+        train=splits["train"].map(lambda row, n: {"label": row["label"] if n else None}, with_indices=True)
+    )
+    with pytest.raises(InteractionsError, match="1 of 168 ratings are missing"):
+        with_likes(missing)
     for bad in (float("nan"), float("inf"), True, "4"):
         with pytest.raises(ConfigurationError, match="must begin at a finite rating"):
             with_likes(splits, at_least=bad)  # type: ignore[arg-type]

@@ -17,23 +17,27 @@ RATING = "click_rating"  # the column of the rating that a click was made of
 
 
 def with_likes(splits: datasets.DatasetDict, *, at_least: float = 4.0) -> datasets.DatasetDict:
-    """Make ratings of ``at_least`` clicks, label 1, and lower ones label 0; the column ``click_rating`` keeps
-    the ratings.
+    """Make ratings of ``at_least`` clicks, label 1, and lower ones label 0.
 
     So are clicks made of MovieLens for models that predict them (Zhou et al., Deep Interest Network, KDD 2018, section
-    6.1). ``history`` becomes the titles of the last five items that the user liked before, the oldest first, in
-    whichever split.
+    6.1). The column ``click_rating`` keeps the ratings. ``history`` becomes the titles of the last five items that the
+    user liked before, the oldest first, in whichever split.
 
     Raises:
         ConfigurationError: ``at_least`` is no finite number.
-        InteractionsError: all ratings are on the same side of it.
+        InteractionsError: all ratings are on the same side of it, or some are missing.
     """
     if isinstance(at_least, bool) or not isinstance(at_least, (int, float)) or not math.isfinite(at_least):
         raise ConfigurationError(f"likes must begin at a finite rating, got {at_least!r}")
     plain = {name: flat(rows) for name, rows in splits.items()}
     tables = [rows.data.table.select(_used(rows)) for rows in plain.values()]
     together = from_table(pa.concat_tables(tables, promote_options="permissive"))
-    liked = numbers(together, "label") >= at_least
+    ratings = numbers(together, "label")
+    if np.isnan(ratings).any():
+        raise InteractionsError(
+            f"{int(np.isnan(ratings).sum())} of {len(ratings)} ratings are missing; drop these rows"
+        )
+    liked = ratings >= at_least
     if liked.all() or not liked.any():
         raise InteractionsError(
             f"{'all' if liked.all() else 'none'} of {len(liked)} ratings are at least {at_least}, so there is nothing "

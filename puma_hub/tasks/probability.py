@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +17,6 @@ from puma_hub.tasks.scores import auc, user_aucs
 _CERTAIN = 1e-3  # no probability is taken to be nearer to 0 or 1
 
 
-@dataclass(frozen=True)
 class ProbabilityTask(Task):
     """A task that predicts the probability of the label 1; binary cross entropy on its log-odds."""
 
