@@ -81,8 +81,11 @@ def test_statistics_from_any_json(data: dict[str, object], start_right: bool) ->
         BankStatistics.from_dict({**right, **data})
 
 
+TRAINED_ON = ["sources", "farthest", "target_spread", "target_users", "mean_answers"]
+
+
 @settings(max_examples=150, deadline=None)
-@given(st.dictionaries(st.sampled_from(["sources", "farthest", "target_spread", "target_users"]), json_values))
+@given(st.dictionaries(st.sampled_from(TRAINED_ON), json_values))
 def test_trained_on_from_any_json(data: dict[str, object]) -> None:
     right = {"sources": [{"base_id": "a", "spread": 1.0, "users": 3}], "farthest": 1, "target_spread": 1}
     with suppress(ConfigurationError):  # and no other error

@@ -136,7 +136,7 @@ def test_prompts_are_shrunk_unless_they_are_already(
         rows = draw_rows(bank, catalogue_of(interactions), rows=96, seed=1)
     elif made == "migrated":
         taught = with_source_predictions(lm, bank, interactions)
-        lm, spread = make_lm("gemma3"), 1.0  # an adapter records no mean answers
+        lm, spread = make_lm("gemma3"), AVERAGED  # the adapter learnt from sharpened answers
         bank = AdapterTrainer(lm, bank, taught, QUIET).train().migrate(bank)
     elif made == "given":  # by somebody who did not say how they were trained
         bank = PromptBank.from_arrays(
@@ -194,6 +194,23 @@ def test_a_bank_records_the_mean_answers_of_its_training(
     for wrong in ([1.0], "12345", [float("nan")] * 5):
         with pytest.raises(BankError, match="must be 5 numbers"):
             with_source_predictions(lm, bank.with_provenance(details={"mean_answers": wrong}), interactions, noise=0)
+
+
+def test_migrated_prompts_come_with_the_mean_answers_at_their_mean(
+    make_lm: Callable[..., PersonalizedLM], source: tuple[PersonalizedLM, PromptBank], interactions: datasets.Dataset
+) -> None:
+    lm, bank = source
+    target = make_lm("gemma3", seed=1)
+    adapter = AdapterTrainer(target, bank, with_source_predictions(lm, bank, interactions), QUIET).train()
+    migrated = adapter.migrate(bank)
+    with torch.no_grad():
+        mean = adapter.output_mean.expand(len(interactions), -1, -1)
+        expected = target.logits(mean, interactions.select_columns(["item_text"])).mean(0)
+    np.testing.assert_allclose(migrated.provenance.details["mean_answers"], expected, atol=1e-4)
+    adapter.config.trained_on = replace(adapter.config.trained_on, mean_answers=None)  # of an earlier version
+    earlier = adapter.migrate(bank)
+    assert "mean_answers" not in earlier.provenance.details
+    with_source_predictions(target, earlier, interactions)
 
 
 def test_loss_by_hand() -> None:

@@ -43,7 +43,7 @@ def make_trained(bank: PromptBank, *others: PromptBank, architecture: str = "see
         adapter.base.normal_()
         adapter.output_mean.normal_()
     facts = tuple(SourceBank(part.base_id, part.spread, part.users) for part in known)
-    adapter.config.trained_on = TrainedOn(facts, 2.0, 0.5, len(bank))
+    adapter.config.trained_on = TrainedOn(facts, 2.0, 0.5, len(bank), (0.5, -1.5))
     return adapter
 
 

@@ -25,6 +25,7 @@ class TrainedOn:
 
     ``farthest``: the largest root mean square of a standardised prompt, over all users of these banks; 1 is usual.
     ``target_spread``: the root mean square of one coordinate of the migrated prompts minus their mean.
+    ``mean_answers``: the target LLM's mean answer logits at that mean; None in adapters of earlier versions.
 
     Raises:
         ConfigurationError: a value is out of range.
@@ -34,15 +35,19 @@ class TrainedOn:
     farthest: float
     target_spread: float
     target_users: int
+    mean_answers: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         numbers = [self.farthest, self.target_spread, *(bank.spread for bank in self.sources)]
+        answers = self.mean_answers or ()
         counts = [self.target_users, *(bank.users for bank in self.sources)]
-        if not self.sources or not all(math.isfinite(n) and n >= 0 for n in numbers) or min(counts) < 1:
+        in_range = all(math.isfinite(n) and n >= 0 for n in numbers) and all(map(math.isfinite, answers))
+        if not self.sources or not in_range or min(counts) < 1:
             raise ConfigurationError(f"an adapter cannot have been trained on {self}; train or download it again")
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"sources": [asdict(bank) for bank in self.sources]}
+        answers = None if self.mean_answers is None else list(self.mean_answers)
+        return asdict(self) | {"sources": [asdict(bank) for bank in self.sources], "mean_answers": answers}
 
     @classmethod
     def of(cls, data: TrainedOn | Mapping[str, Any] | None) -> TrainedOn | None:
@@ -58,7 +63,9 @@ class TrainedOn:
                 SourceBank(str(bank["base_id"]), float(bank["spread"]), int(bank["users"])) for bank in data["sources"]
             )
             farthest, spread = float(data["farthest"]), float(data["target_spread"])
-            return cls(banks, farthest, spread, int(data["target_users"]))
+            answers = data.get("mean_answers")
+            mean = None if answers is None else tuple(float(logit) for logit in answers)
+            return cls(banks, farthest, spread, int(data["target_users"]), mean)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, ConfigurationError):
                 raise

@@ -16,6 +16,8 @@ from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require
 from puma_hub.tasks import PromptTemplate, RatingHead, Task, as_task, default_task
 from puma_hub.tasks.owners import USERS, owners_of
 
+MEAN_ANSWERS = "mean_answers"
+"""A key of the details: the mean answer logits of the LLM with the bank's prompts."""
 FORMAT_VERSION = 1
 
 

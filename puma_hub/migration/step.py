@@ -13,6 +13,7 @@ import numpy as np
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import BankStatistics, Provenance
 from puma_hub.bank.lineage import joined_histories
+from puma_hub.bank.provenance import MEAN_ANSWERS
 from puma_hub.bank.reference import Reference
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import ConfigurationError
@@ -85,6 +86,8 @@ class Step:
             details["own_source_bank"] = ours == [
                 bank.statistics.base_id if bank.statistics else None for bank in self.before
             ]
+            if trained.mean_answers is not None and self.base is None:
+                details[MEAN_ANSWERS] = list(trained.mean_answers)
         if self.adapter.head is not None:
             details["head"] = "the adapter's"
         history, parents = joined_histories([bank.lineage for bank in self.before])

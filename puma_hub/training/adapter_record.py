@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from puma_hub.adapter.mapping import map_prompts
 from puma_hub.adapter.trained_on import SourceBank, TrainedOn
 from puma_hub.bank import BankStatistics
 from puma_hub.scorer import EncodedRows, PersonalizedLM
-from puma_hub.training.sensitivity import sensitivity_at
+from puma_hub.training.sensitivity import mean_response
 
 _PROMPTS_AT_ONCE = 4096
 
@@ -32,12 +33,16 @@ def record_banks(adapter: PumaAdapter, prompts: np.ndarray, statistics: Sequence
     adapter.config.trained_on = TrainedOn(sources, float(distances.max()), target.spread, target.users)
 
 
-def record_sensitivity(adapter: PumaAdapter, lm: PersonalizedLM, rows: EncodedRows, batch_size: int) -> None:
-    """The sensitivity of the target LLM at the mean of the target bank, which is recorded already.
+def record_response(adapter: PumaAdapter, lm: PersonalizedLM, rows: EncodedRows, batch_size: int) -> None:
+    """The sensitivity and the mean answers of the target LLM at the mean of the target bank, which is recorded already.
 
     Raises:
         NotFiniteError: gradients are NaN or infinite.
     """
-    found = sensitivity_at(lm, rows, adapter.output_mean.detach().clone().cpu(), adapter.head, batch_size)
+    mean = adapter.output_mean.detach().clone().cpu()
+    sensitivity, answers = mean_response(lm, rows, mean, adapter.head, batch_size)
     with torch.no_grad():
-        adapter.output_sensitivity.copy_(torch.from_numpy(found))
+        adapter.output_sensitivity.copy_(torch.from_numpy(sensitivity))
+    known = adapter.config.trained_on
+    assert known is not None  # record_banks comes first
+    adapter.config.trained_on = replace(known, mean_answers=tuple(answers))

@@ -19,7 +19,7 @@ from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks.owners import ITEMS, USERS, Owners
 from puma_hub.training.adapter_module import AdapterModule
-from puma_hub.training.adapter_record import record_banks, record_sensitivity
+from puma_hub.training.adapter_record import record_banks, record_response
 from puma_hub.training.adapter_rows import adapter_rows, has_labels, has_teacher
 from puma_hub.training.adapter_start import fresh_adapter, is_trained
 from puma_hub.training.args import PumaTrainingArguments
@@ -146,7 +146,7 @@ class AdapterTrainer(BaseTrainer):
         """Store in the adapter the facts about its source banks and about the target bank that it maps them to."""
         record_banks(adapter, self._prompts.numpy(), self._statistics)
         rows, batch_size = self._rows.train.rows, self.args.gradient_batch_size
-        record_sensitivity(adapter, self.lm, rows, batch_size)
+        record_response(adapter, self.lm, rows, batch_size)
 
     def _identity(self) -> str:
         train = self._rows.train

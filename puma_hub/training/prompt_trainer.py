@@ -13,6 +13,7 @@ import torch
 
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.fit import given_fact, require_given
+from puma_hub.bank.provenance import MEAN_ANSWERS
 from puma_hub.data import check_interactions
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.data.rows import codes, column, take_rows
@@ -31,7 +32,6 @@ from puma_hub.training.prompt_module import PromptModule
 from puma_hub.training.report import FLOPS_FORMULA, common_facts, forward_flops, training_facts
 from puma_hub.training.sensitivity import sensitivity_at, sensitivity_flops
 from puma_hub.training.state import RunState, identity_hash
-from puma_hub.training.teacher import MEAN_ANSWERS
 from puma_hub.training.trainer import BaseTrainer, Callback, Resume
 from puma_hub.training.variances import LATEST, VARIANCES
 

@@ -105,9 +105,16 @@ def item_base(
 def sensitivity_at(
     lm: PersonalizedLM, rows: EncodedRows, prompt: torch.Tensor, head: RatingHead | None, batch_size: int
 ) -> np.ndarray:
-    """The gradient of the mean prediction at ``prompt (l, d)``, float32 ``(l, d)``.
+    """The gradient of the mean prediction at ``prompt (l, d)``, see :func:`mean_response`."""
+    return mean_response(lm, rows, prompt, head, batch_size)[0]
 
-    The mean is over :data:`ROWS` of the rows, all with the same prompt. Predictions are the task's linear predictor:
+
+def mean_response(
+    lm: PersonalizedLM, rows: EncodedRows, prompt: torch.Tensor, head: RatingHead | None, batch_size: int
+) -> tuple[np.ndarray, list[float]]:
+    """The gradient of the mean prediction at ``prompt (l, d)``, float32 ``(l, d)``, and the mean answer logits there.
+
+    Means are over :data:`ROWS` of the rows, all with the same prompt. Predictions are the task's linear predictor:
     ratings, or log-odds of a click.
 
     Raises:
@@ -116,14 +123,17 @@ def sensitivity_at(
     head = copy.deepcopy(head).to(lm.device) if head is not None else None
     chosen = _taken(len(rows))
     total = torch.zeros(prompt.shape, dtype=torch.float64)
+    answers = torch.zeros(len(lm.task.answers), dtype=torch.float64)
     for start in range(0, len(chosen), batch_size):
         part = rows.take(chosen[start : start + batch_size])
         prompts = prompt.to(lm.device).expand(len(part), -1, -1).clone().requires_grad_(True)
-        predictions = lm.task.linear_predictor(lm.logits(prompts, part), head)
+        logits = lm.logits(prompts, part)
+        predictions = lm.task.linear_predictor(logits, head)
         (gradients,) = torch.autograd.grad(predictions.sum(), prompts)
         require_finite(gradients, "gradients", lm.dtype)
         total += gradients.double().sum(0).cpu()
-    return np.array((total / len(chosen)).float().numpy())
+        answers += logits.detach().double().sum(0).cpu()
+    return np.array((total / len(chosen)).float().numpy()), (answers / len(chosen)).tolist()
 
 
 def sensitivity_flops(lm: PersonalizedLM, rows: EncodedRows, prompt_length: int) -> float:

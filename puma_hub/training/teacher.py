@@ -14,6 +14,7 @@ import torch
 from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.filling import head_of
 from puma_hub.bank.fit import require_scorer
+from puma_hub.bank.provenance import MEAN_ANSWERS
 from puma_hub.data import check_interactions, of_users
 from puma_hub.data.held_out import row_hashes
 from puma_hub.data.rows import column, numbers
@@ -37,7 +38,6 @@ AVERAGED = 1.1
 # The prompts of one training differ in few directions, and those of another training partly in other directions. With
 # noise added, the adapter learns from the LLM what every direction means.
 NOISE = 2.0
-MEAN_ANSWERS = "mean_answers"  # a key of the details in a bank's provenance
 
 
 def with_source_predictions(
@@ -64,7 +64,7 @@ def with_source_predictions(
             prompts that are shrunk already, as posterior means and migrated prompts are, and 0.75 for others.
         spread: sharpening of the answer logits: a factor on their distance from the mean logits that the bank records;
             1 does not sharpen them. By default 1.1 times the calibration slope that a bank of posterior means
-            records, and 1.15 for other trained prompts; 1 if the bank records no mean.
+            records, 1.1 for migrated prompts, and 1.15 for other trained prompts; 1 if the bank records no mean.
         noise: standard deviation of the Gaussian noise added to each row's prompt, in spreads of the bank. The adapter
             then also learns to map prompts unlike those of its training users, as other banks have. 0 adds no noise.
         seed: seed of the noise. A row's noise does not depend on other rows, unless they say the same. For an adapter
@@ -172,6 +172,8 @@ def _spread(bank: PromptBank, lm: PersonalizedLM, spread: float | None) -> tuple
         raise BankError(f"the bank's {MEAN_ANSWERS} must be {answers} numbers; train the bank again")
     if spread is None:
         slope = slope_of(bank.provenance.details)
+        if slope is None and bank.provenance.made_by == "migrated":
+            slope = 1.0  # the adapter learnt from answers that were sharpened already
         spread = SPREAD if slope is None else AVERAGED * slope
     return spread, torch.tensor(recorded, dtype=torch.float32, device=lm.device)
 

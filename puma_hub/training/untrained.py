@@ -11,7 +11,7 @@ from puma_hub.data.rows import require_dataset
 from puma_hub.errors import ConfigurationError, InteractionsError
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.tasks.owners import USERS
-from puma_hub.training.adapter_record import record_banks, record_sensitivity
+from puma_hub.training.adapter_record import record_banks, record_response
 from puma_hub.training.adapter_start import fresh_adapter, is_trained
 
 
@@ -53,5 +53,5 @@ def untrained_adapter(
         if not len(rows):
             raise InteractionsError("there are no rows to take the sensitivity over; give some, or leave them out")
         encoded = target_lm.encode(rows.select_columns(target_lm.template.columns(rows.column_names)), bank.shape[0])
-        record_sensitivity(adapter, target_lm, encoded, batch_size)
+        record_response(adapter, target_lm, encoded, batch_size)
     return adapter
