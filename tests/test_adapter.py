@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -331,3 +332,23 @@ def test_warm_start_refuses(tokenizer: PreTrainedTokenizerFast) -> None:
         )
     with pytest.raises(MismatchError, match="columns"):
         warm_start(PumaConfig(sources=[SOURCE], target=TARGET), weights[1], tokenizer, weights[1], tokenizer)
+
+
+def test_a_branch_of_zeros_is_left_out_and_nothing_changes() -> None:
+    adapter = make_adapter()
+    adapter.eval()
+    network: Any = adapter.network
+    assert not network.is_linear
+    torch.nn.init.zeros_(network.adapter[-1].weight)
+    prompts = torch.randn(40, *adapter.input_mean.shape)
+    ran = []
+    network.adapter[0].register_forward_hook(lambda *_: ran.append(1))
+    for bias, runs in ((0.5, 2), (0.0, 1)):
+        torch.nn.init.constant_(network.adapter[-1].bias, bias)
+        ran.clear()
+        with_gradients = adapter(prompts).target_prompts
+        with torch.no_grad():
+            without = adapter(prompts).target_prompts
+        assert torch.equal(without, with_gradients) and len(ran) == runs
+    adapter(prompts).target_prompts.sum().backward()
+    assert network.adapter[-1].bias.grad.abs().sum() > 0

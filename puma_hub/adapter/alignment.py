@@ -8,6 +8,7 @@ prediction at the adapter's base as far as it did at its own.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,23 +35,39 @@ def joined_means(references: Sequence[Reference]) -> np.ndarray:
     return np.concatenate([reference.mean for reference in references], axis=-1)
 
 
-def aligned(adapter: PumaAdapter, prompts: torch.Tensor, references: Sequence[Reference]) -> torch.Tensor:
-    """Prompts ``(B, l, sum of source sizes)`` with their offsets corrected for the adapter's sensitivity.
+@dataclass(frozen=True, eq=False)
+class Alignment:
+    """Corrects the offsets of prompts ``(B, l, sum of source sizes)`` for the adapter's sensitivity.
 
     Let ``g`` be the sensitivity of a prompt's own training and ``a`` that of the adapter's source bank. An offset ``o``
     becomes ``o + a ((g - a) . o) / (a . a)``, the nearest offset with ``a . offset = g . o``. Prompts of the adapter's
     own source bank stay as they are, to the bit.
+
+    Args:
+        sources: of each source that is corrected its coordinates, mean, ``g - a`` and ``a / (a . a)``.
     """
-    changes = torch.zeros_like(prompts)
-    for number, reference in enumerate(references):
-        ours, theirs, part = own_reference(adapter, number).sensitivity, reference.sensitivity, _part(adapter, number)
-        if ours is None or theirs is None:
-            continue
-        direction = torch.from_numpy(ours / np.square(ours, dtype=np.float64).sum()).to(prompts)
-        difference, mean = (torch.from_numpy(array.copy()).to(prompts) for array in (theirs - ours, reference.mean))
-        lacking = ((prompts[..., part] - mean) * difference).double().sum((1, 2)).to(prompts)
-        changes[..., part] = lacking[:, None, None] * direction
-    return prompts + changes
+
+    sources: tuple[tuple[slice, torch.Tensor, torch.Tensor, torch.Tensor], ...]
+
+    @classmethod
+    def of(cls, adapter: PumaAdapter, references: Sequence[Reference]) -> Alignment | None:
+        """None where nothing is to be corrected: a sensitivity is not known, or is the same."""
+        sources = []
+        for number, reference in enumerate(references):
+            ours, theirs = own_reference(adapter, number).sensitivity, reference.sensitivity
+            if ours is None or theirs is None or np.array_equal(ours, theirs):
+                continue
+            arrays = reference.mean, theirs - ours, ours / np.square(ours, dtype=np.float64).sum()
+            mean, difference, direction = (torch.from_numpy(np.array(one)).to(adapter.input_mean) for one in arrays)
+            sources.append((_part(adapter, number), mean, difference, direction))
+        return cls(tuple(sources)) if sources else None
+
+    def __call__(self, prompts: torch.Tensor) -> torch.Tensor:
+        changed = prompts.clone()
+        for part, mean, difference, direction in self.sources:
+            lacking = ((prompts[..., part] - mean) * difference).double().sum((1, 2)).to(prompts)
+            changed[..., part] += lacking[:, None, None] * direction
+        return changed
 
 
 def _part(adapter: PumaAdapter, number: int) -> slice:

@@ -98,7 +98,7 @@ class PumaAdapter(PreTrainedModel):
         Raises:
             MismatchError: the prompts or the mean have another length or size.
         """
-        prompts = self.output_scale * (self.base + self.offsets(source_prompts, source_mean))
+        prompts = self.of_offsets(self.standardized(source_prompts, source_mean))
         return PumaAdapterOutput(target_prompts=prompts) if return_dict else (prompts,)
 
     def offsets(self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None) -> torch.Tensor:
@@ -108,6 +108,10 @@ class PumaAdapter(PreTrainedModel):
             MismatchError: the prompts or the mean have another length or size.
         """
         return self.network(self.standardized(source_prompts, source_mean))
+
+    def of_offsets(self, offsets: torch.Tensor) -> torch.Tensor:
+        """Target prompts ``(B, l, d_target)`` of standardised offsets ``(B, l, sum of source sizes)``."""
+        return self.output_scale * (self.base + self.network(offsets))
 
     def standardized(self, source_prompts: torch.Tensor, source_mean: torch.Tensor | None = None) -> torch.Tensor:
         """The network's input: standardised offsets of source prompts, ``(B, l, sum of source sizes)``.

@@ -63,12 +63,21 @@ def write_batches(
         finally:
             if writer is not None:
                 writer.close()
-        write_head(staged, head)
-        description = BankDescription(provenance, users, rows_per_shard, head is not None)
-        if provenance.statistics is None:
-            known = replace(provenance, statistics=_statistics(staged, description, str(folder)))
-            description = replace(description, provenance=known)
-        description.write(staged)
+        describe(staged, provenance, head, users, rows_per_shard)
+
+
+def describe(folder: Path, provenance: Provenance, head: RatingHead | None, users: int, rows_per_shard: int) -> None:
+    """Write what is left of a bank whose rows are in ``folder``: the head, and the description.
+
+    Args:
+        provenance: if it has no statistics, they are computed, and the files are read twice for them.
+    """
+    write_head(folder, head)
+    description = BankDescription(provenance, users, rows_per_shard, head is not None)
+    if provenance.statistics is None:
+        known = replace(provenance, statistics=_statistics(folder, description, str(folder)))
+        description = replace(description, provenance=known)
+    description.write(folder)
 
 
 def _statistics(folder: Path, description: BankDescription, where: str) -> BankStatistics | None:

@@ -14,6 +14,18 @@ from puma_hub.errors import BankError
 _ROWS_AT_ONCE = 4096
 
 
+def without_nulls(schema: pa.Schema) -> pa.Schema:
+    """The schema of a bank, saying that ids and prompts hold no nulls: prompts are then read twice as fast."""
+    for name in ("user_id", "prompt"):
+        place = schema.get_field_index(name)
+        field = schema.field(place).with_nullable(False)
+        if name == "prompt":
+            values = field.type.value_field.with_nullable(False)
+            field = field.with_type(pa.list_(values, field.type.list_size))
+        schema = schema.set(place, field)
+    return schema
+
+
 def to_dataset(table: pa.Table, features: datasets.Features) -> datasets.Dataset:
     """The table as a data set of these features."""
     return from_table(table, datasets.DatasetInfo(features=features))
@@ -42,15 +54,14 @@ def bank_features(found: datasets.Features, shape: tuple[int, int]) -> datasets.
 
 
 def as_bank_table(table: pa.Table, features: datasets.Features) -> pa.Table:
-    """The table with the column order and types of ``features``. Columns of other types are copied.
+    """The table with the columns, order and types of ``features``. Columns of other types are copied.
 
     Raises:
         BankError: prompts have another length.
     """
-    prompts = table.column("prompt")
-    if prompts.type != features.arrow_schema.field("prompt").type:
-        place = table.schema.get_field_index("prompt")
-        table = table.set_column(place, "prompt", _fixed(prompts, features["prompt"]))
+    place = table.schema.get_field_index("prompt")
+    if place >= 0 and table.schema.field(place).type != features.arrow_schema.field("prompt").type:
+        table = table.set_column(place, "prompt", _fixed(table.column(place), features["prompt"]))
     return table.select(list(features)).cast(features.arrow_schema)
 
 
@@ -98,6 +109,8 @@ def require_finite(prompts: np.ndarray, rows: Sequence[int] | np.ndarray) -> Non
     Raises:
         BankError: a value is not finite.
     """
+    if not len(prompts) or np.isfinite([prompts.min(), prompts.max()]).all():  # both are NaN where one value is
+        return
     for start in range(0, len(prompts), _ROWS_AT_ONCE):
         finite = np.isfinite(prompts[start : start + _ROWS_AT_ONCE]).all(axis=(1, 2))
         if not finite.all():
@@ -124,11 +137,6 @@ def dataset_of_arrays(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
     Raises:
         BankError: an id cannot be written as UTF-8.
     """
-    _, length, size = prompts.shape
-    # Writing into a shared array later would change the bank.
-    values = (np.array if prompts.flags.writeable else np.ascontiguousarray)(prompts, np.float32).reshape(-1)
-    column = pa.FixedSizeListArray.from_arrays(pa.array(values), length * size)
-    features = datasets.Features({"user_id": datasets.Value("string"), "prompt": _prompt_feature((length, size))})
     try:
         users = pa.array(ids, pa.string())
     except UnicodeEncodeError:
@@ -137,4 +145,23 @@ def dataset_of_arrays(ids: list[str], prompts: np.ndarray) -> datasets.Dataset:
             f"{len(strange)} user ids hold half of a surrogate pair and cannot be written as UTF-8 (the first in row "
             f"{strange[0]}); decode them properly"
         ) from None
-    return to_dataset(pa.table({"user_id": users, "prompt": column}), features)
+    table = table_of_arrays(users, prompts)
+    return to_dataset(table, datasets.Features.from_arrow_schema(table.schema))
+
+
+def table_of_arrays(ids: pa.Array, prompts: np.ndarray, further: pa.Table | None = None) -> pa.Table:
+    """A bank's rows of ids, prompts float32 ``(N, l, d)`` and ``further`` columns, with the schema of their features.
+
+    It shares the memory of a read-only array.
+    """
+    _, length, size = prompts.shape
+    # Writing into a shared array later would change the bank.
+    values = (np.array if prompts.flags.writeable else np.ascontiguousarray)(prompts, np.float32).reshape(-1)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values), length * size)
+    known = datasets.Features({"user_id": datasets.Value("string"), "prompt": _prompt_feature((length, size))})
+    table = pa.table({"user_id": ids.cast(pa.string()), "prompt": column})
+    if further is not None:
+        for name in further.column_names:
+            table = table.append_column(further.schema.field(name), further.column(name))
+        known = datasets.Features({**known, **datasets.Features.from_arrow_schema(further.schema)})
+    return table.cast(known.arrow_schema)

@@ -34,7 +34,7 @@ class UserIndex:
             raise BankError("the columns user_id and prompt must not hold nulls; drop those rows")
         self._require_filled()
         # In the files of a bank the ids are strictly sorted. Then no other index is needed, and none is repeated.
-        self._order = None if _rising(self.ids) else pc.array_sort_indices(self.ids)
+        self._order = None if is_rising(self.ids) else pc.array_sort_indices(self.ids)
         self._sorted = self.ids if self._order is None else self.ids.take(self._order)
         if self._order is not None:
             self._require_distinct()
@@ -71,12 +71,15 @@ class UserIndex:
         """The rows of many users, int64 ``(N,)``, with -1 for unknown users."""
         if len(users) > _FEW:
             try:
-                found = pc.index_in(pa.array(users, pa.large_string()), value_set=self.ids)
+                return self.rows_of(pa.array(users, pa.large_string()))
             except UnicodeEncodeError:  # one string holds half of a surrogate pair, so look up one by one
                 pass
-            else:
-                return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
         return np.fromiter((self.row(user) for user in users), np.int64, len(users))
+
+    def rows_of(self, ids: pa.LargeStringArray) -> np.ndarray:
+        """The rows of ids, int64 ``(N,)``, with -1 for unknown users."""
+        found = pc.index_in(ids, value_set=self.ids)
+        return found.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
 
     def is_in(self, other: UserIndex) -> np.ndarray:
         """Which of these users are in ``other``, bool ``(N,)``."""
@@ -100,5 +103,6 @@ class UserIndex:
             )
 
 
-def _rising(ids: pa.LargeStringArray) -> bool:
+def is_rising(ids: pa.LargeStringArray) -> bool:
+    """Whether ids are sorted by their UTF-8 bytes, each once."""
     return len(ids) < 2 or bool(pc.all(pc.less(ids.slice(0, len(ids) - 1), ids.slice(1))).as_py())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from puma_hub.bank.bank import PromptBank
+from puma_hub.bank.index import is_rising
 from puma_hub.errors import BankError, MismatchError
 
 
@@ -18,33 +20,40 @@ class JoinedUsers:
     """Users of several banks, and where they stand in each.
 
     Args:
-        names: the users' ids.
+        ids: of the users.
         rows: for each bank, the rows of its users, int64 ``(N,)``, for :meth:`PromptBank.prompts_at`; -1 where the bank
             lacks the user.
         incomplete: how many users, of all banks together, are missing from at least one.
     """
 
-    names: list[str]
+    ids: pa.LargeStringArray
     rows: tuple[np.ndarray, ...]
     incomplete: int
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.ids)
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The ids as strings."""
+        found: list[str] = self.ids.to_pylist()
+        return found
 
     @property
     def present(self) -> np.ndarray:
         """Which users are in which bank, bool ``(N, banks)``."""
         return np.stack(self.rows, axis=1) >= 0
 
-    def order_of_ids(self) -> np.ndarray:
-        """Their numbers in the order in which a saved bank keeps its users, int64 ``(N,)``."""
-        order: np.ndarray = pc.array_sort_indices(pa.array(self.names, pa.large_string())).to_numpy().astype(np.int64)
-        return order
+    def in_order_of_ids(self) -> JoinedUsers:
+        """The same in the order in which a saved bank keeps its users."""
+        if is_rising(self.ids):
+            return self
+        return self.take(pc.array_sort_indices(self.ids).to_numpy().astype(np.int64))
 
-    def take(self, numbers: np.ndarray) -> JoinedUsers:
+    def take(self, numbers: np.ndarray | slice) -> JoinedUsers:
         """Some of them, in the order of ``numbers``."""
-        names = [self.names[number] for number in numbers.tolist()]
-        return replace(self, names=names, rows=tuple(rows[numbers] for rows in self.rows))
+        ids = self.ids[numbers] if isinstance(numbers, slice) else self.ids.take(pa.array(numbers))
+        return replace(self, ids=ids, rows=tuple(rows[numbers] for rows in self.rows))
 
 
 def join_users(banks: Sequence[PromptBank], everyone: bool = False) -> JoinedUsers:
@@ -67,11 +76,11 @@ def join_users(banks: Sequence[PromptBank], everyone: bool = False) -> JoinedUse
     if not others:
         if not len(first):
             raise BankError("the bank is empty; there is nothing to migrate")
-        return JoinedUsers(first.names, (np.arange(len(first)),), 0)
-    together: list[str] = pc.unique(pa.chunked_array([bank.index.ids for bank in banks])).to_pylist()
-    if not together:
+        return JoinedUsers(first.ids, (np.arange(len(first)),), 0)
+    together = pc.unique(pa.chunked_array([bank.index.ids for bank in banks]))
+    if not len(together):
         raise BankError(f"all {len(banks)} banks are empty; there is nothing to migrate")
-    joined = JoinedUsers(together, tuple(bank.index.rows(together) for bank in banks), 0)
+    joined = JoinedUsers(together, tuple(bank.index.rows_of(together) for bank in banks), 0)
     complete = joined.present.all(axis=1)
     joined = replace(joined, incomplete=len(joined) - int(complete.sum()))
     if everyone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,12 @@ import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from puma_hub.bank.columns import as_bank_table, bank_features
+from puma_hub.bank.shard_file import GROUPS_AT_ONCE, ShardFile, rows_in_group
 from puma_hub.bank.stored_rows import BankRows
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError
 from puma_hub.limits import MAX_FILES, MAX_USERS
 
 DEFAULT_SHARD_SIZE = "500MB"
-_GROUP_BYTES = 512 * 1024
-_GROUPS_AT_ONCE = 64
 
 
 def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
@@ -32,13 +31,22 @@ def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
         ConfigurationError: ``max_shard_size`` is not a size, or so small that there would be too many files.
     """
     count = rows_in(max_shard_size, row_bytes(rows))
-    files = -(-len(rows) // count)
+    files_of(len(rows), count)
+    return count
+
+
+def files_of(users: int, rows_per_shard: int) -> int:
+    """The number of files of so many users, at least one.
+
+    Raises:
+        ConfigurationError: it is too large.
+    """
+    files = max(1, -(-users // rows_per_shard))
     if files > MAX_FILES:
         raise ConfigurationError(
-            f"max_shard_size={max_shard_size!r} would make {files} files of {len(rows)} users, more than {MAX_FILES}; "
-            "give a larger size"
+            f"max_shard_size would make {files} files of {users} users, more than {MAX_FILES}; give a larger size"
         )
-    return count
+    return files
 
 
 def rows_in(max_shard_size: int | str, one: int) -> int:
@@ -62,10 +70,7 @@ def row_bytes(rows: BankRows) -> int:
 
 
 class ShardWriter:
-    """Writes the files of a bank from tables of any length, in small row groups.
-
-    The file's footer has the smallest and largest id of each row group. If rows are sorted by user id, a reader of some
-    users fetches only their row groups. Strings are compared by their UTF-8 bytes, in Parquet as here.
+    """Writes the files of a bank from tables of any length.
 
     Args:
         schema: the schema of all tables.
@@ -74,12 +79,9 @@ class ShardWriter:
     """
 
     def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int, one: int) -> None:
-        self._folder, self._schema, self._rows_per_shard = folder, schema, rows_per_shard
-        self._group = max(1, _GROUP_BYTES // one)
+        self._folder, self._schema, self._rows_per_shard, self._one = folder, schema, rows_per_shard, one
         self._paths: list[Path] = []
-        self._writer: pq.ParquetWriter | None = None
-        self._pending: list[pa.Table] = []
-        self._waiting = self._in_shard = 0  # rows
+        self._file: ShardFile | None = None
 
     def write(self, table: pa.Table) -> None:
         """Add rows.
@@ -88,21 +90,17 @@ class ShardWriter:
             ConfigurationError: there are too many files.
         """
         while len(table):
-            part = table.slice(0, self._rows_per_shard - self._in_shard)
+            file = self._opened()
+            part = table.slice(0, self._rows_per_shard - file.rows)
             table = table.slice(len(part))
-            self._pending.append(part)
-            self._waiting += len(part)
-            self._in_shard += len(part)
-            if self._in_shard == self._rows_per_shard:
-                self._flush(self._waiting)
+            file.write(part)
+            if file.rows == self._rows_per_shard:
                 self.close()
-            elif self._waiting >= self._group * _GROUPS_AT_ONCE:
-                self._flush(self._waiting // self._group * self._group)
 
     def finish(self, names: Callable[[int], Sequence[str]]) -> None:
         """Write the remaining rows, and name the files. ``names`` gives paths in the folder for a number of files."""
-        if self._waiting or not self._paths:
-            self._flush(self._waiting)
+        if not self._paths:
+            self._opened()
         self.close()
         for path, name in zip(self._paths, names(len(self._paths)), strict=True):
             (self._folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -110,37 +108,26 @@ class ShardWriter:
 
     def close(self) -> None:
         """Close the current file, if there is one."""
-        if self._writer is not None:
-            self._writer.close()
-        self._writer, self._in_shard = None, 0
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
-    def _flush(self, rows: int) -> None:
-        table = pa.concat_tables([self._schema.empty_table(), *self._pending])
-        self._pending, self._waiting = [table.slice(rows)], len(table) - rows
-        self._opened().write_table(table.slice(0, rows).cast(self._schema), row_group_size=self._group)
-
-    def _opened(self) -> pq.ParquetWriter:
-        if self._writer is None:
+    def _opened(self) -> ShardFile:
+        if self._file is None:
             if len(self._paths) == MAX_FILES:
                 raise ConfigurationError(
                     f"the bank would have more than {MAX_FILES} files; give a larger max_shard_size"
                 )
             self._paths.append(self._folder / f"shard-{len(self._paths)}.writing")
-            # Compression and dictionaries do not make prompts smaller. They would make an update change every byte.
-            options: Mapping[str, Any] = {
-                "compression": "none",
-                "use_dictionary": False,
-                "write_statistics": ["user_id"],
-            }
-            self._writer = pq.ParquetWriter(self._paths[-1], self._schema, write_page_checksum=True, **options)
-        return self._writer
+            self._file = ShardFile(self._paths[-1], self._schema, self._one)
+        return self._file
 
 
 def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:
     """Write ``rows`` in ``order``, which sorts them by user id."""
     one = row_bytes(rows)
     writer = ShardWriter(folder, rows.features.arrow_schema, rows_per_shard, one)
-    at_once = max(1, _GROUP_BYTES // one) * _GROUPS_AT_ONCE
+    at_once = rows_in_group(one) * GROUPS_AT_ONCE
     try:
         for start in range(0, len(order), at_once):
             writer.write(rows.take(order[start : start + at_once]).table)
@@ -200,6 +187,14 @@ class ShardRows(BankRows):
             for file in self._files
             for group in range(file.num_row_groups)
         )
+
+    @property
+    def rows_per_file(self) -> int | None:
+        return max(1, int(self._files[0].metadata.num_rows))
+
+    @property
+    def stamp(self) -> str | None:
+        return repr([(path.name, size, changed) for path, (_, size, changed) in zip(self._paths, self._identities)])
 
     def ids(self) -> pa.ChunkedArray:
         with self._damaged():

@@ -80,6 +80,29 @@ class BankRows(ABC):
             result[positions] = self.values(number, self.piece(number, ["prompt"]), local)
         return result
 
+    def further_columns(self, numbers: np.ndarray) -> pa.Table | None:
+        """The columns besides ids and prompts of the rows ``numbers``, in that order; None if there are none."""
+        names = [name for name in self.features if name not in ("user_id", "prompt")]
+        if not names:
+            return None
+        schema = datasets.Features({name: self.features[name] for name in names}).arrow_schema
+        found, places = [schema.empty_table()], [np.arange(0)]
+        for number, local, positions in self._located(numbers):
+            found.append(self.piece(number, names).take(pa.array(local)))
+            places.append(positions)
+        order = np.argsort(np.concatenate(places))
+        return pa.concat_tables(found).combine_chunks().take(pa.array(order))
+
+    @property
+    def rows_per_file(self) -> int | None:
+        """How many rows each file but the last has; None where rows are in memory."""
+        return None
+
+    @property
+    def stamp(self) -> str | None:
+        """What tells these rows from what may stand in their files later; None where they are in memory."""
+        return None
+
     def take(self, numbers: np.ndarray) -> TableRows:
         """The checked rows ``numbers``, in that order, copied into memory."""
         found, places = [self.features.arrow_schema.empty_table()], []

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_choice(parser, "--engine", ENGINES, "torch")
     common.add_mean(parser)
     common.add_missing(parser)
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="one of N processes, which migrate every N-th file; who finds all files there puts the bank in its place",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -35,16 +40,19 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
-    from puma_hub.migration import migrate_to
+    from puma_hub.migration import Share, migrate_share
+    from puma_hub.migration.share import WHOLE
 
     check_outputs(args, {args.out: LAYOUT})
+    share = Share.parse(args.shard) if args.shard is not None else WHOLE
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     start = time.monotonic()
-    migrated = migrate_to(
+    migrated = migrate_share(
         args.out,
         adapter,
         banks,
+        share,
         batch_size=args.batch_size,
         mean=common.means_of(args.mean),
         missing=args.missing,
@@ -52,6 +60,8 @@ def run(args: argparse.Namespace) -> Result:
         **dict(args.option),
     )
     seconds = time.monotonic() - start
+    if migrated is None:
+        return Result(f"share {args.shard} is done; files of other shares are not", {"seconds": seconds, "done": False})
     report = {
         "users": len(migrated),
         "users_left_out": migrated.provenance.details["users_left_out"],

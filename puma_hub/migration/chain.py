@@ -8,13 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
-from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
 from puma_hub.errors import ConfigurationError
 from puma_hub.migration.checks import check_banks, check_links
+from puma_hub.migration.files import into_files
 from puma_hub.migration.missing import LEAVE_OUT
 from puma_hub.migration.plan import MigrationPlan
-from puma_hub.migration.run import chosen_engine, in_memory, into_files
-from puma_hub.migration.step import Engine
+from puma_hub.migration.run import ChosenEngine, in_memory
 
 
 @runtime_checkable
@@ -50,8 +49,8 @@ def chain(
         MismatchError: an adapter does not take what the one before it gives.
         BankError: see :func:`puma_hub.migrate`.
     """
-    run = chosen_engine(batch_size, engine, options)
-    return in_memory(_plan(bank, adapters, mean, missing, batch_size, run), batch_size, run)
+    chosen = ChosenEngine.of(engine, batch_size, options)
+    return in_memory(_plan(bank, adapters, mean, missing, chosen), chosen)
 
 
 def chain_to(
@@ -63,20 +62,19 @@ def chain_to(
     mean: Any = None,
     missing: str = LEAVE_OUT,
     engine: str = "torch",
-    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+    max_shard_size: int | str | None = None,
     **options: Any,
 ) -> PromptBank:
-    """As :func:`chain` and ``save_pretrained``, batch by batch from files to files: for banks larger than memory.
-
-    The prompts have the same bits. The bank stands in its folder when the last batch is written.
+    """As :func:`chain` and ``save_pretrained``, file by file: for banks larger than memory; see :func:`migrate_to`.
 
     Raises:
         ConfigurationError, MismatchError, BankError: see :func:`chain`.
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
-    run = chosen_engine(batch_size, engine, options)
-    plan = _plan(bank, adapters, mean, missing, batch_size, run)
-    return into_files(save_directory, plan, batch_size, run, max_shard_size)
+    chosen = ChosenEngine.of(engine, batch_size, options)
+    found = into_files(save_directory, _plan(bank, adapters, mean, missing, chosen), chosen, max_shard_size)
+    assert found is not None  # nothing is left to others
+    return found
 
 
 def _plan(
@@ -84,8 +82,7 @@ def _plan(
     adapters: Iterable[PumaAdapter | Loadable],
     mean: Any,
     missing: str,
-    batch_size: int,
-    run: Engine,
+    engine: ChosenEngine,
 ) -> MigrationPlan:
     steps = [step if isinstance(step, PumaAdapter) else step.load() for step in adapters]
     if not steps:
@@ -94,5 +91,5 @@ def _plan(
     check_links(steps)
     plan = MigrationPlan.of(steps[0], bank, mean, missing)
     for step in steps[1:]:
-        plan = plan.followed_by(step, batch_size, run)
+        plan = plan.followed_by(step, engine.batch_size, engine.run)
     return plan

@@ -9,10 +9,11 @@ from typing import Any
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
 from puma_hub.bank.reference import Reference
-from puma_hub.bank.shards import DEFAULT_SHARD_SIZE
+from puma_hub.migration.files import into_files
 from puma_hub.migration.missing import LEAVE_OUT
 from puma_hub.migration.plan import MigrationPlan
-from puma_hub.migration.run import chosen_engine, in_memory, into_files
+from puma_hub.migration.run import ChosenEngine, in_memory
+from puma_hub.migration.share import WHOLE, Share
 
 
 def migrate(
@@ -55,8 +56,8 @@ def migrate(
         ConfigurationError: the batch size is below 1, there is no such engine, option or stand-in, or there is one
             source and nothing to stand in for.
     """
-    run = chosen_engine(batch_size, engine, options)
-    return in_memory(MigrationPlan.of(adapter, bank, mean, missing, base), batch_size, run)
+    chosen = ChosenEngine.of(engine, batch_size, options)
+    return in_memory(MigrationPlan.of(adapter, bank, mean, missing, base), chosen)
 
 
 def migrate_to(
@@ -69,17 +70,57 @@ def migrate_to(
     missing: str = LEAVE_OUT,
     base: Reference | None = None,
     engine: str = "torch",
-    max_shard_size: int | str = DEFAULT_SHARD_SIZE,
+    max_shard_size: int | str | None = None,
     **options: Any,
 ) -> PromptBank:
-    """As :func:`migrate` and ``save_pretrained``, batch by batch from files to files: for banks larger than memory.
+    """As :func:`migrate` and ``save_pretrained``, file by file: for banks larger than memory.
 
-    The prompts have the same bits. The bank stands in its folder when the last batch is written.
+    The prompts have the same bits. Reading, computing and writing go on at the same time, and memory does not grow with
+    the bank. The bank stands in its folder when the last file is written. If the process is killed before, the same
+    call goes on after the last file that was done.
+
+    Args:
+        max_shard_size: of the target's files, such as ``"500MB"``; by default each of them has the users of one of the
+            source's files, and 500 MB where these cannot be told.
 
     Raises:
         MismatchError, BankError, ConfigurationError: see :func:`migrate`.
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
-    run = chosen_engine(batch_size, engine, options)
+    given = {"batch_size": batch_size, "mean": mean, "missing": missing, "base": base, "engine": engine}
+    found = migrate_share(save_directory, adapter, bank, WHOLE, **given, max_shard_size=max_shard_size, **options)
+    assert found is not None  # nothing is left to others
+    return found
+
+
+def migrate_share(
+    save_directory: str | os.PathLike[str],
+    adapter: PumaAdapter,
+    bank: PromptBank | Sequence[PromptBank],
+    share: Share,
+    *,
+    batch_size: int = 4096,
+    mean: Any = None,
+    missing: str = LEAVE_OUT,
+    base: Reference | None = None,
+    engine: str = "torch",
+    max_shard_size: int | str | None = None,
+    **options: Any,
+) -> PromptBank | None:
+    """One process's part of :func:`migrate_to`, for several that write to one disk, such as an array of jobs.
+
+    Each file is one process's. The process that finds all files there, in whatever order they end, puts the bank in its
+    place. A share may be run again, also at the same time: it does what is left.
+
+    Args:
+        share: ``Share(2, 8)`` is the second of eight.
+
+    Returns:
+        The bank; None where other processes' files are not there yet.
+
+    Raises:
+        ConfigurationError: the bank is in memory; and as :func:`migrate_to`.
+    """
+    chosen = ChosenEngine.of(engine, batch_size, options)
     plan = MigrationPlan.of(adapter, bank, mean, missing, base)
-    return into_files(save_directory, plan, batch_size, run, max_shard_size)
+    return into_files(save_directory, plan, chosen, max_shard_size, share)

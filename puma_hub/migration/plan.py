@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import BankStatistics, PromptBank, Provenance
+from puma_hub.bank.columns import table_of_arrays
 from puma_hub.bank.join import JoinedUsers, join_users
 from puma_hub.bank.reference import Reference
 from puma_hub.errors import ConfigurationError
@@ -82,14 +84,18 @@ class MigrationPlan:
         """
         made = self.provenance()
         if made.statistics is None:
-            found = BankStatistics.of_batches(lambda: (part for _, part in self.migrated(batch_size, engine)))
+            found = BankStatistics.of_batches(lambda: self.migrated(batch_size, engine))
             made = replace(made, statistics=found)
         step = Step(adapter, (made,), references_of(adapter, (made,)))
         return replace(self, steps=(*self.steps, step))
 
     def in_order_of_users(self) -> MigrationPlan:
         """The same, in the order in which a saved bank keeps its users."""
-        return replace(self, users=self.users.take(self.users.order_of_ids()))
+        return replace(self, users=self.users.in_order_of_ids())
+
+    def part(self, these: slice) -> MigrationPlan:
+        """The same for some of the users."""
+        return replace(self, users=self.users.take(these))
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
         """Source prompts float32 ``(n, l, sum of sizes)``, of all users in order; one batch is read at a time."""
@@ -101,8 +107,8 @@ class MigrationPlan:
                 self.stand_in(parts, present[these])
             yield parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
 
-    def migrated(self, batch_size: int, engine: Engine) -> Iterator[tuple[list[str], np.ndarray]]:
-        """Ids and target prompts float32 ``(n, l, d)``, batch by batch through all adapters.
+    def migrated(self, batch_size: int, engine: Engine) -> Iterator[np.ndarray]:
+        """Target prompts float32 ``(n, l, d)``, of all users in order, batch by batch through all adapters.
 
         Raises:
             ConfigurationError: the engine does not give prompts of all users.
@@ -110,10 +116,19 @@ class MigrationPlan:
         stream = self.batches(batch_size)
         for step in self.steps:
             stream = step.through(stream, engine, len(self.users))
+        yield from stream
+
+    def tables(self, batch_size: int, engine: Engine) -> Iterator[pa.Table]:
+        """The same as rows of a bank, with the further columns of the source bank where there is one source."""
         start = 0
-        for prompts in stream:
-            yield self.users.names[start : start + len(prompts)], prompts
+        for prompts in self.migrated(batch_size, engine):
+            these = slice(start, start + len(prompts))
             start += len(prompts)
+            yield table_of_arrays(self.users.ids[these], prompts, self.further_columns(these))
+
+    def further_columns(self, these: slice) -> pa.Table | None:
+        """What one source bank has besides ids and prompts, of some users; None for several sources."""
+        return self.banks[0].stored.further_columns(self.users.rows[0][these]) if len(self.banks) == 1 else None
 
     def head(self) -> RatingHead | None:
         """The rating head of the target bank."""

@@ -146,7 +146,7 @@ def predicted_prompt(banks: Sequence[PromptBank], users: JoinedUsers, centers: S
             f"{len(complete)} users are in all {len(banks)} banks, at least {LEAST_USERS} are needed to learn from; "
             "give missing='mean' or leave it out"
         )
-    complete = complete.take(complete.order_of_ids())  # the same sums in whichever order the banks are
+    complete = complete.in_order_of_ids()  # the same sums in whichever order the banks are
     scales = [_root_mean_square(bank, rows, center) for bank, rows, center in zip(banks, complete.rows, centers)]
     folds = [_moments(banks, complete.take(np.arange(fold, len(complete), 2)), centers, scales) for fold in (0, 1)]
     owner = np.repeat(np.arange(len(banks)), [center.size for center in centers])

@@ -1,56 +1,52 @@
-"""Carrying out a migration, in memory or from files to files."""
+"""Carrying out a migration in memory, and the choice of an engine."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import datasets
 import numpy as np
 
 from puma_hub.bank import BankStatistics, PromptBank
-from puma_hub.bank.columns import dataset_of_arrays
+from puma_hub.bank.columns import table_of_arrays, to_dataset
 from puma_hub.errors import ConfigurationError
 from puma_hub.extensions import ENGINES
 from puma_hub.migration.plan import MigrationPlan
 from puma_hub.migration.step import Engine
 
 
-def chosen_engine(batch_size: int, engine: str, options: Mapping[str, Any]) -> Engine:
-    """The engine of that name with its options set.
+@dataclass(frozen=True)
+class ChosenEngine:
+    """An engine by name, its options, and how many prompts it is given at once."""
 
-    Raises:
-        ConfigurationError: the batch size is below 1, or there is no such engine or option.
-    """
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-    return ENGINES.bound(engine, options)
+    name: str
+    run: Engine
+    batch_size: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, name: str, batch_size: int, options: Mapping[str, Any]) -> ChosenEngine:
+        """The engine of that name with its options set.
+
+        Raises:
+            ConfigurationError: the batch size is below 1, or there is no such engine or option.
+        """
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
+        return cls(name, ENGINES.bound(name, options), batch_size, options)
 
 
-def in_memory(plan: MigrationPlan, batch_size: int, engine: Engine) -> PromptBank:
+def in_memory(plan: MigrationPlan, engine: ChosenEngine) -> PromptBank:
     """The target bank of a plan, in the plan's order of users."""
     provenance = plan.provenance()
     prompts = np.empty((len(plan.users), provenance.prompt_length, provenance.model.hidden_size), np.float32)
     end = 0
-    for _, part in plan.migrated(batch_size, engine):
+    for part in plan.migrated(engine.batch_size, engine.run):
         prompts[end : (end := end + len(part))] = part
     prompts.setflags(write=False)  # so that the bank takes them without a copy
     if provenance.statistics is None:
         provenance = replace(provenance, statistics=BankStatistics.of_prompts(prompts))
-    return PromptBank(dataset_of_arrays(plan.users.names, prompts), provenance, plan.head())
-
-
-def into_files(
-    save_directory: str | os.PathLike[str],
-    plan: MigrationPlan,
-    batch_size: int,
-    engine: Engine,
-    max_shard_size: int | str,
-) -> PromptBank:
-    """The target bank of a plan, written batch by batch and opened in its files."""
-    plan = plan.in_order_of_users()
-    batches = plan.migrated(batch_size, engine)
-    return PromptBank.from_batches(
-        save_directory, batches, plan.provenance(), plan.head(), max_shard_size=max_shard_size
-    )
+    table = table_of_arrays(plan.users.ids, prompts, plan.further_columns(slice(None)))
+    return PromptBank(to_dataset(table, datasets.Features.from_arrow_schema(table.schema)), provenance, plan.head())

@@ -102,10 +102,11 @@ def flush(folder: Path) -> None:
 
 def _beside(target: Path) -> Path:
     own = f"{_place()}-{os.getpid()}-{_started(os.getpid())}-{secrets.token_hex(4)}"
-    return target.parent / f".{_stem(target.name)}-writing-{own}"
+    return target.parent / f".{short_name(target.name)}-writing-{own}"
 
 
-def _stem(name: str) -> str:
+def short_name(name: str) -> str:
+    """The name, or a part of it and a hash where names made of it would be too long for a file."""
     encoded = os.fsencode(name)
     if len(encoded) <= _LONGEST:
         return name
@@ -114,7 +115,7 @@ def _stem(name: str) -> str:
 
 def _staged(target: Path) -> Iterator[tuple[Path, re.Match[str]]]:
     pattern = re.compile(
-        rf"\.{re.escape(_stem(target.name))}-writing-(?P<place>[0-9a-f]{{12}})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}"
+        rf"\.{re.escape(short_name(target.name))}-writing-(?P<place>[0-9a-f]{{12}})-(?P<process>\d+)-(?P<start>\d+)-[0-9a-f]{{8}}"
     )
     try:
         names = os.listdir(target.parent)

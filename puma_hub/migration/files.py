@@ -1,0 +1,124 @@
+"""Migrating a bank file by file, in little memory; a migration that was killed goes on after its last whole file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+import pyarrow as pa
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.batch_writer import describe
+from puma_hub.bank.description import shard_names
+from puma_hub.bank.folder import LAYOUT
+from puma_hub.bank.shard_file import ShardFile
+from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, files_of, rows_in
+from puma_hub.errors import ConfigurationError
+from puma_hub.migration.identity import identity_of
+from puma_hub.migration.plan import MigrationPlan
+from puma_hub.migration.run import ChosenEngine
+from puma_hub.migration.share import WHOLE, Share
+from puma_hub.storage import new_file, new_folder
+from puma_hub.storage.layout import require_replaceable, require_writable
+from puma_hub.storage.unfinished import unfinished_folder
+
+logger = logging.getLogger(__name__)
+
+_VALUE_BYTES = 4
+_ID_BYTES = 24  # about
+_BEHIND = 4  # tables that wait to be written
+
+
+def into_files(
+    save_directory: str | os.PathLike[str],
+    plan: MigrationPlan,
+    engine: ChosenEngine,
+    max_shard_size: int | str | None,
+    share: Share = WHOLE,
+) -> PromptBank | None:
+    """The target bank of a plan, written file by file and opened in its files; see :func:`puma_hub.migrate_to`.
+
+    Args:
+        share: the files that this process writes.
+
+    Returns:
+        The bank; None where files that other processes write are not there yet. Whoever finds all files there puts the
+        bank in its place.
+
+    Raises:
+        ConfigurationError: several processes are to share a bank that is in memory.
+    """
+    plan = plan.in_order_of_users()
+    provenance, head, folder = plan.provenance(), plan.head(), Path(save_directory)
+    one = _ID_BYTES + _VALUE_BYTES * provenance.prompt_length * provenance.model.hidden_size
+    per_file = _rows_per_file(plan, max_shard_size, one)
+    names = shard_names(files_of(len(plan.users), per_file))
+    require_replaceable(folder, LAYOUT)
+    require_writable(folder)
+    identity = identity_of(plan, engine.name, engine.options, per_file)
+    if identity is None and share.of > 1:
+        raise ConfigurationError("a bank in memory cannot be shared out; save it, and give the bank in its folder")
+    with unfinished_folder(folder, identity) as unfinished:
+        work = unfinished.folder
+        done = sum((work / name).is_file() for name in names)
+        if done:
+            logger.info("%d of %d files were done before", done, len(names))
+        for number, name in enumerate(names):
+            if (work / name).is_file() or not share.has(number):
+                continue
+            part = plan.part(slice(number * per_file, (number + 1) * per_file))
+            with new_file(work / name) as path:
+                _write(path, part.tables(engine.batch_size, engine.run), one)
+        missing = [name for name in names if not (work / name).is_file()]
+        if missing:
+            logger.info("%d of %d files are left to others", len(missing), len(names))
+            unfinished.kept = True
+            return None
+        with new_folder(folder, LAYOUT) as staged:
+            for name in names:
+                (staged / name).parent.mkdir(exist_ok=True)
+                _link(work / name, staged / name)
+            describe(staged, provenance, head, len(plan.users), per_file)
+    return PromptBank.from_pretrained(save_directory)
+
+
+def _rows_per_file(plan: MigrationPlan, max_shard_size: int | str | None, one: int) -> int:
+    if max_shard_size is None and len(plan.banks) == 1:
+        found = plan.banks[0].stored.rows_per_file
+        if found is not None:
+            return found
+    return rows_in(DEFAULT_SHARD_SIZE if max_shard_size is None else max_shard_size, one)
+
+
+def _write(path: Path, tables: Iterable[pa.Table], one: int) -> None:
+    """Write tables into a file. Some are written while the next are computed."""
+    file: ShardFile | None = None
+    with ThreadPoolExecutor(1) as writer:
+        waiting: deque[Future[None]] = deque()
+        try:
+            for table in tables:
+                file = file or ShardFile(path, table.schema, one)
+                waiting.append(writer.submit(file.write, table))
+                if len(waiting) > _BEHIND:
+                    waiting.popleft().result()
+            while waiting:
+                waiting.popleft().result()
+            assert file is not None  # a plan has users
+            file.close()
+        except BaseException:
+            if file is not None:
+                writer.submit(file.abandon).result()  # after what is being written
+            raise
+
+
+def _link(file: Path, name: Path) -> None:
+    """Give a file a second name, or move it where the disk has no such thing."""
+    try:
+        os.link(file, name)
+    except OSError:
+        shutil.move(file, name)

@@ -1,0 +1,46 @@
+"""What decides the result of a migration, as a hash: by it a killed migration is gone on with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from puma_hub._version import __version__
+from puma_hub.bank.reference import Reference
+from puma_hub.migration.plan import MigrationPlan
+
+
+def identity_of(plan: MigrationPlan, engine: str, options: Mapping[str, Any], rows_per_shard: int) -> str | None:
+    """16 hexadecimal digits; None where a bank is in memory, and may be another one with the same facts next time."""
+    stamps = [bank.stored.stamp for bank in plan.banks]
+    if None in stamps:
+        return None
+    facts = {
+        "version": __version__,
+        "banks": [[stamp, bank.provenance.to_dict()] for stamp, bank in zip(stamps, plan.banks)],
+        "steps": [[step.adapter.config.to_json_string(use_diff=False), dict(step.details)] for step in plan.steps],
+        "engine": [engine, dict(options)],
+        "rows_per_shard": rows_per_shard,
+    }
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode())
+    for array in _arrays(plan):
+        digest.update(f"{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _arrays(plan: MigrationPlan) -> Iterator[np.ndarray]:
+    for step in plan.steps:
+        for tensor in step.adapter.state_dict().values():
+            yield tensor.detach().cpu().float().numpy()
+        for reference in (*step.references, *([step.base] if step.base is not None else [])):
+            yield from _of_reference(reference)
+
+
+def _of_reference(reference: Reference) -> Iterator[np.ndarray]:
+    yield reference.mean
+    yield np.zeros(0) if reference.sensitivity is None else reference.sensitivity
