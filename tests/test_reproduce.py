@@ -28,6 +28,7 @@ from puma_hub.cli.main import main
 from puma_hub.data import load_interactions, rows_by_user
 from puma_hub.evaluation import baseline_predictions, compare_banks, controls
 from puma_hub.extensions import BASELINES, EXPERIMENTS, STRATEGIES, WARM_STARTS
+from puma_hub.reproduce.banks import TrainedBank
 from puma_hub.reproduce.config import load_config
 from puma_hub.reproduce.context import Context, SeedRows
 from puma_hub.reproduce.part import Part
@@ -167,6 +168,9 @@ def test_table3(place: Path, report: Report) -> None:
     assert value(found, "with the teacher", "adapter, FLOPs") == pytest.approx(alone + teacher["flops"])
     seconds = [value(found, row, "adapter, s") or 0.0 for row in ("training alone", "with the teacher", whole)]
     assert 0 < seconds[0] < seconds[1] < seconds[2]
+    other = store.facts(TrainedBank(plan.setup, plan.config.target, plan.config.retrainings["independent"]))
+    assert value(found, f"{whole}; independent", "retraining, FLOPs") == pytest.approx(other["flops"]["until_best_epoch"])
+    assert value(found, f"{whole}; independent", "adapter, FLOPs") == pytest.approx(expected)
 
 
 def test_table4(place: Path, report: Report, rows: SeedRows, lms: dict[str, PersonalizedLM]) -> None:

@@ -127,7 +127,7 @@ class ReproduceConfig:
         share: of the users, on whom adapters train.
         strategy: how they are selected.
         prompts: arguments of prompt training, of :class:`puma_hub.PumaTrainingArguments`.
-        retrainings: further ways of retraining in ``table2``: arguments by their name in the table.
+        retrainings: further ways of retraining in ``table2`` and ``table3``: arguments by their names there.
         adapter: see :class:`AdapterConfig`.
         budgets: the shares of ``figure3``.
         budget_strategies: the strategies of ``figure3``.

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from puma_hub.reproduce import charts, paper
+from puma_hub.reproduce.banks import TrainedBank
 from puma_hub.reproduce.experiment import Experiment, Figures
 from puma_hub.reproduce.part import Part
 from puma_hub.reproduce.plan import Plan
 from puma_hub.reproduce.scores import ReadTexts
 from puma_hub.reproduce.summary import Summary
 
+_RETRAINED = "retrained"
 ALONE, TEACHER, WHOLE = "training alone", "with the teacher", "with teacher and prefix caches"
 
 
@@ -31,11 +33,18 @@ class Table3(Experiment):
             "target texts": ReadTexts(setup, config.target, length),
             "lessons": adapter.lessons,
             "adapter": adapter,
-            "retrained": plan.bank(config.target),
+            _RETRAINED: plan.bank(config.target),
+            **{name: TrainedBank(setup, config.target, how) for name, how in config.retrainings.items()},
         }
 
     def figures(self, found: Mapping[str, Any]) -> Figures:
-        adapter, retrained, lessons = found["adapter"], found["retrained"], found["lessons"]
+        rows = self._rows(found, found[_RETRAINED])
+        for other in self.config.retrainings:
+            rows |= {f"{name}; {other}": row for name, row in self._rows(found, found[other]).items()}
+        return rows
+
+    def _rows(self, found: Mapping[str, Any], retrained: Mapping[str, Any]) -> Figures:
+        adapter, lessons = found["adapter"], found["lessons"]
         flops, seconds = {}, {}
         for name, report in (("adapter", adapter), ("retraining", retrained)):
             flops[name] = report["flops"]["until_best_epoch"] - report["flops"]["prefix_cache"]
