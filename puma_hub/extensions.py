@@ -293,3 +293,14 @@ EXPERIMENTS.register(
 )
 EXPERIMENTS.register("label-free", "puma_hub.reproduce.label_free:LabelFree", "what the adapter learns from")
 EXPERIMENTS.register("controls", "puma_hub.reproduce.controls:ControlsExperiment", "whether what is moved is personal")
+
+BENCHMARKS = Registry("benchmark")
+"""``(setting) -> measured figures``, see :class:`puma_hub.benchmarks.setting.BenchSetting`."""
+BENCHMARKS.register("step", "puma_hub.benchmarks.step:bench_step", "a training step of an adapter")
+BENCHMARKS.register("start", "puma_hub.benchmarks.language_model:bench_start", "the Gauss-Newton start of an adapter")
+BENCHMARKS.register("prefix", "puma_hub.benchmarks.language_model:bench_prefix", "reading items' texts into the cache")
+BENCHMARKS.register("score", "puma_hub.benchmarks.language_model:bench_score", "scoring rows")
+BENCHMARKS.register("select", "puma_hub.benchmarks.prompts:bench_select", "choosing users")
+BENCHMARKS.register("migrate", "puma_hub.benchmarks.prompts:bench_migrate", "migrating a bank, disk to disk")
+BENCHMARKS.register("bank", "puma_hub.benchmarks.prompts:bench_bank", "opening, looking up and saving")
+BENCHMARKS.register("import", "puma_hub.benchmarks.prompts:bench_import", "starting")

@@ -1,101 +1,68 @@
-"""``puma-hub bench step``: one training step of an adapter, ours against a straightforward one, in one run."""
+"""One training step of an adapter: ours against a straightforward one, and against the matrix products it needs."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import datasets
 import torch
-from tabulate import tabulate
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from puma_hub.adapter import PumaAdapter, PumaConfig
-from puma_hub.data import load_interactions
+from puma_hub.benchmarks.measured import Measured, matrix_rate, seconds_of
+from puma_hub.benchmarks.setting import BenchSetting
 from puma_hub.data.rows import column, numbers
-from puma_hub.demo.fetch import fetch
-from puma_hub.demo.sources import SOURCES
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.padding import padded
 from puma_hub.tasks import PRESETS, PromptTemplate
-from puma_hub.training.report import versions
+from puma_hub.training.report import forward_flops
 
 STRAIGHTFORWARD_BATCH = 32
+BATCHES = (32, 128, 512)
 SOURCE_SIZE = 576  # SmolLM2-135M
 SLOT_LAST = PRESETS["rating"].rstrip()
 
 
-def bench_step(model: str, dtype: str, batch_size: int, repeats: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Time both kinds of step in turn, with the same rows and dtype. Return samples per second and their ratios.
+def bench_step(setting: BenchSetting) -> Iterator[Measured]:
+    """Rows a second of forward, backward and AdamW's update of an adapter, by model, template and batch.
 
     The straightforward step is a plain transformers forward of the whole text, soft prompt first, with ``labels``. It
-    computes logits of the whole vocabulary at every position. Our step has a cached prefix and computes only answer
-    logits, with the default template and with the soft prompt as the last token. Every step includes the adapter's
-    forward, backward and AdamW update.
+    computes logits of the whole vocabulary at every position. Ours has a cached prefix and computes answer logits only.
+    The limit is the rate of a bare matrix product in the model's sizes over the FLOPs that the method needs.
     """
-    folder = str(fetch(model, say)) if model in SOURCES else model
-    torch_dtype = getattr(torch, dtype)
-    titles = load_interactions("movielens-100k", folder=fetch("movielens-100k", say), users=50, item_statistics=True)[
-        "train"
-    ]
-    say("loading the model for each kind of step")
-    steps: dict[str, tuple[Callable[[int], None], int]] = {}
-    for name, template in (("default", PRESETS["rating"]), ("slot_last", SLOT_LAST)):
-        lm = PersonalizedLM.from_pretrained(folder, template=template, dtype=torch_dtype, prefix_cache="full")
-        steps[name] = (_ours(lm, titles, batch_size), batch_size)
-    plain = AutoModelForCausalLM.from_pretrained(folder, dtype=torch_dtype).eval().requires_grad_(False)
-    steps["straightforward"] = (_straightforward(plain, lm.tokenizer, lm.embedding_rms, titles), STRAIGHTFORWARD_BATCH)
-
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for step, _ in steps.values():
-        step(0)  # warm-up
-    for repeat in range(repeats):
-        say(f"round {repeat + 1} of {repeats}")
-        for name, (step, _) in steps.items():
-            start = time.perf_counter()
-            step(repeat)
-            seconds[name].append(time.perf_counter() - start)
-    rates = {name: batch / statistics.median(seconds[name]) for name, (_, batch) in steps.items()}
-    return {
-        "samples_per_second": rates,
-        "ratio": rates["default"] / rates["straightforward"],
-        "ratio_slot_last": rates["slot_last"] / rates["straightforward"],
-        "batch_size": {name: batch for name, (_, batch) in steps.items()},
-        "model": model,
-        "dtype": dtype,
-        "repeats": repeats,
-        "threads": torch.get_num_threads(),
-        "versions": versions(),
-    }
+    share = setting.seconds / (len(setting.models) * (2 * len(BATCHES) + 2))
+    for model in setting.models:
+        lm = setting.scorer(model, prefix_cache="full")
+        plain = _straightforward(lm.model, lm.tokenizer, lm.embedding_rms, setting)
+        slow = STRAIGHTFORWARD_BATCH / seconds_of(plain, 2 * share, setting.device)
+        for name, template in (("default template", None), ("soft prompt last", SLOT_LAST)):
+            scorer = PersonalizedLM(lm.model, lm.tokenizer, template=template, prefix_cache="full")
+            for batch in BATCHES:
+                step, flops = _ours(scorer, setting.rows, batch)
+                rate = batch / seconds_of(step, share, setting.device)
+                limit = _rate(scorer, batch) / (flops / batch)
+                what = f"{model}, {name}, batch {batch}"
+                note = f"straightforward: batch {STRAIGHTFORWARD_BATCH}"
+                yield Measured(what, "rows/s", rate, slow, limit, note)
 
 
-def bench_table(report: dict[str, Any]) -> str:
-    """The report as a Markdown table."""
-    rates, batches = report["samples_per_second"], report["batch_size"]
-    labels = {
-        "straightforward": "straightforward: user first, whole text, full logits",
-        "default": "default template, cached prefix, answer logits",
-        "slot_last": "the same with the soft prompt as the last token",
-    }
-    return tabulate(
-        [[label, batches[name], rates[name], rates[name] / rates["straightforward"]] for name, label in labels.items()],
-        ["training step", "batch", "samples/s", "ratio"],
-        tablefmt="github",
-        floatfmt=".1f",
-    )
+def _rate(lm: PersonalizedLM, batch: int) -> float:
+    """FLOP/s of the largest product in a layer, for the new tokens of a batch."""
+    config: Any = lm.config.get_text_config()
+    wide = getattr(config, "intermediate_size", None) or 4 * lm.hidden_size
+    return matrix_rate(lm.dtype, lm.device, 2 * batch, lm.hidden_size, wide)
 
 
-def _adapter(target_size: int, scale: float) -> tuple[PumaAdapter, torch.optim.Optimizer, torch.Tensor]:
+def _adapter(lm_size: int, scale: float, device: torch.device) -> tuple[PumaAdapter, Any, torch.Tensor]:
     torch.manual_seed(0)
-    adapter = PumaAdapter(
-        PumaConfig(sources=[ModelSpec("source", SOURCE_SIZE)], target=ModelSpec("target", target_size))
-    )
+    adapter = PumaAdapter(PumaConfig(sources=[ModelSpec("source", SOURCE_SIZE)], target=ModelSpec("target", lm_size)))
     prompts = torch.randn(1024, 1, SOURCE_SIZE)
     adapter.standardize(prompts.mean(0), [float(prompts.std())], scale)
-    return adapter.train(), torch.optim.AdamW(adapter.parameters(), lr=1e-4), prompts
+    moved: Any = adapter
+    moved.to(device=device).train()
+    return adapter, torch.optim.AdamW(adapter.parameters(), lr=1e-4), prompts.to(device)
 
 
 def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
@@ -104,44 +71,51 @@ def _update(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
 
 
-def _ours(lm: PersonalizedLM, rows: datasets.Dataset, batch_size: int) -> Callable[[int], None]:
-    adapter, optimizer, prompts = _adapter(lm.hidden_size, lm.embedding_rms)
-    encoded = lm.encode(rows.select_columns(["item_text"]))
-    labels = torch.from_numpy(numbers(rows, "label")).float()
-    wanted = [i % len(encoded) for i in range(batch_size * 8)]
-    lm.fill_cache(encoded.take(wanted))
+def _ours(lm: PersonalizedLM, rows: datasets.Dataset, batch: int) -> tuple[Callable[[], None], float]:
+    """A step, and its FLOPs without prefixes."""
+    adapter, optimizer, prompts = _adapter(lm.hidden_size, lm.embedding_rms, lm.device)
+    wanted = rows.select(range(min(len(rows), 8 * batch)))
+    encoded = lm.encode(wanted.select_columns(["item_text"]))
+    labels = torch.tensor(numbers(wanted, "label"), dtype=torch.float32, device=lm.device)
+    lm.fill_cache(encoded)
+    turn = iter(range(1 << 60))
 
-    def step(number: int) -> None:
-        numbers = [(number * batch_size + i) % len(wanted) for i in range(batch_size)]
-        chosen = [wanted[i] for i in numbers]
+    def step() -> None:
+        first = next(turn) * batch
+        chosen = [(first + place) % len(encoded) for place in range(batch)]
         target = adapter(prompts[torch.tensor(chosen) % len(prompts)]).target_prompts
         _update(lm.task.loss(lm.logits(target, encoded.take(chosen)), labels[chosen], adapter.head), optimizer)
 
-    return step
+    return step, 2 * forward_flops(lm, encoded.take([place % len(encoded) for place in range(batch)]), 1)[0]
 
 
 def _straightforward(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scale: float, rows: datasets.Dataset
-) -> Callable[[int], None]:
-    embed: Any = model.get_input_embeddings()
-    adapter, optimizer, prompts = _adapter(embed.weight.shape[1], scale)
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, scale: float, setting: BenchSetting
+) -> Callable[[], None]:
+    whole_model: Any = AutoModelForCausalLM.from_config(model.config, dtype=model.dtype)
+    whole_model.load_state_dict(model.state_dict())
+    whole_model.to(device=model.device).eval().requires_grad_(False)
+    embed: Any = whole_model.get_input_embeddings()
+    adapter, optimizer, prompts = _adapter(embed.weight.shape[1], scale, model.device)
     template = PromptTemplate.of("paper/amazon")
+    rows = setting.rows.select(range(8 * STRAIGHTFORWARD_BATCH))
     texts = [template.render({"item_text": text}) for text in column(rows, "item_text").to_pylist()]
+    labels = numbers(rows, "label")
+    turn = iter(range(1 << 60))
 
-    def step(number: int) -> None:
-        numbers = [(number * STRAIGHTFORWARD_BATCH + i) % len(texts) for i in range(STRAIGHTFORWARD_BATCH)]
+    def step() -> None:
+        first = next(turn) * STRAIGHTFORWARD_BATCH
+        chosen = [(first + place) % len(texts) for place in range(STRAIGHTFORWARD_BATCH)]
         before = tokenizer(texts[0][0])["input_ids"]
-        after = [
-            tokenizer(f"{texts[i][1]} {rows[i]['label']:g}", add_special_tokens=False)["input_ids"] for i in numbers
-        ]
+        after = [tokenizer(f"{texts[i][1]} {labels[i]:g}", add_special_tokens=False)["input_ids"] for i in chosen]
         ids, mask = padded(after, "left", model.device)
-        target = adapter(prompts[torch.tensor(numbers) % len(prompts)]).target_prompts.to(model.dtype)
-        front = embed(torch.tensor([before] * len(numbers)))
+        target = adapter(prompts[torch.tensor(chosen) % len(prompts)]).target_prompts.to(model.dtype)
+        front = embed(torch.tensor([before] * len(chosen), device=model.device))
         whole = torch.cat([front, target, embed(ids)], 1)
-        kept = torch.ones(whole.shape[:2], dtype=torch.long)
+        kept = torch.ones(whole.shape[:2], dtype=torch.long, device=model.device)
         kept[:, whole.shape[1] - mask.shape[1] :] = mask.long()
-        labels = torch.full(whole.shape[:2], -100)
-        labels[:, -1] = ids[:, -1]
-        _update(model(inputs_embeds=whole, attention_mask=kept, labels=labels).loss, optimizer)
+        wanted = torch.full(whole.shape[:2], -100, device=model.device)
+        wanted[:, -1] = ids[:, -1]
+        _update(whole_model(inputs_embeds=whole, attention_mask=kept, labels=wanted).loss, optimizer)
 
     return step

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from puma_hub.demo.png import new_figure, require_matplotlib, require_own_picture, save_picture
 from puma_hub.demo.quiet import quiet
@@ -27,7 +23,7 @@ from puma_hub.reproduce.store import Store
 from puma_hub.reproduce.summary import Summary
 from puma_hub.reproduce.tables import page, trust
 from puma_hub.storage import new_file, write_json
-from puma_hub.training.report import require_own_report, versions
+from puma_hub.training.report import machine, require_own_report, versions
 
 _SIZE = 11, 5  # inches of a picture
 
@@ -115,24 +111,6 @@ def _written(
         staged.write_text(text, encoding="utf-8")
     write_json(files["json"], report)
     return text, report
-
-
-def machine() -> str:
-    """Processor, number of cores that this process may use, and GPU, in words."""
-    processor = _processor()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ", no GPU"
-    threads = torch.get_num_threads()
-    return f"{platform.system()} {processor}, cores: {cores}, threads: {threads}{gpu}"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
 
 
 def _require_own(files: dict[str, Path]) -> None:
