@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ import torch
 
 from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig, migrate
 from puma_hub.cli.main import main
-from puma_hub.errors import BankError, ConfigurationError, StorageError
+from puma_hub.errors import BankError, ConfigurationError, MismatchError, StorageError
 from puma_hub.extensions import ENGINES
-from puma_hub.migration import Share, TableMigration, migrate_share, migrate_to
+from puma_hub.migration import Share, TableMigration, migrate_changes, migrate_share, migrate_to
 from puma_hub.migration.engine import in_torch
 from tests.conftest import make_bank
+from tests.trainings import make_trained
 
 FILES, USERS = 6, 100
 
@@ -201,3 +203,68 @@ def test_tables_are_migrated_as_banks_are(tmp_path: Path, stored: PromptBank) ->
     two = make_adapter(ModelSpec("source", 32), ModelSpec("other", 32))
     with pytest.raises(ConfigurationError, match="joins 2 sources"):
         TableMigration(two, stored)
+
+
+def test_only_new_and_changed_users_are_migrated(tmp_path: Path) -> None:
+    trained = make_bank(40)
+    adapter = make_trained(trained)
+    folder = tmp_path / "source"
+    trained.save_pretrained(folder, max_shard_size=2560)
+    since = PromptBank.from_pretrained(folder)
+    migrate_to(tmp_path / "target", adapter, since)
+    # Seven leave, three have other prompts, five are new.
+    changed, new = trained.user_ids[10:13], [f"new-{number}" for number in range(5)]
+    rng = np.random.default_rng(0)
+    now = trained.remove(trained.user_ids[:7]).update(
+        PromptBank.from_arrays(
+            [*changed, *new],
+            rng.standard_normal((8, *trained.shape)).astype(np.float32),
+            trained.model,
+            statistics=trained.statistics,
+        )
+    )
+    now.save_pretrained(tmp_path / "now", max_shard_size=2560)
+    now = PromptBank.from_pretrained(tmp_path / "now")
+    seen: list[int] = []
+
+    def engine(adapter: Any, batches: Iterable[np.ndarray], references: Any) -> Any:
+        for prompts, distances in in_torch(adapter, batches, references):
+            seen.append(len(prompts))
+            yield prompts, distances
+
+    ENGINES.register("changes", engine, "for a test")
+    try:
+        found, kept = migrate_changes(tmp_path / "target", adapter, now, since, engine="changes")
+    finally:
+        ENGINES.unregister("changes")
+    assert kept == 30 and sum(seen) == 8 + 30  # 30 are migrated again to compare
+    whole = migrate(adapter, now)
+    assert found.prompts.tobytes() == whole.prompts_at(whole.rows(found.user_ids)).tobytes()
+    assert found.provenance.to_dict() == whole.provenance.to_dict()
+    assert set(found.user_ids) == set(now.user_ids)
+    # What does not belong together is refused, and nothing is written.
+    before = {path: path.read_bytes() for path in files(tmp_path / "target")}
+    other = make_trained(trained)
+    with torch.no_grad():
+        other.base.add_(1.0)
+    with pytest.raises(MismatchError, match="is not what this adapter makes"):
+        migrate_changes(tmp_path / "target", other, now, since)
+    apart = trained.with_provenance(statistics=replace(trained.statistics, mean=trained.statistics.mean + 1))
+    with pytest.raises(MismatchError, match="counted from different means"):
+        migrate_changes(tmp_path / "target", adapter, apart, since)
+    assert before == {path: path.read_bytes() for path in files(tmp_path / "target")}
+
+
+def test_since_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bank = make_bank(40)
+    adapter = make_trained(bank)
+    adapter.save_pretrained(tmp_path / "adapter")
+    bank.save_pretrained(tmp_path / "old")
+    bank.remove(bank.user_ids[:5]).save_pretrained(tmp_path / "new")
+    command = ["migrate", "--adapter", str(tmp_path / "adapter"), "--out", str(tmp_path / "target"), "--bank"]
+    assert main([*command, str(tmp_path / "old")]) == 0
+    assert main([*command, str(tmp_path / "new"), "--since", str(tmp_path / "old")]) == 0
+    assert "35 users kept their migrated prompts" in capsys.readouterr().out
+    assert len(PromptBank.from_pretrained(tmp_path / "target")) == 35
+    assert main([*command, str(tmp_path / "new"), "--since", str(tmp_path / "old"), "--shard", "1/2"]) == 2
+    assert "leave --shard and --mean out" in capsys.readouterr().err

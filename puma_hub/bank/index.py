@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -101,6 +101,27 @@ class UserIndex:
                 f"{len(repeated)} user ids are duplicates (one stands in rows {pair[0]} and {pair[1]}); keep one "
                 "prompt for each user"
             )
+
+
+def joined_ids(parts: Iterable[pa.LargeStringArray], count: int) -> pa.LargeStringArray:
+    """``count`` ids in one array, which is all that is in memory besides one part.
+
+    Raises:
+        BankError: an id is null.
+    """
+    letters, ends, done = bytearray(), np.zeros(count + 1, np.int64), 0
+    for part in parts:
+        if part.null_count:
+            raise BankError("the columns user_id and prompt must not hold nulls; drop those rows")
+        if not len(part):
+            continue
+        _, offsets, data = part.buffers()
+        here = np.frombuffer(offsets, np.int64)[part.offset : part.offset + len(part) + 1]
+        ends[done + 1 : done + len(part) + 1] = here[1:] - here[0] + len(letters)
+        if data is not None:
+            letters += memoryview(data)[here[0] : here[-1]]
+        done += len(part)
+    return pa.LargeStringArray.from_buffers(done, pa.py_buffer(ends), pa.py_buffer(letters))
 
 
 def is_rising(ids: pa.LargeStringArray) -> bool:

@@ -16,12 +16,14 @@ import pyarrow.parquet as pq
 from datasets.utils.py_utils import convert_file_size_to_int
 
 from puma_hub.bank.columns import as_bank_table, bank_features
+from puma_hub.bank.index import joined_ids
 from puma_hub.bank.shard_file import GROUPS_AT_ONCE, ShardFile, rows_in_group
 from puma_hub.bank.stored_rows import BankRows
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError
 from puma_hub.limits import MAX_FILES, MAX_USERS
 
 DEFAULT_SHARD_SIZE = "500MB"
+_IDS_AT_ONCE = 65_536
 
 
 def shard_rows(rows: BankRows, max_shard_size: int | str) -> int:
@@ -198,14 +200,12 @@ class ShardRows(BankRows):
 
     def ids(self) -> pa.ChunkedArray:
         with self._damaged():
-            return pa.chunked_array(
-                [
-                    chunk
-                    for file in self._files
-                    for chunk in file.read(["user_id"], use_threads=False).column("user_id").cast(pa.string()).chunks
-                ],
-                pa.string(),
+            batches = (
+                batch.column(0).cast(pa.large_string())
+                for file in self._files
+                for batch in file.iter_batches(_IDS_AT_ONCE, columns=["user_id"], use_threads=False)
             )
+            return pa.chunked_array([joined_ids(batches, len(self))], pa.large_string())
 
     def piece(self, number: int, columns: list[str] | None = None) -> pa.Table:
         shard, group = self._groups[number]

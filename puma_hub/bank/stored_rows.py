@@ -49,7 +49,7 @@ class BankRows(ABC):
 
     @abstractmethod
     def ids(self) -> pa.ChunkedArray:
-        """The column of user ids alone."""
+        """The column of user ids alone, as strings of any width."""
 
     @abstractmethod
     def piece(self, number: int, columns: list[str] | None = None) -> pa.Table:

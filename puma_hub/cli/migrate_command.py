@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="I/N",
         help="one of N processes, which migrate every N-th file; who finds all files there puts the bank in its place",
     )
+    parser.add_argument(
+        "--since",
+        metavar="ID",
+        help="the source bank as it was when --out was made: only users who are new or changed are migrated, those who "
+        "are gone are deleted, the others' prompts stay as they are",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -40,40 +46,49 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
-    from puma_hub.migration import Share, migrate_share
+    from puma_hub.migration import Share, migrate_changes, migrate_share
     from puma_hub.migration.share import WHOLE
 
     check_outputs(args, {args.out: LAYOUT})
     share = Share.parse(args.shard) if args.shard is not None else WHOLE
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
+    given = {"batch_size": args.batch_size, "engine": args.engine, **dict(args.option)}
     start = time.monotonic()
-    migrated = migrate_share(
-        args.out,
-        adapter,
-        banks,
-        share,
-        batch_size=args.batch_size,
-        mean=common.means_of(args.mean),
-        missing=args.missing,
-        engine=args.engine,
-        **dict(args.option),
-    )
+    kept = 0
+    if args.since is not None:
+        _require_alone(args)
+        migrated, kept = migrate_changes(args.out, adapter, banks[0], PromptBank.from_pretrained(args.since), **given)
+    else:
+        mean = common.means_of(args.mean)
+        found = migrate_share(args.out, adapter, banks, share, mean=mean, missing=args.missing, **given)
+        if found is None:
+            seconds = time.monotonic() - start
+            return Result(
+                f"share {args.shard} is done; files of other shares are not", {"seconds": seconds, "done": False}
+            )
+        migrated = found
     seconds = time.monotonic() - start
-    if migrated is None:
-        return Result(f"share {args.shard} is done; files of other shares are not", {"seconds": seconds, "done": False})
     report = {
         "users": len(migrated),
+        "users_kept": kept,
         "users_left_out": migrated.provenance.details["users_left_out"],
         "missing": migrated.provenance.details.get("missing"),
         "own_source_bank": migrated.provenance.details.get("own_source_bank"),
         "seconds": seconds,
     }
-    told = ""
+    told = f"\n{kept} users kept their migrated prompts" if args.since is not None else ""
     if report["own_source_bank"] is False:
-        told = (
+        told += (
             "\nthe bank and the adapter's source bank come from separate trainings, so the bank was standardised by "
             "its own mean; the rating head is the adapter's: puma-hub calibrate fits it to a few rated rows, and "
             "puma-hub compare shows the results for these users"
         )
     return Result(f"{migrated} in {args.out}{told}", report)
+
+
+def _require_alone(args: argparse.Namespace) -> None:
+    from puma_hub.errors import ConfigurationError
+
+    if len(args.bank) > 1 or args.shard is not None or args.mean:
+        raise ConfigurationError("--since is for one bank and its own mean; leave --shard and --mean out")

@@ -72,7 +72,8 @@ def chain_to(
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
     chosen = ChosenEngine.of(engine, batch_size, options)
-    found = into_files(save_directory, _plan(bank, adapters, mean, missing, chosen), chosen, max_shard_size)
+    plan = _plan(bank, adapters, mean, missing, chosen).in_order_of_users()
+    found = into_files(save_directory, plan, chosen, max_shard_size)
     assert found is not None  # nothing is left to others
     return found
 

@@ -19,6 +19,7 @@ from puma_hub.bank.folder import LAYOUT
 from puma_hub.bank.shard_file import ShardFile
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, files_of, rows_in
 from puma_hub.errors import ConfigurationError
+from puma_hub.migration.changes import Changes
 from puma_hub.migration.identity import identity_of
 from puma_hub.migration.plan import MigrationPlan
 from puma_hub.migration.run import ChosenEngine
@@ -40,11 +41,14 @@ def into_files(
     engine: ChosenEngine,
     max_shard_size: int | str | None,
     share: Share = WHOLE,
+    changes: Changes | None = None,
 ) -> PromptBank | None:
     """The target bank of a plan, written file by file and opened in its files; see :func:`puma_hub.migrate_to`.
 
     Args:
+        plan: its users in the order of their ids.
         share: the files that this process writes.
+        changes: since an earlier migration, whose prompts are taken over.
 
     Returns:
         The bank; None where files that other processes write are not there yet. Whoever finds all files there puts the
@@ -53,14 +57,13 @@ def into_files(
     Raises:
         ConfigurationError: several processes are to share a bank that is in memory.
     """
-    plan = plan.in_order_of_users()
     provenance, head, folder = plan.provenance(), plan.head(), Path(save_directory)
     one = _ID_BYTES + _VALUE_BYTES * provenance.prompt_length * provenance.model.hidden_size
     per_file = _rows_per_file(plan, max_shard_size, one)
     names = shard_names(files_of(len(plan.users), per_file))
     require_replaceable(folder, LAYOUT)
     require_writable(folder)
-    identity = identity_of(plan, engine.name, engine.options, per_file)
+    identity = identity_of(plan, engine.name, engine.options, per_file, changes)
     if identity is None and share.of > 1:
         raise ConfigurationError("a bank in memory cannot be shared out; save it, and give the bank in its folder")
     with unfinished_folder(folder, identity) as unfinished:
@@ -71,9 +74,11 @@ def into_files(
         for number, name in enumerate(names):
             if (work / name).is_file() or not share.has(number):
                 continue
-            part = plan.part(slice(number * per_file, (number + 1) * per_file))
+            these = slice(number * per_file, (number + 1) * per_file)
+            part, given = plan.take(these), (engine.batch_size, engine.run)
+            tables = part.tables(*given) if changes is None else changes.part(these).tables(part, *given)
             with new_file(work / name) as path:
-                _write(path, part.tables(engine.batch_size, engine.run), one)
+                _write(path, tables, one)
         missing = [name for name in names if not (work / name).is_file()]
         if missing:
             logger.info("%d of %d files are left to others", len(missing), len(names))

@@ -11,12 +11,20 @@ import numpy as np
 
 from puma_hub._version import __version__
 from puma_hub.bank.reference import Reference
+from puma_hub.migration.changes import Changes
 from puma_hub.migration.plan import MigrationPlan
 
 
-def identity_of(plan: MigrationPlan, engine: str, options: Mapping[str, Any], rows_per_shard: int) -> str | None:
+def identity_of(
+    plan: MigrationPlan,
+    engine: str,
+    options: Mapping[str, Any],
+    rows_per_shard: int,
+    changes: Changes | None = None,
+) -> str | None:
     """16 hexadecimal digits; None where a bank is in memory, and may be another one with the same facts next time."""
-    stamps = [bank.stored.stamp for bank in plan.banks]
+    earlier = () if changes is None else (changes.since, changes.target)
+    stamps = [bank.stored.stamp for bank in (*plan.banks, *earlier)]
     if None in stamps:
         return None
     facts = {

@@ -9,6 +9,7 @@ from typing import Any
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
 from puma_hub.bank.reference import Reference
+from puma_hub.migration.changes import Changes
 from puma_hub.migration.files import into_files
 from puma_hub.migration.missing import LEAVE_OUT
 from puma_hub.migration.plan import MigrationPlan
@@ -122,5 +123,41 @@ def migrate_share(
         ConfigurationError: the bank is in memory; and as :func:`migrate_to`.
     """
     chosen = ChosenEngine.of(engine, batch_size, options)
-    plan = MigrationPlan.of(adapter, bank, mean, missing, base)
+    plan = MigrationPlan.of(adapter, bank, mean, missing, base).in_order_of_users()
     return into_files(save_directory, plan, chosen, max_shard_size, share)
+
+
+def migrate_changes(
+    save_directory: str | os.PathLike[str],
+    adapter: PumaAdapter,
+    bank: PromptBank,
+    since: PromptBank,
+    *,
+    batch_size: int = 4096,
+    engine: str = "torch",
+    max_shard_size: int | str | None = None,
+    **options: Any,
+) -> tuple[PromptBank, int]:
+    """Bring a migrated bank up to date: only users who are new, or whose prompts have changed, are migrated.
+
+    The others keep their migrated prompts, to the bit. Users who are not in ``bank`` any more are deleted.
+
+    Args:
+        save_directory: of the migrated bank, which is replaced.
+        bank: the source bank as it is now.
+        since: the source bank as it was when ``save_directory`` was made, by the same adapter.
+
+    Returns:
+        The bank, and how many users kept their prompts.
+
+    Raises:
+        MismatchError: the banks are of different trainings, or ``save_directory`` is not what the adapter makes of
+            ``since``: some of its users are migrated again and compared.
+        ConfigurationError: the adapter has several sources; and as :func:`migrate_to`.
+    """
+    chosen = ChosenEngine.of(engine, batch_size, options)
+    plan = MigrationPlan.of(adapter, bank).in_order_of_users()
+    changes = Changes.of(plan, since, PromptBank.from_pretrained(save_directory), chosen.run)
+    found = into_files(save_directory, plan, chosen, max_shard_size, changes=changes)
+    assert found is not None  # nothing is left to others
+    return found, changes.kept

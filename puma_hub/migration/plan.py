@@ -93,8 +93,8 @@ class MigrationPlan:
         """The same, in the order in which a saved bank keeps its users."""
         return replace(self, users=self.users.in_order_of_ids())
 
-    def part(self, these: slice) -> MigrationPlan:
-        """The same for some of the users."""
+    def take(self, these: slice | np.ndarray) -> MigrationPlan:
+        """The same for some of the users, in that order."""
         return replace(self, users=self.users.take(these))
 
     def batches(self, batch_size: int) -> Iterator[np.ndarray]:
