@@ -80,6 +80,18 @@ def test_every_case_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["bench", "import", "--seconds", "0"]) == 2
 
 
+def test_random_weights_need_no_download(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = {"num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    shape = SHAPES["random-llama-3.2-1b"] | small | {"intermediate_size": 96, "vocab_size": 2000}
+    monkeypatch.setitem(SHAPES, "random-llama-3.2-1b", shape)
+    monkeypatch.delattr("puma_hub.benchmarks.setting.fetch")  # whoever calls it fails
+    report = tmp_path / "bench.json"
+    command = ["bench", "step", "start", "score", "prefix", "--model", "random-llama-3.2-1b", "--dtype", "float32"]
+    assert main([*command, "--seconds", "2", "--json", str(report)]) == 0
+    found = json.loads(report.read_text())["cases"]
+    assert {one["what"].partition(",")[0] for case in found.values() for one in case} == {"random-llama-3.2-1b"}
+
+
 def test_a_table_without_an_earlier_report() -> None:
     report = {"cases": {"step": [Measured("x", "rows/s", 50.0, 10.0, note="how").to_dict()]}}
     assert "| step   | x      | rows/s |     50 |                10 |" in table_of(report)

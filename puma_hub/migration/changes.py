@@ -94,7 +94,7 @@ class Changes:
         tolerance = 1e-4 * max(float(np.abs(again).max()), 1e-30)
         if again.shape != there.shape or np.abs(again - there).max() > tolerance:
             raise MismatchError(
-                "the earlier target bank is not what this adapter makes of the earlier source bank: their prompts differ; "
+                "the earlier target bank is not what this adapter makes of the earlier source bank: prompts differ; "
                 f"{_WHOLE}"
             )
 
