@@ -8,6 +8,8 @@ import re
 import sys
 from collections.abc import Sequence
 
+from puma_hub.allocator import keep_freed_memory
+
 # Name, module, help text. The modules import torch and transformers only inside their functions.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("demo", "demo", "migrate real users' prompts from SmolLM2 to Gemma, with all baselines"),
@@ -102,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def entry() -> None:
     """The console script."""
+    keep_freed_memory()
     sys.exit(main())
 
 
