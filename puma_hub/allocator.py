@@ -24,4 +24,5 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError):  # musl has none
         return False
     wanted = {_MMAP_THRESHOLD: 2**30, _TRIM_THRESHOLD: _LARGEST, _TOP_PAD: 2**26}
-    return all([bool(mallopt(option, value)) for option, value in wanted.items()])
+    done = [mallopt(option, value) for option, value in wanted.items()]
+    return all(done)

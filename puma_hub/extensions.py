@@ -265,6 +265,7 @@ BASELINES.register(
 ENGINES = Registry("engine")
 """``(adapter, batches, references, *, options) -> mapped batches``, see :mod:`puma_hub.migration.engine`."""
 ENGINES.register("torch", "puma_hub.migration.engine:in_torch", "one batch after another on the adapter's device")
+ENGINES.register("ray", "puma_hub.migration.ray_files:in_ray", "files to files on a Ray cluster (puma_hub[ray])")
 
 STAND_INS = Registry("stand-in")
 """``(banks, users, centers) -> fill`` for users whom a source bank lacks, see :mod:`puma_hub.migration.missing`."""

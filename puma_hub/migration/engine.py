@@ -5,13 +5,18 @@ An engine takes ``(adapter, batches, references, *, options)``. ``batches`` are 
 each source. For each batch, in the same order, it yields target prompts, float32 ``(n, l, d_target)``, and their
 distances from the mean, float64 ``(n,)``, as :func:`puma_hub.adapter.mapping.map_batch` does. It may read ahead, but
 never keeps all batches.
+
+An engine of files, which is marked by :func:`engine_of_files`, takes ``(writer, numbers, *, options)`` instead, where
+``writer`` is a :class:`puma_hub.migration.file_writer.FileWriter`, and has the files of these numbers written, in any
+order and in other processes. Whoever runs it again has what is missing written.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +25,35 @@ from puma_hub.adapter import PumaAdapter
 from puma_hub.adapter.mapping import PromptMap, map_batch
 from puma_hub.bank.reference import Reference
 
+
+class WritesFiles(Protocol):
+    """Writes the files of a migration by their numbers; see :class:`puma_hub.migration.file_writer.FileWriter`."""
+
+    def write(self, number: int) -> None: ...
+
+
+FileEngine: TypeAlias = Callable[[WritesFiles, Sequence[int]], None]
+_FunctionT = TypeVar("_FunctionT", bound=Callable[..., None])
 _AT_ONCE = 1024
 """Prompts that one thread maps together: few enough for a core's cache to hold what the layers make of them."""
 _AHEAD = 2
 """Batches that are read before the first of them has to be done."""
+
+
+def engine_of_files(function: _FunctionT) -> _FunctionT:
+    """Mark a function as an engine of files."""
+    function.takes_files = True  # type: ignore[attr-defined]
+    return function
+
+
+def is_file_engine(function: Callable[..., Any]) -> bool:
+    return bool(getattr(function, "takes_files", False))
+
+
+def one_by_one(writer: WritesFiles, numbers: Sequence[int]) -> None:
+    """Write the files in this process."""
+    for number in numbers:
+        writer.write(number)
 
 
 def in_torch(

@@ -5,26 +5,21 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-
-import pyarrow as pa
 
 from puma_hub.bank import PromptBank
 from puma_hub.bank.batch_writer import describe
 from puma_hub.bank.description import shard_names
 from puma_hub.bank.folder import LAYOUT
-from puma_hub.bank.shard_file import ShardFile
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, files_of, rows_in
 from puma_hub.errors import ConfigurationError
 from puma_hub.migration.changes import Changes
+from puma_hub.migration.file_writer import FileWriter
 from puma_hub.migration.identity import identity_of
 from puma_hub.migration.plan import MigrationPlan
 from puma_hub.migration.run import ChosenEngine
 from puma_hub.migration.share import WHOLE, Share
-from puma_hub.storage import new_file, new_folder
+from puma_hub.storage import new_folder
 from puma_hub.storage.layout import require_replaceable, require_writable
 from puma_hub.storage.unfinished import unfinished_folder
 
@@ -32,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _VALUE_BYTES = 4
 _ID_BYTES = 24  # about
-_BEHIND = 4  # tables that wait to be written
 
 
 def into_files(
@@ -71,14 +65,8 @@ def into_files(
         done = sum((work / name).is_file() for name in names)
         if done:
             logger.info("%d of %d files were done before", done, len(names))
-        for number, name in enumerate(names):
-            if (work / name).is_file() or not share.has(number):
-                continue
-            these = slice(number * per_file, (number + 1) * per_file)
-            part, given = plan.take(these), (engine.batch_size, engine.run)
-            tables = part.tables(*given) if changes is None else changes.part(these).tables(part, *given)
-            with new_file(work / name) as path:
-                _write(path, tables, one)
+        writer = FileWriter(plan, engine, changes, per_file, tuple(names), work, one)
+        engine.in_files(writer, [number for number in range(len(names)) if share.has(number)])
         missing = [name for name in names if not (work / name).is_file()]
         if missing:
             logger.info("%d of %d files are left to others", len(missing), len(names))
@@ -98,27 +86,6 @@ def _rows_per_file(plan: MigrationPlan, max_shard_size: int | str | None, one: i
         if found is not None:
             return found
     return rows_in(DEFAULT_SHARD_SIZE if max_shard_size is None else max_shard_size, one)
-
-
-def _write(path: Path, tables: Iterable[pa.Table], one: int) -> None:
-    """Write tables into a file. Some are written while the next are computed."""
-    file: ShardFile | None = None
-    with ThreadPoolExecutor(1) as writer:
-        waiting: deque[Future[None]] = deque()
-        try:
-            for table in tables:
-                file = file or ShardFile(path, table.schema, one)
-                waiting.append(writer.submit(file.write, table))
-                if len(waiting) > _BEHIND:
-                    waiting.popleft().result()
-            while waiting:
-                waiting.popleft().result()
-            assert file is not None  # a plan has users
-            file.close()
-        except BaseException:
-            if file is not None:
-                writer.submit(file.abandon).result()  # after what is being written
-            raise
 
 
 def _link(file: Path, name: Path) -> None:

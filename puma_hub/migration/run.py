@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import datasets
@@ -13,18 +13,25 @@ from puma_hub.bank import BankStatistics, PromptBank
 from puma_hub.bank.columns import table_of_arrays, to_dataset
 from puma_hub.errors import ConfigurationError
 from puma_hub.extensions import ENGINES
+from puma_hub.migration.engine import FileEngine, in_torch, is_file_engine, one_by_one
 from puma_hub.migration.plan import MigrationPlan
 from puma_hub.migration.step import Engine
 
 
 @dataclass(frozen=True)
 class ChosenEngine:
-    """An engine by name, its options, and how many prompts it is given at once."""
+    """An engine by name, its options, and how many prompts it is given at once.
+
+    Args:
+        run: streams prompts through an adapter.
+        in_files: has files of a migration written, by their numbers.
+    """
 
     name: str
     run: Engine
     batch_size: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any]
+    in_files: FileEngine
 
     @classmethod
     def of(cls, name: str, batch_size: int, options: Mapping[str, Any]) -> ChosenEngine:
@@ -35,11 +42,23 @@ class ChosenEngine:
         """
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ConfigurationError(f"batch_size must be a whole number of at least 1, got {batch_size!r}")
-        return cls(name, ENGINES.bound(name, options), batch_size, options)
+        found = ENGINES.bound(name, options)
+        if is_file_engine(ENGINES.require(name).load()):
+            return cls(name, in_torch, batch_size, options, found)
+        return cls(name, found, batch_size, options, one_by_one)
 
 
 def in_memory(plan: MigrationPlan, engine: ChosenEngine) -> PromptBank:
-    """The target bank of a plan, in the plan's order of users."""
+    """The target bank of a plan, in the plan's order of users.
+
+    Raises:
+        ConfigurationError: the engine is one of files.
+    """
+    if engine.in_files is not one_by_one:
+        raise ConfigurationError(
+            f"the engine {engine.name!r} goes from files to files: give a bank that is saved, and use migrate_to, or "
+            "puma-hub migrate"
+        )
     provenance = plan.provenance()
     prompts = np.empty((len(plan.users), provenance.prompt_length, provenance.model.hidden_size), np.float32)
     end = 0

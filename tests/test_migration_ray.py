@@ -1,0 +1,81 @@
+"""Migrations on a Ray cluster of two workers, one of which is killed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from puma_hub import PromptBank, migrate
+from puma_hub.cli.main import main
+from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.migration import migrate_to, ray_files
+from tests.conftest import make_bank
+from tests.dying_actor import DiesOnce
+from tests.trainings import make_trained
+
+ray = pytest.importorskip("ray", reason="needs puma_hub[ray]")
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"),
+]
+USERS, FILES = 400, 8
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> PromptBank:
+    make_bank(USERS).save_pretrained(tmp_path / "source", max_shard_size=50 * 147)
+    found = PromptBank.from_pretrained(tmp_path / "source")
+    assert len(list((tmp_path / "source" / "data").iterdir())) == FILES
+    return found
+
+
+def test_a_killed_worker_loses_nobody(
+    cluster: None, stored: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_files, "Writing", DiesOnce)
+    adapter = make_trained(stored)
+    here = migrate_to(tmp_path / "here", adapter, stored)
+    there = migrate_to(tmp_path / "there", adapter, stored, engine="ray", processes=2)
+    assert (tmp_path / "died").exists()
+    names = sorted(path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*") if path.is_file())
+    assert names == sorted(p.relative_to(tmp_path / "there") for p in (tmp_path / "there").rglob("*") if p.is_file())
+    for name in names:
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
+    assert here.user_ids == there.user_ids == sorted(stored.user_ids)
+
+
+def test_wrong_use(cluster: None, stored: PromptBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = make_trained(stored)
+    with pytest.raises(ConfigurationError, match="goes from files to files"):
+        migrate(adapter, stored, engine="ray")
+    with pytest.raises(ConfigurationError, match="processes must be at least 1"):
+        migrate_to(tmp_path / "out", adapter, stored, engine="ray", processes=-1)
+    with torch.no_grad():
+        adapter.input_scale.mul_(1e-9)  # so that every prompt lies absurdly far
+    with pytest.raises(MismatchError, match="spreads from the mean"):
+        migrate_to(tmp_path / "out", adapter, stored, engine="ray")
+    assert not (tmp_path / "out").exists()
+
+
+def test_on_the_command_line(
+    cluster: None, stored: PromptBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = make_trained(stored)
+    adapter.save_pretrained(tmp_path / "adapter")
+    command = ["migrate", "--adapter", str(tmp_path / "adapter"), "--bank", str(tmp_path / "source")]
+    assert main([*command, "--out", str(tmp_path / "out"), "--engine", "ray", "--option", "processes=2"]) == 0
+    found = PromptBank.from_pretrained(tmp_path / "out")
+    assert np.array_equal(found.prompts, migrate(adapter, stored).prompts)
