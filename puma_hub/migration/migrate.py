@@ -111,7 +111,7 @@ def migrate_share(
     """One process's part of :func:`migrate_to`, for several that write to one disk, such as an array of jobs.
 
     Each file is one process's. The process that finds all files there, in whatever order they end, puts the bank in its
-    place. A share may be run again, also at the same time: it does what is left.
+    place. A share that was killed may be run again: it does what is left.
 
     Args:
         share: ``Share(2, 8)`` is the second of eight.

@@ -18,6 +18,8 @@ from puma_hub.migration.means import references_of
 from puma_hub.migration.step import Step
 from puma_hub.tasks import RatingHead
 
+_AT_ONCE = 4096
+
 
 class TableMigration:
     """Maps rows of a source bank to rows of the target bank: a ``pyarrow.Table`` to a ``pyarrow.Table``.
@@ -74,7 +76,10 @@ class TableMigration:
         if chunks:
             prompts = prompt_values(chunks[0], self._shape, 0)
             require_finite(prompts, range(len(prompts)))
-            migrated, _ = self._map(prompts)
+            starts = range(0, len(prompts), _AT_ONCE)
+            migrated = np.concatenate(
+                [self._map(prompts[start : start + _AT_ONCE])[0] for start in starts] or [migrated]
+            )
         migrated.setflags(write=False)
         further = rows.drop_columns(["user_id", "prompt"])
         ids = rows.column("user_id").combine_chunks() if chunks else pa.array([], pa.string())
