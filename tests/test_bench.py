@@ -12,7 +12,7 @@ import torch
 
 from puma_hub.benchmarks.measured import Measured, matrix_rate, seconds_of
 from puma_hub.benchmarks.shapes import SHAPES, random_scorer
-from puma_hub.benchmarks.suite import table_of
+from puma_hub.benchmarks.suite import figures_of, table_of
 from puma_hub.cli.main import main
 from puma_hub.errors import ConfigurationError
 from puma_hub.extensions import BENCHMARKS
@@ -71,11 +71,11 @@ def test_every_case_on_a_tiny_model(tmp_path: Path, capsys: pytest.CaptureFixtur
     lookups = {one["what"]: one for one in found["cases"]["bank"]}
     assert lookups["look up a user"]["ours"] < 5  # milliseconds
     # Beside an earlier report of one case.
-    assert main(["bench", "import", "--seconds", "1", "--compare", str(report)]) == 0
+    assert main(["bench", "bank", "--seconds", "1", "--users", "5000", "--compare", str(report)]) == 0
     table = capsys.readouterr().out
     assert "ours / before" in table and float(table.splitlines()[2].split("|")[-2]) > 0
     report.write_text('{"cases": [1]}')
-    assert main(["bench", "import", "--seconds", "1", "--compare", str(report)]) == 2
+    assert main(["bench", "bank", "--seconds", "1", "--users", "50", "--compare", str(report)]) == 2
     assert "is none of puma-hub bench --json" in capsys.readouterr().err
     assert main(["bench", "import", "--seconds", "0"]) == 2
 
@@ -96,4 +96,4 @@ def test_a_table_without_an_earlier_report() -> None:
     report = {"cases": {"step": [Measured("x", "rows/s", 50.0, 10.0, note="how").to_dict()]}}
     assert "| step   | x      | rows/s |     50 |                10 |" in table_of(report)
     with pytest.raises(ConfigurationError, match="KeyError"):
-        table_of(report, {"cases": {"step": [{}]}})
+        figures_of({"cases": {"step": [{}]}})

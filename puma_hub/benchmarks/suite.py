@@ -6,7 +6,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from tabulate import tabulate
@@ -17,6 +17,10 @@ from puma_hub.demo.quiet import quiet
 from puma_hub.errors import ConfigurationError
 from puma_hub.extensions import BENCHMARKS
 from puma_hub.training.report import machine, versions
+
+Figures: TypeAlias = dict[tuple[str, str, str], float]
+"""By case, what is measured, and how."""
+_COLUMNS = ("ours", "straightforward", "limit", "ratio", "share")
 
 
 def run_benchmarks(
@@ -60,9 +64,9 @@ def run_benchmarks(
     }
 
 
-def table_of(report: dict[str, Any], before: dict[str, Any] | None = None) -> str:
-    """The report as a Markdown table, with the change since the report ``before``."""
-    known = {} if before is None else _figures(before)
+def table_of(report: dict[str, Any], before: Figures | None = None) -> str:
+    """The report as a Markdown table, with the change since the figures ``before``."""
+    known = before or {}
     rows = []
     for name, measured in report["cases"].items():
         for one in measured:
@@ -74,10 +78,12 @@ def table_of(report: dict[str, Any], before: dict[str, Any] | None = None) -> st
     return tabulate(rows, headers, tablefmt="github", floatfmt=".4g")
 
 
-_COLUMNS = ("ours", "straightforward", "limit", "ratio", "share")
+def figures_of(report: dict[str, Any]) -> Figures:
+    """Our figures in a report.
 
-
-def _figures(report: dict[str, Any]) -> dict[tuple[str, str, str], float]:
+    Raises:
+        ConfigurationError: it is no report of benchmarks.
+    """
     try:
         return {
             (name, one["what"], one["note"]): float(one["ours"])

@@ -38,10 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.benchmarks.suite import run_benchmarks, table_of
+    from puma_hub.benchmarks.suite import figures_of, run_benchmarks, table_of
     from puma_hub.storage import read_json
 
-    before = read_json(args.compare) if args.compare else None
+    before = figures_of(read_json(args.compare)) if args.compare else None  # before work is done that would be lost
     names, models = args.cases or [*BENCHMARKS], args.model or ["smollm2-135m", "gemma-3-270m"]
     report = run_benchmarks(names, models, args.dtype, args.device, args.seconds, args.users, say)
     return Result(table_of(report, before), report)
