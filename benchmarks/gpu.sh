@@ -4,7 +4,7 @@
 # network. With the demo's models in the cache, or a network, the demo runs too.
 #
 #   benchmarks/gpu.sh [FOLDER FOR THE REPORTS]
-set -u
+set -uo pipefail
 out=${1:-gpu-report}
 python=${PYTHON:-python3}
 root=$(cd "$(dirname "$0")/.." && pwd)

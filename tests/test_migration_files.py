@@ -135,6 +135,21 @@ def test_wrong_input_leaves_nothing(tmp_path: Path, stored: PromptBank, counted:
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
 
 
+def test_wrong_input_of_one_process_leaves_the_files_of_others(
+    tmp_path: Path, stored: PromptBank, counted: Callable[..., list[int]]
+) -> None:
+    counted()
+    assert migrate_share(tmp_path / "target", make_adapter(), stored, Share(1, 2), engine="counted") is None
+    counted(1, BankError("wrong"))
+    with pytest.raises(BankError, match="wrong"):
+        migrate_share(tmp_path / "target", make_adapter(), stored, Share(2, 2), engine="counted")
+    (left,) = hidden(tmp_path)
+    assert len(list(tmp_path.glob(f"{left}/data/*.parquet"))) == FILES // 2
+    began = counted()
+    assert migrate_share(tmp_path / "target", make_adapter(), stored, Share(2, 2), engine="counted") is not None
+    assert len(began) == FILES // 2 and not hidden(tmp_path)
+
+
 def test_a_killed_process_leaves_whole_files_for_the_next(tmp_path: Path, stored: PromptBank) -> None:
     make_adapter().save_pretrained(tmp_path / "adapter")
     program = f"""

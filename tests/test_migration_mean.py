@@ -13,6 +13,7 @@ from puma_hub import (
     PumaConfig,
     migrate,
 )
+from puma_hub.adapter.mapping import map_prompts
 from puma_hub.bank.statistics import LEAST_USERS
 from puma_hub.errors import BankError, ConfigurationError, MismatchError, PumaHubError
 from tests.trainings import OTHER, SOURCE, TARGET, USERS, make_trained, make_training, plain
@@ -80,6 +81,10 @@ def test_distances_are_told_and_absurd_ones_refused(caplog: pytest.LogCaptureFix
         migrate(adapter, in_another_scale)
     with pytest.raises(MismatchError, match="the mean is not theirs"):
         migrate(adapter, bank, mean=bank.statistics.mean + 100)
+    adapter.train()
+    with pytest.raises(MismatchError, match="spreads from the mean"):
+        map_prompts(adapter, in_another_scale.prompts, 16)
+    assert adapter.training  # as it was, also after an error
 
 
 def test_arrays_in_the_pipeline_need_a_mean() -> None:

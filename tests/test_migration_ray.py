@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import ray
 import torch
 
 from puma_hub import PromptBank, migrate
@@ -18,7 +19,6 @@ from tests.conftest import make_bank
 from tests.dying_actor import DiesOnce
 from tests.trainings import make_trained
 
-ray = pytest.importorskip("ray", reason="needs puma_hub[ray]")
 pytestmark = [
     pytest.mark.xdist_group("ray"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"),

@@ -58,7 +58,8 @@ class Alignment:
             if ours is None or theirs is None or np.array_equal(ours, theirs):
                 continue
             arrays = reference.mean, theirs - ours, ours / np.square(ours, dtype=np.float64).sum()
-            mean, difference, direction = (torch.from_numpy(np.array(one)).to(adapter.input_mean) for one in arrays)
+            # In the prompts' dtype, whatever the adapter's is.
+            mean, difference, direction = (torch.from_numpy(np.array(one)).float().to(adapter.device) for one in arrays)
             sources.append((_part(adapter, number), mean, difference, direction))
         return cls(tuple(sources)) if sources else None
 

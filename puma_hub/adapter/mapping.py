@@ -41,10 +41,10 @@ def map_batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Map source prompts ``(n, l, d_source)`` at once, on the adapter's device; see :class:`PromptMap`."""
     was_training = adapter.training
-    adapter.eval()
-    found = PromptMap(adapter, references)(prompts)
-    adapter.train(was_training)
-    return found
+    try:
+        return PromptMap(adapter.eval(), references)(prompts)
+    finally:
+        adapter.train(was_training)
 
 
 class PromptMap:

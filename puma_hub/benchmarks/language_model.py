@@ -14,7 +14,6 @@ from puma_hub.data.rows import column
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.scorer.padding import padded
-from puma_hub.tasks.template import USER
 from puma_hub.training import AdapterTrainer, PumaTrainingArguments, draw_rows
 from puma_hub.training.report import forward_flops
 from puma_hub.training.teacher import with_source_predictions
@@ -93,4 +92,4 @@ def bench_start(setting: BenchSetting) -> Iterator[Measured]:
         encoded = lm.encode(drawn.select_columns(["item_text"]))
         flops = 2 * forward_flops(lm, encoded, 1)[0] / START_ROWS
         limit = matrix_rate(lm.dtype, lm.device, 128, lm.hidden_size, 4 * lm.hidden_size) / flops
-        yield Measured(f"{model}, {START_ROWS} rows", "rows/s", START_ROWS / seconds, None, limit, f"slot <{USER}>")
+        yield Measured(f"{model}, {START_ROWS} rows", "rows/s", START_ROWS / seconds, None, limit)

@@ -61,7 +61,7 @@ def into_files(
     if identity is None and share.of > 1:
         raise ConfigurationError("a bank in memory cannot be shared out; save it, and give the bank in its folder")
     with unfinished_folder(folder, identity) as unfinished:
-        work = unfinished.folder
+        work, unfinished.kept = unfinished.folder, share.of > 1  # others may have files in it
         done = sum((work / name).is_file() for name in names)
         if done:
             logger.info("%d of %d files were done before", done, len(names))
@@ -70,13 +70,13 @@ def into_files(
         missing = [name for name in names if not (work / name).is_file()]
         if missing:
             logger.info("%d of %d files are left to others", len(missing), len(names))
-            unfinished.kept = True
             return None
         with new_folder(folder, LAYOUT) as staged:
             for name in names:
                 (staged / name).parent.mkdir(exist_ok=True)
                 _link(work / name, staged / name)
             describe(staged, provenance, head, len(plan.users), per_file)
+        unfinished.kept = False
     return PromptBank.from_pretrained(save_directory)
 
 

@@ -15,7 +15,7 @@ from puma_hub.storage.staging import private_folder, short_name
 
 @dataclass
 class Unfinished:
-    """The folder of some work, and whether it stays when this process is done, for others who work on it too."""
+    """The folder of some work, and whether it stays however this process ends, for others who work on it too."""
 
     folder: Path
     kept: bool = False
@@ -43,7 +43,8 @@ def unfinished_folder(target: Path, identity: str | None) -> Iterator[Unfinished
         yield work
     except BaseException as error:
         wrong_input = isinstance(error, PumaHubError) and not isinstance(error, StorageError)
-        if identity is None or wrong_input or not any(path.is_file() for path in folder.rglob("*")):
+        nothing = not any(path.is_file() for path in folder.rglob("*"))
+        if identity is None or (not work.kept and (wrong_input or nothing)):
             shutil.rmtree(folder, ignore_errors=True)
         raise
     if not work.kept:
