@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,7 @@ def in_ray(writer: WritesFiles, numbers: Sequence[int], *, address: str | None =
     if not numbers:
         return
     if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level="WARNING")
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     pool = min(len(numbers), processes or max(1, int(ray.cluster_resources().get("CPU", 1))))
     files: Any = ray.data.from_items([{"number": number} for number in numbers], override_num_blocks=len(numbers))
     written = files.map(
