@@ -282,4 +282,4 @@ def test_since_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "35 users kept their migrated prompts" in capsys.readouterr().out
     assert len(PromptBank.from_pretrained(tmp_path / "target")) == 35
     assert main([*command, str(tmp_path / "new"), "--since", str(tmp_path / "old"), "--shard", "1/2"]) == 2
-    assert "leave --shard and --mean out" in capsys.readouterr().err
+    assert "leave --shard, --mean and --dtype out" in capsys.readouterr().err

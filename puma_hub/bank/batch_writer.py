@@ -15,6 +15,7 @@ from puma_hub.bank.description import BankDescription, shard_names
 from puma_hub.bank.folder import LAYOUT, read_rows, write_head
 from puma_hub.bank.index import UserIndex
 from puma_hub.bank.provenance import Provenance
+from puma_hub.bank.rounding import Rounding
 from puma_hub.bank.shards import ShardWriter, row_bytes, rows_in
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.bank.stored_rows import TableRows
@@ -44,7 +45,7 @@ def write_batches(
         StorageError: the folder holds something other than a bank, or cannot be written.
     """
     provenance.require_head(head)
-    shape = provenance.prompt_length, provenance.model.hidden_size
+    shape, rounding = (provenance.prompt_length, provenance.model.hidden_size), Rounding.of(provenance.details)
     nobody = TableRows(dataset_of_arrays([], np.empty((0, *shape), np.float32)), shape)
     rows_in(max_shard_size, 1)  # checks the size before any work is done
     with new_folder(folder, LAYOUT) as staged:
@@ -55,7 +56,7 @@ def write_batches(
                 if writer is None:
                     one = row_bytes(rows)
                     rows_per_shard = rows_in(max_shard_size, one)
-                    writer = ShardWriter(staged, rows.features.arrow_schema, rows_per_shard, one)
+                    writer = ShardWriter(staged, rows.features.arrow_schema, rows_per_shard, one, rounding)
                 writer.write(rows.table)
                 users += len(rows)
             writer = writer or ShardWriter(staged, nobody.features.arrow_schema, rows_per_shard, 1)

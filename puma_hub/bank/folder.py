@@ -9,6 +9,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, SHARDS, BankDescription
+from puma_hub.bank.rounding import Rounding
 from puma_hub.bank.shards import ShardRows, write_shards
 from puma_hub.bank.stored_rows import BankRows
 from puma_hub.errors import CheckpointError, StorageError
@@ -39,7 +40,8 @@ def write_bank(folder: Path, bank: PromptBank, rows_per_shard: int) -> None:
 
 def write_contents(folder: Path, bank: PromptBank, description: BankDescription) -> None:
     """Write the rows and the rating head into the files that ``description`` lists."""
-    write_shards(folder, description.shards, bank.stored, bank.index.order, description.rows_per_shard)
+    rounding = Rounding.of(bank.provenance.details)
+    write_shards(folder, description.shards, bank.stored, bank.index.order, description.rows_per_shard, rounding)
     write_head(folder, bank.head)
 
 

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from puma_hub.bank.columns import without_nulls
+from puma_hub.bank.rounding import Rounding
 
 GROUPS_AT_ONCE = 16
 _GROUP_BYTES = 512 * 1024
 _OPTIONS: Mapping[str, Any] = {
-    # Compression and dictionaries do not make prompts smaller. They would make an update change every byte.
+    # Prompts that were not rounded do not become smaller by these, and an update would change every byte.
     "compression": "none",
     "use_dictionary": False,
     "write_statistics": ["user_id"],
@@ -39,15 +40,16 @@ class ShardFile:
     Args:
         schema: the schema of all tables.
         one: the approximate size of a row in bytes.
+        rounding: of the prompts, by which they take less space; None if they were not rounded.
 
     Attributes:
         rows: how many rows it has been given.
     """
 
-    def __init__(self, path: Path, schema: pa.Schema, one: int) -> None:
+    def __init__(self, path: Path, schema: pa.Schema, one: int, rounding: Rounding | None = None) -> None:
         self.rows = 0
         self._schema, self._group = without_nulls(schema), rows_in_group(one)
-        self._writer = pq.ParquetWriter(path, self._schema, **_OPTIONS)
+        self._writer = pq.ParquetWriter(path, self._schema, **{**_OPTIONS, **(rounding.parquet if rounding else {})})
         self._pending: list[pa.Table] = []
         self._waiting = 0
 

@@ -17,6 +17,7 @@ from datasets.utils.py_utils import convert_file_size_to_int
 
 from puma_hub.bank.columns import as_bank_table, bank_features
 from puma_hub.bank.index import joined_ids
+from puma_hub.bank.rounding import Rounding
 from puma_hub.bank.shard_file import GROUPS_AT_ONCE, ShardFile, rows_in_group
 from puma_hub.bank.stored_rows import BankRows
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError
@@ -78,10 +79,14 @@ class ShardWriter:
         schema: the schema of all tables.
         rows_per_shard: rows in each file except the last.
         one: the approximate size of a row in bytes.
+        rounding: see :class:`ShardFile`.
     """
 
-    def __init__(self, folder: Path, schema: pa.Schema, rows_per_shard: int, one: int) -> None:
+    def __init__(
+        self, folder: Path, schema: pa.Schema, rows_per_shard: int, one: int, rounding: Rounding | None = None
+    ) -> None:
         self._folder, self._schema, self._rows_per_shard, self._one = folder, schema, rows_per_shard, one
+        self._rounding = rounding
         self._paths: list[Path] = []
         self._file: ShardFile | None = None
 
@@ -121,14 +126,21 @@ class ShardWriter:
                     f"the bank would have more than {MAX_FILES} files; give a larger max_shard_size"
                 )
             self._paths.append(self._folder / f"shard-{len(self._paths)}.writing")
-            self._file = ShardFile(self._paths[-1], self._schema, self._one)
+            self._file = ShardFile(self._paths[-1], self._schema, self._one, self._rounding)
         return self._file
 
 
-def write_shards(folder: Path, names: Sequence[str], rows: BankRows, order: np.ndarray, rows_per_shard: int) -> None:
+def write_shards(
+    folder: Path,
+    names: Sequence[str],
+    rows: BankRows,
+    order: np.ndarray,
+    rows_per_shard: int,
+    rounding: Rounding | None = None,
+) -> None:
     """Write ``rows`` in ``order``, which sorts them by user id."""
     one = row_bytes(rows)
-    writer = ShardWriter(folder, rows.features.arrow_schema, rows_per_shard, one)
+    writer = ShardWriter(folder, rows.features.arrow_schema, rows_per_shard, one, rounding)
     at_once = rows_in_group(one) * GROUPS_AT_ONCE
     try:
         for start in range(0, len(order), at_once):

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts in a batch (default: 4096)")
     common.add_mean(parser)
     common.add_missing(parser)
+    common.add_dtype(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
 
 
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> Result:
         batch_size=args.batch_size,
         mean=common.means_of(args.mean),
         missing=args.missing,
+        dtype=args.dtype,
     )
     first = migrated.provenance.lineage[-len(steps)]["details"]
     report |= {

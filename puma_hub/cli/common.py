@@ -193,6 +193,17 @@ def add_missing(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add ``--dtype``, which is checked by the migration."""
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        metavar="DTYPE",
+        help="how prompts are stored: float32, or rounded to bfloat16, float16 or int8 for smaller files (default: "
+        "float32)",
+    )
+
+
 def means_of(names: list[str] | None) -> list[PromptBank | str] | None:
     """The values of ``--mean``: banks, or the word ``adapter``."""
     if names is None:

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_choice(parser, "--engine", ENGINES, "torch")
     common.add_mean(parser)
     common.add_missing(parser)
+    common.add_dtype(parser)
     parser.add_argument(
         "--shard",
         metavar="I/N",
@@ -47,10 +48,10 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.migration import Share, migrate_changes, migrate_share
-    from puma_hub.migration.share import WHOLE
+    from puma_hub.migration.share import ALL
 
     check_outputs(args, {args.out: LAYOUT})
-    share = Share.parse(args.shard) if args.shard is not None else WHOLE
+    share = Share.parse(args.shard) if args.shard is not None else ALL
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     given = {"batch_size": args.batch_size, "engine": args.engine, **dict(args.option)}
@@ -61,7 +62,9 @@ def run(args: argparse.Namespace) -> Result:
         migrated, kept = migrate_changes(args.out, adapter, banks[0], PromptBank.from_pretrained(args.since), **given)
     else:
         mean = common.means_of(args.mean)
-        found = migrate_share(args.out, adapter, banks, share, mean=mean, missing=args.missing, **given)
+        found = migrate_share(
+            args.out, adapter, banks, share, mean=mean, missing=args.missing, dtype=args.dtype, **given
+        )
         if found is None:
             seconds = time.monotonic() - start
             return Result(
@@ -75,9 +78,14 @@ def run(args: argparse.Namespace) -> Result:
         "users_left_out": migrated.provenance.details["users_left_out"],
         "missing": migrated.provenance.details.get("missing"),
         "own_source_bank": migrated.provenance.details.get("own_source_bank"),
+        "rounded": migrated.provenance.details.get("rounded"),
         "seconds": seconds,
     }
     told = f"\n{kept} users kept their migrated prompts" if args.since is not None else ""
+    if isinstance(report["rounded"], dict):
+        told += f"\nprompts are rounded to {report['rounded']['dtype']}"
+        if report["rounded"]["error"] is not None:
+            told += f", which changes them by {report['rounded']['error']:.2%} of their spread around the mean"
     if report["own_source_bank"] is False:
         told += (
             "\nthe bank and the adapter's source bank come from separate trainings, so the bank was standardised by "
@@ -90,5 +98,8 @@ def run(args: argparse.Namespace) -> Result:
 def _require_alone(args: argparse.Namespace) -> None:
     from puma_hub.errors import ConfigurationError
 
-    if len(args.bank) > 1 or args.shard is not None or args.mean:
-        raise ConfigurationError("--since is for one bank and its own mean; leave --shard and --mean out")
+    if len(args.bank) > 1 or args.shard is not None or args.mean or args.dtype != "float32":
+        raise ConfigurationError(
+            "--since is for one bank and its own mean, and rounds new prompts as those that are there; leave --shard, "
+            "--mean and --dtype out"
+        )

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
+from puma_hub.bank.rounding import WHOLE
 from puma_hub.errors import ConfigurationError
 from puma_hub.migration.checks import check_banks, check_links
 from puma_hub.migration.files import into_files
@@ -63,6 +64,7 @@ def chain_to(
     missing: str = LEAVE_OUT,
     engine: str = "torch",
     max_shard_size: int | str | None = None,
+    dtype: str = WHOLE,
     **options: Any,
 ) -> PromptBank:
     """As :func:`chain` and ``save_pretrained``, file by file: for banks larger than memory; see :func:`migrate_to`.
@@ -73,7 +75,7 @@ def chain_to(
     """
     chosen = ChosenEngine.of(engine, batch_size, options)
     plan = _plan(bank, adapters, mean, missing, chosen).in_order_of_users()
-    found = into_files(save_directory, plan, chosen, max_shard_size)
+    found = into_files(save_directory, plan, chosen, max_shard_size, dtype=dtype)
     assert found is not None  # nothing is left to others
     return found
 

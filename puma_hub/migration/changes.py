@@ -72,7 +72,7 @@ class Changes:
     def tables(self, plan: MigrationPlan, batch_size: int, engine: Engine) -> Iterator[pa.Table]:
         """As :meth:`MigrationPlan.tables`, where ``plan`` has the same users."""
         fresh = plan.take(np.flatnonzero(self.rows < 0))
-        migrated = _one_by_one(fresh.migrated(batch_size, engine) if len(fresh.users) else iter(()))
+        migrated = _one_by_one(fresh.stored(batch_size, engine) if len(fresh.users) else iter(()))
         length, size = self.target.shape
         for start in range(0, len(self.rows), batch_size):
             these = slice(start, start + batch_size)
@@ -89,9 +89,10 @@ class Changes:
         some = np.flatnonzero(self.rows >= 0)[:_CHECKED]
         if not len(some):
             return
-        again = np.concatenate([*plan.take(some).migrated(_CHECKED, engine)])
+        again = np.concatenate([*plan.take(some).stored(_CHECKED, engine)])
         there = self.target.prompts_at(self.rows[some])
-        tolerance = 1e-4 * max(float(np.abs(again).max()), 1e-30)
+        largest = max(float(np.abs(again).max()), 1e-30)
+        tolerance = 1e-4 * largest + (plan.rounding.finest(largest) if plan.rounding else 0.0)
         if again.shape != there.shape or np.abs(again - there).max() > tolerance:
             raise MismatchError(
                 "the earlier target bank is not what this adapter makes of the earlier source bank: prompts differ; "

@@ -6,9 +6,10 @@ each source. For each batch, in the same order, it yields target prompts, float3
 distances from the mean, float64 ``(n,)``, as :func:`puma_hub.adapter.mapping.map_batch` does. It may read ahead, but
 never keeps all batches.
 
-An engine of files, which is marked by :func:`engine_of_files`, takes ``(writer, numbers, *, options)`` instead, where
-``writer`` is a :class:`puma_hub.migration.file_writer.FileWriter`, and has the files of these numbers written, in any
-order and in other processes. Whoever runs it again has what is missing written.
+An engine of files, which is marked by :func:`engine_of_files`, takes ``(writer, numbers, advanced, *, options)``
+instead, where ``writer`` is a :class:`puma_hub.migration.file_writer.FileWriter`, and has the files of these numbers
+written, in any order and in other processes. It calls ``advanced`` with the number of users that were written since the
+last call. Whoever runs it again has what is missing written.
 """
 
 from __future__ import annotations
@@ -29,10 +30,11 @@ from puma_hub.bank.reference import Reference
 class WritesFiles(Protocol):
     """Writes the files of a migration by their numbers; see :class:`puma_hub.migration.file_writer.FileWriter`."""
 
-    def write(self, number: int) -> None: ...
+    def write(self, number: int, advanced: Advanced) -> None: ...
 
 
-FileEngine: TypeAlias = Callable[[WritesFiles, Sequence[int]], None]
+Advanced: TypeAlias = Callable[[int], object]
+FileEngine: TypeAlias = Callable[[WritesFiles, Sequence[int], Advanced], None]
 _FunctionT = TypeVar("_FunctionT", bound=Callable[..., None])
 _AT_ONCE = 1024
 """Prompts that one thread maps together: few enough for a core's cache to hold what the layers make of them."""
@@ -50,10 +52,10 @@ def is_file_engine(function: Callable[..., Any]) -> bool:
     return bool(getattr(function, "takes_files", False))
 
 
-def one_by_one(writer: WritesFiles, numbers: Sequence[int]) -> None:
+def one_by_one(writer: WritesFiles, numbers: Sequence[int], advanced: Advanced) -> None:
     """Write the files in this process."""
     for number in numbers:
-        writer.write(number)
+        writer.write(number, advanced)
 
 
 def in_torch(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
 
+from puma_hub.bank.rounding import Rounding
 from puma_hub.bank.shard_file import ShardFile
 from puma_hub.migration.changes import Changes
 from puma_hub.migration.plan import MigrationPlan
@@ -40,26 +41,42 @@ class FileWriter:
     folder: Path
     one: int
 
-    def write(self, number: int) -> None:
-        """Write file ``number``, from 0, unless it is there."""
+    def write(self, number: int, advanced: Callable[[int], object]) -> None:
+        """Write file ``number``, from 0, unless it is there.
+
+        Args:
+            advanced: called with the number of users that were done since the last call.
+        """
         if (self.folder / self.names[number]).is_file():
+            advanced(self.users_in(number))
             return
         these = slice(number * self.per_file, (number + 1) * self.per_file)
         part, given = self.plan.take(these), (self.engine.batch_size, self.engine.run)
         tables = part.tables(*given) if self.changes is None else self.changes.part(these).tables(part, *given)
         with new_file(self.folder / self.names[number]) as path:
-            _write(path, tables, self.one)
+            _write(path, tables, self.one, self.plan.rounding, advanced)
+
+    def users_in(self, number: int) -> int:
+        """How many users file ``number`` has."""
+        return min(self.per_file, len(self.plan.users) - number * self.per_file)
 
 
-def _write(path: Path, tables: Iterable[pa.Table], one: int) -> None:
+def _write(
+    path: Path,
+    tables: Iterable[pa.Table],
+    one: int,
+    rounding: Rounding | None,
+    advanced: Callable[[int], object],
+) -> None:
     """Write tables into a file. Some are written while the next are computed."""
     file: ShardFile | None = None
     with ThreadPoolExecutor(1) as writer:
         waiting: deque[Future[None]] = deque()
         try:
             for table in tables:
-                file = file or ShardFile(path, table.schema, one)
+                file = file or ShardFile(path, table.schema, one, rounding)
                 waiting.append(writer.submit(file.write, table))
+                advanced(len(table))
                 if len(waiting) > _BEHIND:
                     waiting.popleft().result()
             while waiting:

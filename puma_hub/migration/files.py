@@ -7,10 +7,13 @@ import os
 import shutil
 from pathlib import Path
 
+from datasets.utils import tqdm
+
 from puma_hub.bank import PromptBank
 from puma_hub.bank.batch_writer import describe
 from puma_hub.bank.description import shard_names
 from puma_hub.bank.folder import LAYOUT
+from puma_hub.bank.rounding import WHOLE
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, files_of, rows_in
 from puma_hub.errors import ConfigurationError
 from puma_hub.migration.changes import Changes
@@ -18,7 +21,7 @@ from puma_hub.migration.file_writer import FileWriter
 from puma_hub.migration.identity import identity_of
 from puma_hub.migration.plan import MigrationPlan
 from puma_hub.migration.run import ChosenEngine
-from puma_hub.migration.share import WHOLE, Share
+from puma_hub.migration.share import ALL, Share
 from puma_hub.storage import new_folder
 from puma_hub.storage.layout import require_replaceable, require_writable
 from puma_hub.storage.unfinished import unfinished_folder
@@ -34,15 +37,17 @@ def into_files(
     plan: MigrationPlan,
     engine: ChosenEngine,
     max_shard_size: int | str | None,
-    share: Share = WHOLE,
+    share: Share = ALL,
     changes: Changes | None = None,
+    dtype: str = WHOLE,
 ) -> PromptBank | None:
     """The target bank of a plan, written file by file and opened in its files; see :func:`puma_hub.migrate_to`.
 
     Args:
         plan: its users in the order of their ids.
         share: the files that this process writes.
-        changes: since an earlier migration, whose prompts are taken over.
+        changes: since an earlier migration, whose prompts are taken over, and whose rounding.
+        dtype: of prompts in the files, see :class:`puma_hub.bank.rounding.Rounding`.
 
     Returns:
         The bank; None where files that other processes write are not there yet. Whoever finds all files there puts the
@@ -51,6 +56,8 @@ def into_files(
     Raises:
         ConfigurationError: several processes are to share a bank that is in memory.
     """
+    if changes is None:
+        plan = plan.kept_as(dtype, engine.batch_size, engine.run)
     provenance, head, folder = plan.provenance(), plan.head(), Path(save_directory)
     one = _ID_BYTES + _VALUE_BYTES * provenance.prompt_length * provenance.model.hidden_size
     per_file = _rows_per_file(plan, max_shard_size, one)
@@ -66,7 +73,9 @@ def into_files(
         if done:
             logger.info("%d of %d files were done before", done, len(names))
         writer = FileWriter(plan, engine, changes, per_file, tuple(names), work, one)
-        engine.in_files(writer, [number for number in range(len(names)) if share.has(number)])
+        ours = [number for number in range(len(names)) if share.has(number)]
+        with tqdm(desc="migrating", unit="prompt", total=sum(map(writer.users_in, ours))) as bar:
+            engine.in_files(writer, ours, bar.update)
         missing = [name for name in names if not (work / name).is_file()]
         if missing:
             logger.info("%d of %d files are left to others", len(missing), len(names))

@@ -33,6 +33,7 @@ def identity_of(
         "steps": [[step.adapter.config.to_json_string(use_diff=False), dict(step.details)] for step in plan.steps],
         "engine": [engine, dict(options)],
         "rows_per_shard": rows_per_shard,
+        "rounding": None if plan.rounding is None else [plan.rounding.dtype, plan.rounding.step],
     }
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=repr).encode())
     for array in _arrays(plan):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
 from puma_hub.bank.reference import Reference
+from puma_hub.bank.rounding import WHOLE, Rounding
 from puma_hub.migration.changes import Changes
 from puma_hub.migration.files import into_files
 from puma_hub.migration.missing import LEAVE_OUT
 from puma_hub.migration.plan import MigrationPlan
 from puma_hub.migration.run import ChosenEngine, in_memory
-from puma_hub.migration.share import WHOLE, Share
+from puma_hub.migration.share import ALL, Share
 
 
 def migrate(
@@ -72,6 +74,7 @@ def migrate_to(
     base: Reference | None = None,
     engine: str = "torch",
     max_shard_size: int | str | None = None,
+    dtype: str = WHOLE,
     **options: Any,
 ) -> PromptBank:
     """As :func:`migrate` and ``save_pretrained``, file by file: for banks larger than memory.
@@ -83,13 +86,17 @@ def migrate_to(
     Args:
         max_shard_size: of the target's files, such as ``"500MB"``; by default each of them has the users of one of the
             source's files, and 500 MB where these cannot be told.
+        dtype: ``float32``, or ``bfloat16``, ``float16`` or ``int8``: prompts are rounded, and files are smaller. They
+            are float32 for every reader. What rounding changes is in the provenance's details.
 
     Raises:
         MismatchError, BankError, ConfigurationError: see :func:`migrate`.
         StorageError: the folder holds anything but a bank, or cannot be written.
     """
     given = {"batch_size": batch_size, "mean": mean, "missing": missing, "base": base, "engine": engine}
-    found = migrate_share(save_directory, adapter, bank, WHOLE, **given, max_shard_size=max_shard_size, **options)
+    found = migrate_share(
+        save_directory, adapter, bank, ALL, **given, max_shard_size=max_shard_size, dtype=dtype, **options
+    )
     assert found is not None  # nothing is left to others
     return found
 
@@ -106,6 +113,7 @@ def migrate_share(
     base: Reference | None = None,
     engine: str = "torch",
     max_shard_size: int | str | None = None,
+    dtype: str = WHOLE,
     **options: Any,
 ) -> PromptBank | None:
     """One process's part of :func:`migrate_to`, for several that write to one disk, such as an array of jobs.
@@ -124,7 +132,7 @@ def migrate_share(
     """
     chosen = ChosenEngine.of(engine, batch_size, options)
     plan = MigrationPlan.of(adapter, bank, mean, missing, base).in_order_of_users()
-    return into_files(save_directory, plan, chosen, max_shard_size, share)
+    return into_files(save_directory, plan, chosen, max_shard_size, share, dtype=dtype)
 
 
 def migrate_changes(
@@ -140,7 +148,8 @@ def migrate_changes(
 ) -> tuple[PromptBank, int]:
     """Bring a migrated bank up to date: only users who are new, or whose prompts have changed, are migrated.
 
-    The others keep their migrated prompts, to the bit. Users who are not in ``bank`` any more are deleted.
+    The others keep their migrated prompts, to the bit; new ones are rounded as these were. Users who are not in ``bank``
+    any more are deleted.
 
     Args:
         save_directory: of the migrated bank, which is replaced.
@@ -157,7 +166,9 @@ def migrate_changes(
     """
     chosen = ChosenEngine.of(engine, batch_size, options)
     plan = MigrationPlan.of(adapter, bank).in_order_of_users()
-    changes = Changes.of(plan, since, PromptBank.from_pretrained(save_directory), chosen.run)
+    target = PromptBank.from_pretrained(save_directory)
+    plan = replace(plan, rounding=Rounding.of(target.provenance.details))
+    changes = Changes.of(plan, since, target, chosen.run)
     found = into_files(save_directory, plan, chosen, max_shard_size, changes=changes)
     assert found is not None  # nothing is left to others
     return found, changes.kept

@@ -15,6 +15,7 @@ from puma_hub.bank import BankStatistics, PromptBank, Provenance
 from puma_hub.bank.columns import table_of_arrays
 from puma_hub.bank.join import JoinedUsers, join_users
 from puma_hub.bank.reference import Reference
+from puma_hub.bank.rounding import ROUNDED, WHOLE, Rounding, require_dtype
 from puma_hub.errors import ConfigurationError
 from puma_hub.migration.checks import check_banks
 from puma_hub.migration.means import references_of
@@ -23,6 +24,8 @@ from puma_hub.migration.step import Engine, Step
 from puma_hub.tasks import RatingHead
 
 logger = logging.getLogger(__name__)
+
+_LOOKED_AT = 4096  # users, by whose prompts a rounding is chosen
 
 
 @dataclass(frozen=True)
@@ -33,12 +36,14 @@ class MigrationPlan:
         users: who comes along, and where they stand in each bank.
         steps: the adapters in order; the first takes ``banks``, each further one what the one before it makes.
         stand_in: fills in the prompts of users that a bank lacks; None where nobody is missing.
+        rounding: of the prompts in the target's files; None where they are kept as they are.
     """
 
     banks: tuple[PromptBank, ...]
     users: JoinedUsers
     steps: tuple[Step, ...]
     stand_in: StandIn | None = None
+    rounding: Rounding | None = None
 
     @classmethod
     def of(
@@ -89,6 +94,18 @@ class MigrationPlan:
         step = Step(adapter, (made,), references_of(adapter, (made,)))
         return replace(self, steps=(*self.steps, step))
 
+    def kept_as(self, dtype: str, batch_size: int, engine: Engine) -> MigrationPlan:
+        """The plan with prompts rounded to ``dtype`` in the target's files. The first users are migrated for it.
+
+        Raises:
+            ConfigurationError: there is no such dtype.
+        """
+        require_dtype(dtype)
+        if dtype == WHOLE:
+            return replace(self, rounding=None)
+        some = self.take(slice(_LOOKED_AT)).migrated(batch_size, engine)
+        return replace(self, rounding=Rounding.fitted(dtype, np.concatenate([*some])))
+
     def in_order_of_users(self) -> MigrationPlan:
         """The same, in the order in which a saved bank keeps its users."""
         return replace(self, users=self.users.in_order_of_ids())
@@ -118,10 +135,18 @@ class MigrationPlan:
             stream = step.through(stream, engine, len(self.users))
         yield from stream
 
+    def stored(self, batch_size: int, engine: Engine) -> Iterator[np.ndarray]:
+        """The same as they are stored, which may be rounded."""
+        for prompts in self.migrated(batch_size, engine):
+            if self.rounding is not None:
+                prompts = self.rounding.rounded(prompts)
+                prompts.setflags(write=False)
+            yield prompts
+
     def tables(self, batch_size: int, engine: Engine) -> Iterator[pa.Table]:
         """The same as rows of a bank, with the further columns of the source bank where there is one source."""
         start = 0
-        for prompts in self.migrated(batch_size, engine):
+        for prompts in self.stored(batch_size, engine):
             these = slice(start, start + len(prompts))
             start += len(prompts)
             yield table_of_arrays(self.users.ids[these], prompts, self.further_columns(these))
@@ -136,7 +161,10 @@ class MigrationPlan:
 
     def provenance(self) -> Provenance:
         """That of the target bank, whose history lists every bank on the way."""
-        return self.steps[-1].provenance()
+        found = self.steps[-1].provenance()
+        if self.rounding is None:
+            return found
+        return replace(found, details={**found.details, ROUNDED: self.rounding.to_dict()})
 
 
 def _prompts(bank: PromptBank, rows: np.ndarray) -> np.ndarray:

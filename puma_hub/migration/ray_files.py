@@ -8,13 +8,20 @@ from typing import Any
 
 from puma_hub import errors
 from puma_hub.errors import ConfigurationError, MissingDependencyError, PumaHubError
-from puma_hub.migration.engine import WritesFiles, engine_of_files
+from puma_hub.migration.engine import Advanced, WritesFiles, engine_of_files
 
 _TRIES = 10
 
 
 @engine_of_files
-def in_ray(writer: WritesFiles, numbers: Sequence[int], *, address: str | None = None, processes: int = 0) -> None:
+def in_ray(
+    writer: WritesFiles,
+    numbers: Sequence[int],
+    advanced: Advanced,
+    *,
+    address: str | None = None,
+    processes: int = 0,
+) -> None:
     """Write files by Ray Data: each of a pool of actors holds the adapter and writes one file after another.
 
     Ray starts actors anew that die, and gives their file to another one. A file appears when it is whole, so no user is
@@ -52,6 +59,7 @@ def in_ray(writer: WritesFiles, numbers: Sequence[int], *, address: str | None =
     for row in written.iter_rows():
         if row["error"]:
             raise getattr(errors, row["kind"], PumaHubError)(row["error"])
+        advanced(row["users"])
 
 
 class Writing:
@@ -65,9 +73,11 @@ class Writing:
         self.writer: WritesFiles = ray.get(writer) if isinstance(writer, ray.ObjectRef) else writer
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        told = {"kind": "", "error": ""}
+        told: dict[str, Any] = {"kind": "", "error": "", "users": 0}
+        done: list[int] = []
         try:
-            self.writer.write(int(row["number"]))
+            self.writer.write(int(row["number"]), done.append)
+            told["users"] = sum(done)
         except PumaHubError as error:  # Ray would wrap it in errors of its own
-            told = {"kind": type(error).__name__, "error": str(error)}
+            told |= {"kind": type(error).__name__, "error": str(error)}
         return row | told

@@ -40,4 +40,4 @@ class Share:
         return file % self.of == self.number - 1
 
 
-WHOLE = Share(1, 1)
+ALL = Share(1, 1)
