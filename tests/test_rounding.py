@@ -119,7 +119,7 @@ def test_a_chain_rounds_once_at_its_end(tmp_path: Path, source: PromptBank) -> N
     expected = chain(given, steps).prompts
     found = chain_to(tmp_path / "end", given, steps, dtype="bfloat16")
     require_nearest(found.prompts, "bfloat16", expected, None)
-    assert [ROUNDED in step["details"] for step in found.provenance.lineage] == [False, False, True]
+    assert [ROUNDED in step.get("details", {}) for step in found.provenance.lineage] == [False, False, True]
 
 
 def test_what_cannot_be_rounded(tmp_path: Path, source: PromptBank) -> None:

@@ -67,14 +67,22 @@ def write_batches(
         describe(staged, provenance, head, users, rows_per_shard)
 
 
-def describe(folder: Path, provenance: Provenance, head: RatingHead | None, users: int, rows_per_shard: int) -> None:
+def describe(
+    folder: Path,
+    provenance: Provenance,
+    head: RatingHead | None,
+    users: int,
+    rows_per_shard: int,
+    migration: str | None = None,
+) -> None:
     """Write what is left of a bank whose rows are in ``folder``: the head, and the description.
 
     Args:
         provenance: if it has no statistics, they are computed, and the files are read twice for them.
+        migration: hash of what a migration made the rows from.
     """
     write_head(folder, head)
-    description = BankDescription(provenance, users, rows_per_shard, head is not None)
+    description = BankDescription(provenance, users, rows_per_shard, head is not None, migration=migration)
     if provenance.statistics is None:
         known = replace(provenance, statistics=_statistics(folder, description, str(folder)))
         description = replace(description, provenance=known)

@@ -27,7 +27,8 @@ def shard_names(number: int) -> list[str]:
 class BankDescription:
     """The contents of ``bank.json``. It names no user.
 
-    ``card`` is the SHA-256 of the generated card. It shows whether the card was edited by hand later.
+    ``card`` is the SHA-256 of the generated card. It shows whether the card was edited by hand later. ``migration`` is
+    the hash of what a migration made the files from.
     """
 
     provenance: Provenance
@@ -36,6 +37,7 @@ class BankDescription:
     rating_head: bool
     license: str | None = None
     card: str | None = None
+    migration: str | None = None
 
     @property
     def shards(self) -> list[str]:
@@ -53,6 +55,7 @@ class BankDescription:
             "rating_head": self.rating_head,
             "license": self.license,
             "card": self.card,
+            **({} if self.migration is None else {"migration": self.migration}),
         }
         write_json(folder / DESCRIPTION_FILE, self.provenance.to_dict() | facts)
 
@@ -73,6 +76,7 @@ class BankDescription:
                 _require_flag(data.get("rating_head")),
                 None if data.get("license") is None else require_text(data["license"], "license"),
                 None if data.get("card") is None else _require_hash(data["card"]),
+                None if data.get("migration") is None else require_text(data["migration"], "migration"),
             )
         except BankError:
             raise

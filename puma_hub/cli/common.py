@@ -288,10 +288,3 @@ def training_folders(args: argparse.Namespace) -> list[str]:
     work = f"{args.out}/work"
     require_own_report(Path(work, REPORT_FILE))
     return [work]
-
-
-def is_main_process() -> bool:
-    """Whether this process writes results. Under ``accelerate launch`` only one does."""
-    from accelerate import PartialState
-
-    return bool(PartialState().is_main_process)

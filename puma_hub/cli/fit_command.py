@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common, reading
+from puma_hub.cli import common, processes, reading
 from puma_hub.cli.output import Result
 
 EXAMPLE = "puma-hub fit --model smollm2-135m --interactions ratings.csv --out source-bank"
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> Result:
     lm = common.load_lm(args.model, args, template)
     trainer = PromptTrainer(lm, reading.load_rows(args)["train"], arguments, bank=before, given=given)
     bank = trainer.train(common.resume_from(args))
-    if common.is_main_process():
+    if processes.is_main():
         bank.save_pretrained(f"{args.out}/bank")
     joined = trainer.report.get("bank")
     how = "" if joined is None else f", {joined['added']} {trainer.owners.name} added and {joined['renewed']} retrained"

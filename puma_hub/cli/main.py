@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from puma_hub.allocator import keep_freed_memory
+from puma_hub.cli import processes
 
 # Name, module, help text. The modules import torch and transformers only inside their functions.
 COMMANDS: tuple[tuple[str, str, str], ...] = (
@@ -82,7 +83,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from puma_hub.cli.outputs import check_outputs
 
             check_outputs(args)
-        finish(args.run(args), args.json)
+        with processes.working_together():
+            result = args.run(args)
+        if processes.is_main():
+            finish(result, args.json)
     except PumaHubError as error:
         if args.debug:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common
+from puma_hub.cli import common, processes
 from puma_hub.cli.common import whole_number
 from puma_hub.cli.output import Result
 from puma_hub.extensions import ENGINES
@@ -52,6 +52,9 @@ def run(args: argparse.Namespace) -> Result:
 
     check_outputs(args, {args.out: LAYOUT})
     share = Share.parse(args.shard) if args.shard is not None else ALL
+    if processes.count() > 1:
+        _require_files(args)
+        share = Share(processes.number() + 1, processes.count())
     banks = [PromptBank.from_pretrained(name) for name in args.bank]
     adapter = PumaAdapter.from_pretrained(args.adapter)
     given = {"batch_size": args.batch_size, "engine": args.engine, **dict(args.option)}
@@ -65,6 +68,9 @@ def run(args: argparse.Namespace) -> Result:
         found = migrate_share(
             args.out, adapter, banks, share, mean=mean, missing=args.missing, dtype=args.dtype, **given
         )
+        processes.wait_for_all()
+        if found is None and processes.count() > 1:
+            found = PromptBank.from_pretrained(args.out)
         if found is None:
             seconds = time.monotonic() - start
             return Result(
@@ -93,6 +99,16 @@ def run(args: argparse.Namespace) -> Result:
             "puma-hub compare shows the results for these users"
         )
     return Result(f"{migrated} in {args.out}{told}", report)
+
+
+def _require_files(args: argparse.Namespace) -> None:
+    from puma_hub.errors import ConfigurationError
+
+    if args.shard is not None or args.since is not None or args.engine != "torch":
+        raise ConfigurationError(
+            "under accelerate launch each process migrates a part of the files with the engine torch; leave --shard, "
+            "--since and --engine out, or start one process"
+        )
 
 
 def _require_alone(args: argparse.Namespace) -> None:

@@ -6,7 +6,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from puma_hub.cli import common, reading
+from puma_hub.cli import common, processes, reading
 from puma_hub.cli.output import Result, say
 from puma_hub.extensions import WARM_STARTS
 
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> Result:
     arguments = common.training_arguments(args)
     trainer = AdapterTrainer(lm, banks, rows, arguments, users=users, config=config, init=init, given=given)
     adapter = trainer.train(common.resume_from(args))
-    if common.is_main_process():
+    if processes.is_main():
         save_anew(adapter, folder, AdapterFacts(training=_training(trainer, args)), earlier, say)
     whom = f"{len(trainer.users)} {trainer.owners.name}"
     return Result(f"adapter {config.architecture}, trained on {whom}, in {folder}", trainer.report)

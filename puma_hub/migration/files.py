@@ -12,10 +12,10 @@ from datasets.utils import tqdm
 from puma_hub.bank import PromptBank
 from puma_hub.bank.batch_writer import describe
 from puma_hub.bank.description import shard_names
-from puma_hub.bank.folder import LAYOUT
+from puma_hub.bank.folder import LAYOUT, describe_folder
 from puma_hub.bank.rounding import WHOLE
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, files_of, rows_in
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import ConfigurationError, PumaHubError, StorageError
 from puma_hub.migration.changes import Changes
 from puma_hub.migration.file_writer import FileWriter
 from puma_hub.migration.identity import identity_of
@@ -67,6 +67,8 @@ def into_files(
     identity = identity_of(plan, engine.name, engine.options, per_file, changes)
     if identity is None and share.of > 1:
         raise ConfigurationError("a bank in memory cannot be shared out; save it, and give the bank in its folder")
+    if share.of > 1 and _is_there(folder, identity):
+        return PromptBank.from_pretrained(save_directory)
     with unfinished_folder(folder, identity) as unfinished:
         work, unfinished.kept = unfinished.folder, share.of > 1  # others may have files in it
         done = sum((work / name).is_file() for name in names)
@@ -80,11 +82,15 @@ def into_files(
         if missing:
             logger.info("%d of %d files are left to others", len(missing), len(names))
             return None
-        with new_folder(folder, LAYOUT) as staged:
-            for name in names:
-                (staged / name).parent.mkdir(exist_ok=True)
-                _link(work / name, staged / name)
-            describe(staged, provenance, head, len(plan.users), per_file)
+        try:
+            with new_folder(folder, LAYOUT) as staged:
+                for name in names:
+                    (staged / name).parent.mkdir(exist_ok=True)
+                    _link(work / name, staged / name)
+                describe(staged, provenance, head, len(plan.users), per_file, identity)
+        except (StorageError, OSError):
+            if not _is_there(folder, identity):  # another process may have been faster
+                raise
         unfinished.kept = False
     return PromptBank.from_pretrained(save_directory)
 
@@ -95,6 +101,14 @@ def _rows_per_file(plan: MigrationPlan, max_shard_size: int | str | None, one: i
         if found is not None:
             return found
     return rows_in(DEFAULT_SHARD_SIZE if max_shard_size is None else max_shard_size, one)
+
+
+def _is_there(folder: Path, identity: str | None) -> bool:
+    """Whether the bank in ``folder`` is the result of this very migration."""
+    try:
+        return identity is not None and describe_folder(folder).migration == identity
+    except (PumaHubError, OSError):
+        return False
 
 
 def _link(file: Path, name: Path) -> None:

@@ -148,8 +148,8 @@ def migrate_changes(
 ) -> tuple[PromptBank, int]:
     """Bring a migrated bank up to date: only users who are new, or whose prompts have changed, are migrated.
 
-    The others keep their migrated prompts, to the bit; new ones are rounded as these were. Users who are not in ``bank``
-    any more are deleted.
+    The others keep their migrated prompts, to the bit. New ones are rounded as these were. Users who are not in
+    ``bank`` any more are deleted.
 
     Args:
         save_directory: of the migrated bank, which is replaced.

@@ -23,6 +23,7 @@ from transformers.trainer_callback import CallbackHandler
 
 from puma_hub.errors import CheckpointError, ConfigurationError
 from puma_hub.scorer.finite import not_finite, rows_not_finite
+from puma_hub.scorer.together import scoring_together
 from puma_hub.storage import write_json
 from puma_hub.training.args import PumaTrainingArguments
 from puma_hub.training.events import Events
@@ -248,7 +249,8 @@ class Loop:
         with self.timed("validation"):
             if not all(tensor.isfinite().all() for tensor in self.module.state_dict().values()):
                 raise ConfigurationError(f"trained weights are NaN or infinite after epoch {epoch:.4g}; {_LOWER}")
-            metric = self.module.validate() if self.evaluates else None
+            with scoring_together():
+                metric = self.module.validate() if self.evaluates else None
             if metric is not None and not math.isfinite(metric):
                 raise ConfigurationError(f"the validation loss is {metric} after epoch {epoch:.4g}; {_LOWER}")
         if state.step:

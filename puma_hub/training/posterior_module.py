@@ -118,4 +118,5 @@ class PosteriorModule(PromptModule):
         prior = Variances(*self.variances.tolist())
         offsets = torch.zeros(len(users), self.solved[0].numel())
         offsets[share] = torch.from_numpy(solver.solve(part, prior, prior.noise, len(users[share]), first=linear))
-        self.solved[torch.from_numpy(users)] = reduce(offsets.view(-1, *self.solved.shape[1:]).to(self.solved))
+        solved = offsets.view(-1, *self.solved.shape[1:]).to(self.solved)
+        self.solved[torch.from_numpy(users)] = reduce(solved, reduction="sum")  # 0 where others have solved
