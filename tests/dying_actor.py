@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
+from puma_hub.migration.file_writer import FileWriter
 from puma_hub.migration.ray_files import Writing
 
 
@@ -14,7 +16,7 @@ class DiesOnce(Writing):
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         writer: Any = self.writer
-        mark = writer.folder.parent / "died"
+        mark = Path(writer.folder if isinstance(writer, FileWriter) else writer.target.path).parent / "died"
         if row["number"] == 3 and not mark.exists():
             mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)

@@ -14,7 +14,7 @@ import torch
 from puma_hub import PromptBank, migrate
 from puma_hub.cli.main import main
 from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.migration import migrate_to, ray_files
+from puma_hub.migration import migrate_between, migrate_to, ray_files
 from tests.conftest import make_bank
 from tests.dying_actor import DiesOnce
 from tests.trainings import make_trained
@@ -55,6 +55,21 @@ def test_a_killed_worker_loses_nobody(
     for name in names:
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes(), name
     assert here.user_ids == there.user_ids == sorted(stored.user_ids)
+
+
+def test_a_killed_worker_between_places_loses_nobody(
+    cluster: None, stored: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ray_files, "Writing", DiesOnce)
+    adapter = make_trained(stored)
+    migrate_to(tmp_path / "here", adapter, stored)
+    source, target = (tmp_path / "source").as_uri(), (tmp_path / "there").as_uri()
+    assert migrate_between(target, adapter, source, engine="ray", processes=2) == USERS
+    assert (tmp_path / "died").exists()
+    found = {path.relative_to(tmp_path / "there"): path for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    assert len(found) == FILES + 2
+    for name, path in found.items():
+        assert path.read_bytes() == (tmp_path / "here" / name).read_bytes(), name
 
 
 def test_wrong_use(cluster: None, stored: PromptBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

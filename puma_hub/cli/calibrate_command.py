@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from puma_hub.cli import common, reading
+from puma_hub.cli import common, processes, reading
 from puma_hub.cli.output import Result
 
 EXAMPLE = "puma-hub calibrate --model gemma-3-270m --bank target-bank --interactions new-ratings.csv --out calibrated"
@@ -42,7 +42,8 @@ def run(args: argparse.Namespace) -> Result:
         del source_lm
     lm = common.load_lm(args.model, args, args.template or bank.provenance.template)
     calibrated, found = calibrate(lm, bank, rows)
-    calibrated.save_pretrained(args.out)
+    if processes.is_main():
+        calibrated.save_pretrained(args.out)
     text = (
         f"rating = {found.level:.3f} + {found.slope:.3f} * prediction, fitted to {found.rows} rows (their RMSE: "
         f"{found.rmse_before:.4f} before, {found.rmse_after:.4f} after); {calibrated} in {args.out}"

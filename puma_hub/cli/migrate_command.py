@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         metavar="ID",
-        help="folder or Hub id of the source bank; one for each source",
+        help="folder or Hub id of the source bank, or an address such as s3://bucket/bank; one for each source",
     )
     parser.add_argument("--batch-size", type=whole_number, default=4096, help="prompts in a batch (default: 4096)")
     common.add_choice(parser, "--engine", ENGINES, "torch")
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the source bank as it was when --out was made: only users who are new or changed are migrated, those who "
         "are gone are deleted, the others' prompts stay as they are",
     )
-    parser.add_argument("--out", required=True, metavar="DIR", help="the target bank")
+    parser.add_argument("--out", required=True, metavar="DIR", help="the target bank: a folder, or an address")
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -49,7 +49,10 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.cli.outputs import check_outputs
     from puma_hub.migration import Share, migrate_changes, migrate_share
     from puma_hub.migration.share import ALL
+    from puma_hub.storage.places import is_address
 
+    if any(is_address(name) for name in (args.out, *args.bank)):
+        return _between_places(args)
     check_outputs(args, {args.out: LAYOUT})
     share = Share.parse(args.shard) if args.shard is not None else ALL
     if processes.count() > 1:
@@ -99,6 +102,27 @@ def run(args: argparse.Namespace) -> Result:
             "puma-hub compare shows the results for these users"
         )
     return Result(f"{migrated} in {args.out}{told}", report)
+
+
+def _between_places(args: argparse.Namespace) -> Result:
+    """Migrate from and to addresses such as ``s3://bucket/bank``."""
+    import time
+
+    from puma_hub.adapter import PumaAdapter
+    from puma_hub.errors import ConfigurationError, without_secrets
+    from puma_hub.migration.remote import migrate_between
+
+    if len(args.bank) > 1 or args.missing != "leave-out" or args.shard or args.since or processes.count() > 1:
+        raise ConfigurationError(
+            "from or to an address one process migrates one bank, and --engine ray shares it among machines; leave "
+            "--missing, --shard, --since and further banks out, or give folders"
+        )
+    start = time.monotonic()
+    mean = common.means_of(args.mean)
+    given = {"batch_size": args.batch_size, "engine": args.engine, "dtype": args.dtype, **dict(args.option)}
+    users = migrate_between(args.out, PumaAdapter.from_pretrained(args.adapter), args.bank[0], mean=mean, **given)
+    report = {"users": users, "seconds": time.monotonic() - start}
+    return Result(f"{users} prompts in {without_secrets(args.out)}", report)
 
 
 def _require_files(args: argparse.Namespace) -> None:

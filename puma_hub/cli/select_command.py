@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common, reading
+from puma_hub.cli import common, processes, reading
 from puma_hub.cli.output import Result
 from puma_hub.extensions import STRATEGIES
 
@@ -35,7 +35,8 @@ def run(args: argparse.Namespace) -> Result:
     rows = reading.load_rows(args)["train"]
     asked = {"lm": common.load_lm(args.model, args, args.template or bank.provenance.template)} if args.model else {}
     users = select_users(bank, rows, args.strategy, args.budget, args.seed, **{**options, **asked})
-    write_users(args.out, users)
+    if processes.is_main():
+        write_users(args.out, users)
     report = {
         "strategy": args.strategy,
         "options": options,

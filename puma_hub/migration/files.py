@@ -87,7 +87,7 @@ def into_files(
                 for name in names:
                     (staged / name).parent.mkdir(exist_ok=True)
                     _link(work / name, staged / name)
-                describe(staged, provenance, head, len(plan.users), per_file, identity)
+                describe(staged, provenance, head, len(plan.users), per_file, identity if share.of > 1 else None)
         except (StorageError, OSError):
             if not _is_there(folder, identity):  # another process may have been faster
                 raise

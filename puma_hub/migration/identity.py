@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,11 +25,20 @@ def identity_of(
     """16 hexadecimal digits; None where a bank is in memory, and may be another one with the same facts next time."""
     earlier = () if changes is None else (changes.since, changes.target)
     stamps = [bank.stored.stamp for bank in (*plan.banks, *earlier)]
-    if None in stamps:
-        return None
+    return None if None in stamps else hash_of(plan, stamps, engine, options, rows_per_shard)
+
+
+def hash_of(
+    plan: MigrationPlan, stamps: Sequence[object], engine: str, options: Mapping[str, Any], rows_per_shard: int
+) -> str:
+    """16 hexadecimal digits of what decides a migration's result.
+
+    Args:
+        stamps: of the files with the source's rows; they change when the files do.
+    """
     facts = {
         "version": __version__,
-        "banks": [[stamp, bank.provenance.to_dict()] for stamp, bank in zip(stamps, plan.banks)],
+        "banks": [list(stamps), [bank.provenance.to_dict() for bank in plan.banks]],
         "steps": [[step.adapter.config.to_json_string(use_diff=False), dict(step.details)] for step in plan.steps],
         "engine": [engine, dict(options)],
         "rows_per_shard": rows_per_shard,

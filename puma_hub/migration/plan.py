@@ -25,7 +25,8 @@ from puma_hub.tasks import RatingHead
 
 logger = logging.getLogger(__name__)
 
-_LOOKED_AT = 4096  # users, by whose prompts a rounding is chosen
+LOOKED_AT = 4096
+"""Users by whose prompts a rounding is chosen."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ class MigrationPlan:
         require_dtype(dtype)
         if dtype == WHOLE:
             return replace(self, rounding=None)
-        some = self.take(slice(_LOOKED_AT)).migrated(batch_size, engine)
+        some = self.take(slice(LOOKED_AT)).migrated(batch_size, engine)
         return replace(self, rounding=Rounding.fitted(dtype, np.concatenate([*some])))
 
     def in_order_of_users(self) -> MigrationPlan:
