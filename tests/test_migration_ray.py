@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import ray
 import torch
@@ -14,7 +13,7 @@ import torch
 from puma_hub import PromptBank, migrate
 from puma_hub.cli.main import main
 from puma_hub.errors import ConfigurationError, MismatchError
-from puma_hub.migration import migrate_between, migrate_to, ray_files
+from puma_hub.migration import migrate_to, ray_files
 from tests.conftest import make_bank
 from tests.dying_actor import DiesOnce
 from tests.trainings import make_trained
@@ -57,21 +56,6 @@ def test_a_killed_worker_loses_nobody(
     assert here.user_ids == there.user_ids == sorted(stored.user_ids)
 
 
-def test_a_killed_worker_between_places_loses_nobody(
-    cluster: None, stored: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ray_files, "Writing", DiesOnce)
-    adapter = make_trained(stored)
-    migrate_to(tmp_path / "here", adapter, stored)
-    source, target = (tmp_path / "source").as_uri(), (tmp_path / "there").as_uri()
-    assert migrate_between(target, adapter, source, engine="ray", processes=2) == USERS
-    assert (tmp_path / "died").exists()
-    found = {path.relative_to(tmp_path / "there"): path for path in (tmp_path / "there").rglob("*") if path.is_file()}
-    assert len(found) == FILES + 2
-    for name, path in found.items():
-        assert path.read_bytes() == (tmp_path / "here" / name).read_bytes(), name
-
-
 def test_wrong_use(cluster: None, stored: PromptBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     adapter = make_trained(stored)
     with pytest.raises(ConfigurationError, match="goes from files to files"):
@@ -85,12 +69,18 @@ def test_wrong_use(cluster: None, stored: PromptBank, tmp_path: Path, capsys: py
     assert not (tmp_path / "out").exists()
 
 
-def test_on_the_command_line(
-    cluster: None, stored: PromptBank, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_between_addresses_on_the_command_line(
+    cluster: None, stored: PromptBank, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(ray_files, "Writing", DiesOnce)
     adapter = make_trained(stored)
     adapter.save_pretrained(tmp_path / "adapter")
-    command = ["migrate", "--adapter", str(tmp_path / "adapter"), "--bank", str(tmp_path / "source")]
-    assert main([*command, "--out", str(tmp_path / "out"), "--engine", "ray", "--option", "processes=2"]) == 0
-    found = PromptBank.from_pretrained(tmp_path / "out")
-    assert np.array_equal(found.prompts, migrate(adapter, stored).prompts)
+    migrate_to(tmp_path / "here", adapter, stored)
+    command = ["migrate", "--adapter", str(tmp_path / "adapter"), "--bank", (tmp_path / "source").as_uri()]
+    ray_options = ["--engine", "ray", "--option", "processes=2"]
+    assert main([*command, "--out", (tmp_path / "there").as_uri(), *ray_options]) == 0
+    assert (tmp_path / "died").exists()
+    found = {path.relative_to(tmp_path / "there"): path for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    assert len(found) == FILES + 2
+    for name, path in found.items():
+        assert path.read_bytes() == (tmp_path / "here" / name).read_bytes(), name
