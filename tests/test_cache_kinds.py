@@ -38,17 +38,22 @@ def test_hybrid_states_are_exact(name: str, tokenizer: PreTrainedTokenizerFast) 
 
 # None with a mixture of experts: the matrices of an expert have as many rows as tokens go there.
 @pytest.mark.parametrize("name", ["Mamba2ForCausalLM", "Lfm2ForCausalLM", "FalconH1ForCausalLM"])
-def test_hybrid_states_are_the_same_bits_under_every_policy(name: str, tokenizer: PreTrainedTokenizerFast) -> None:
+@pytest.mark.parametrize("dtype", [None, "int8"])
+def test_hybrid_states_are_the_same_bits_under_every_policy(
+    name: str, dtype: str | None, tokenizer: PreTrainedTokenizerFast
+) -> None:
     rows = [{"item_text": "Toy Story " * (1 + i % 3) + str(i)} for i in range(30)]
     prompts = torch.randn(30, 1, 32, generator=torch.Generator().manual_seed(1))
     found = []
     for policy, budget in (("full", None), ("lru", 200_000), ("recompute", None)):
-        lm = PersonalizedLM(make_tiny(name), tokenizer, prefix_cache=policy, cache_budget=budget)
+        lm = PersonalizedLM(make_tiny(name), tokenizer, prefix_cache=policy, cache_budget=budget, cache_dtype=dtype)
         encoded = lm.encode(rows)
         parts = [list(range(start, start + 10)) for start in (0, 10, 5, 20, 0)]
         found.append(torch.cat([lm.logits(prompts[part], encoded.take(part)) for part in parts]))
         assert lm.cache_report.bytes_held <= (10**9 if policy == "full" else budget or 0)
     assert all(torch.equal(found[0], other) for other in found[1:])
+    exact = PersonalizedLM(make_tiny(name), tokenizer).logits(prompts[:10], rows[:10])
+    assert (found[0][:10] - exact).abs().max() < (1e-4 if dtype is None else 0.1) * exact.std()
 
 
 def test_bytes_of_hybrid_states_are_known_ahead(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
+from puma_hub.errors import ConfigurationError
 from puma_hub.scorer.batches import predict_rows
-from puma_hub.scorer.caches import PrefixCache, States
+from puma_hub.scorer.caches import CACHE_DTYPES, Packing, PrefixCache, States
 from puma_hub.scorer.tokens import Tokens
 from tests.conftest import make_interactions
 
@@ -97,3 +98,52 @@ def test_a_resumed_run_equals_an_uninterrupted_one(make_lm: Callable[..., Person
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
     assert (whole.prompts == trainer("stopped").train().prompts).all()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", CACHE_DTYPES)
+def test_fewer_bits_hold_more_prefixes_and_tell_what_is_lost(
+    make_lm: Callable[..., PersonalizedLM], family: str, dtype: str
+) -> None:
+    prompts = torch.randn(60, 1, 32)
+    exact = make_lm(family)
+    encoded = exact.encode(rows_of(60))
+    expected = exact.logits(prompts, encoded)
+    found = []
+    for policy, budget in (("full", None), ("lru", 100_000), ("recompute", None)):
+        lm = make_lm(family, prefix_cache=policy, cache_budget=budget, cache_dtype=dtype)
+        parts = [list(range(start, start + 20)) for start in (0, 20, 10, 40, 0)]  # some come back, evicted or not
+        rows = lm.encode(rows_of(60))
+        found.append(torch.cat([lm.logits(prompts[part], rows.take(part)) for part in parts]))
+        if policy == "full":
+            assert lm.cache_report.bytes_held <= lm.cache_report.bytes_needed
+            assert lm.cache_report.bytes_held < (0.55 if dtype == "bfloat16" else 0.45) * exact.cache_report.bytes_held
+    assert all(torch.equal(found[0], other) for other in found[1:])
+    lost = (found[0][:20] - expected[:20]).abs().max() / expected.std()
+    assert 0 < lost < 0.05
+    assert lm.cache_report.dtype == dtype and 1e-4 < (lm.cache_report.error or 0) < 0.02
+
+
+def test_states_are_packed_by_the_vector() -> None:
+    state = torch.randn(2, 3, 5, 16) * torch.tensor([0.01, 1.0, 100.0])[:, None, None]
+    state[0, 0, 0] = 0.0
+    states = (state, torch.arange(4), torch.randn(3).half())
+    packing = Packing("int8")
+    kept = packing.pack(states)
+    assert [part.dtype for part in kept] == [torch.int8, torch.float32, torch.int64, torch.int8, torch.float32]
+    again = packing.unpack(kept, states)
+    assert [part.dtype for part in again] == [part.dtype for part in states]
+    steps = state.abs().amax(-1, keepdim=True) / 127
+    assert ((again[0] - state).abs() <= 0.5001 * steps).all() and not again[0][0, 0, 0].any()
+    quantised = torch.fake_quantize_per_tensor_affine(state[0, 1, 2], float(steps[0, 1, 2]), 0, -127, 127)
+    assert torch.allclose(again[0][0, 1, 2], quantised)
+    assert packing.error(states[:1]) == pytest.approx(float((again[0] - state).norm() / state.norm()), rel=1e-4)
+    with pytest.raises(ConfigurationError, match="bfloat16 or int8"):
+        Packing("int4")
+
+
+def test_a_cache_in_the_dtype_of_the_model_is_exact(make_lm: Callable[..., PersonalizedLM]) -> None:
+    one, two = (make_lm(cache_dtype=dtype).to(torch.bfloat16) for dtype in (None, "bfloat16"))
+    prompts = torch.randn(5, 1, 32)
+    assert torch.equal(*(lm.logits(prompts, rows_of(5)) for lm in (one, two)))
+    assert two.cache_report.error == 0.0

@@ -115,6 +115,11 @@ def add_model(parser: argparse.ArgumentParser, flag: str = "--model", why: str |
         choices=("auto", "full", "lru", "recompute", "off"),
         help="which prefixes are kept (default: auto)",
     )
+    parser.add_argument(
+        "--cache-dtype",
+        choices=("bfloat16", "int8"),
+        help="keep prefixes in fewer bits, so that more fit; scores are rounded by it (default: the dtype of the LLM)",
+    )
 
 
 def add_training(parser: argparse.ArgumentParser) -> None:
@@ -244,6 +249,7 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
         dtype=args.dtype,
         device=args.device,
         prefix_cache=args.prefix_cache,
+        cache_dtype=args.cache_dtype,
         truncate_items=args.truncate_items,
         **identity,
     )

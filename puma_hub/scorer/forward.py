@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 from puma_hub.scorer import attention
-from puma_hub.scorer.caches import CacheKind, PrefixCache, States, cache_kinds
+from puma_hub.scorer.caches import CacheKind, Packing, PrefixCache, States, cache_kinds
 from puma_hub.scorer.encoding import text_length
 from puma_hub.scorer.inputs import Batch, ModelInputs
 from puma_hub.scorer.models import accepted_arguments
@@ -78,13 +78,13 @@ class Forward:
             ways.append(Way(kind))
         return ways
 
-    def new_cache(self, policy: str, budget: int | None = None) -> PrefixCache | None:
+    def new_cache(self, policy: str, budget: int | None = None, packing: Packing | None = None) -> PrefixCache | None:
         """An empty cache for the current way; None if whole rows are computed."""
         kind = self.way.kind
         if kind is None:
             return None
         token = kind.of_row(self.prefix_states([(int(self._answers[0]),)], 1), 0, 1)
-        return PrefixCache(kind, self.prefix_states, policy, budget, token)
+        return PrefixCache(kind, self.prefix_states, policy, budget, token, packing)
 
     # Whole rows
 

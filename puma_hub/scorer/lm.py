@@ -18,7 +18,7 @@ from puma_hub.errors import BankError, ConfigurationError, MismatchError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer.answer_head import with_answer_head
 from puma_hub.scorer.answer_tokens import find_answers
-from puma_hub.scorer.caches import PrefixCacheReport, require_options
+from puma_hub.scorer.caches import Packing, PrefixCacheReport, require_options
 from puma_hub.scorer.check import LoadingCheck
 from puma_hub.scorer.encoding import EncodedRows, FilledSlot, RowEncoder
 from puma_hub.scorer.forward import Forward
@@ -45,6 +45,8 @@ class PersonalizedLM:
         task: the task, see :mod:`puma_hub.tasks.base`.
         prefix_cache: ``auto``, ``full``, ``lru``, ``recompute`` or ``off``.
         cache_budget: the largest size of the prefix cache in bytes; a third of the free memory by default.
+        cache_dtype: ``bfloat16`` or ``int8`` keep more prefixes in it; by default they are in the model's dtype. Scores
+            are rounded by it; ``cache_report.error`` tells how far the states are.
         truncate_items: shorten the end of an item's text if its row does not fit the model. By default such rows are
             an error.
 
@@ -66,10 +68,11 @@ class PersonalizedLM:
         revision: str | None = None,
         prefix_cache: str = "auto",
         cache_budget: int | None = None,
+        cache_dtype: str | None = None,
         truncate_items: bool = False,
     ) -> None:
         require_options(prefix_cache, cache_budget)
-        self._requested = (prefix_cache, cache_budget)
+        self._requested = (prefix_cache, cache_budget, Packing(cache_dtype))
         self.task: Task = task if task is not None else default_task()
         self.template = PromptTemplate.of(template if template is not None else self.task.template)
         self.tokenizer = tokenizer
@@ -83,7 +86,7 @@ class PersonalizedLM:
 
     def _prepare(self) -> None:
         """Create modules with the model's weights, choose an exact way of scoring, and start with an empty cache."""
-        policy, budget = self._requested
+        policy, budget, packing = self._requested
         self._own = text_model(sharing_weights(self.model))
         self._turns = turns(self._own)
         self._through = Forward(
@@ -93,7 +96,7 @@ class PersonalizedLM:
         with self._turns:
             rows = self._encoder.encode([{"item_text": text, "history": [text]} for text in _CHECKED])
             LoadingCheck(self._own, rows, self.answer_ids).choose(self._through, policy)
-            self._cache = self._through.new_cache(policy, budget)
+            self._cache = self._through.new_cache(policy, budget, packing)
 
     @classmethod
     def from_pretrained(
@@ -106,6 +109,7 @@ class PersonalizedLM:
         device: str | torch.device | None = None,
         prefix_cache: str = "auto",
         cache_budget: int | None = None,
+        cache_dtype: str | None = None,
         truncate_items: bool = False,
         revision: str | None = None,
         model_id: str | None = None,
@@ -137,6 +141,7 @@ class PersonalizedLM:
             revision=revision,
             prefix_cache=prefix_cache,
             cache_budget=cache_budget,
+            cache_dtype=cache_dtype,
             truncate_items=truncate_items,
         )
 

@@ -4,12 +4,15 @@
 from puma_hub.scorer.caches.kinds import CacheKind, States, cache_kinds, register_cache_kind  # isort: skip
 from puma_hub.scorer.caches.key_values import KeyValues  # isort: skip
 from puma_hub.scorer.caches.hybrid import HybridStates  # isort: skip
+from puma_hub.scorer.caches.packing import CACHE_DTYPES, Packing
 from puma_hub.scorer.caches.policy import PrefixCache, PrefixCacheReport, require_options
 
 __all__ = [
+    "CACHE_DTYPES",
     "CacheKind",
     "HybridStates",
     "KeyValues",
+    "Packing",
     "PrefixCache",
     "PrefixCacheReport",
     "States",

@@ -6,6 +6,7 @@ of the item: every user and every epoch can share them. They are computed once, 
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -15,6 +16,7 @@ import torch
 
 from puma_hub.errors import ConfigurationError
 from puma_hub.scorer.caches.kinds import CacheKind, States
+from puma_hub.scorer.caches.packing import Packing
 from puma_hub.scorer.tokens import Tokens
 
 POLICIES = ("auto", "full", "lru", "recompute", "off")
@@ -34,15 +36,21 @@ class PrefixForward(Protocol):
 
 @dataclass
 class PrefixCacheReport:
-    """What the cache did: the policy in force, bytes held and needed, and how often a prefix was there or not."""
+    """What the cache did: the policy in force, bytes held and needed, and how often a prefix was there or not.
+
+    ``dtype`` is what states are kept in, if not the model's; ``error`` is what that loses of the
+    first prefixes, as a share of the states' root mean square.
+    """
 
     policy: str
+    dtype: str | None = None
+    error: float | None = None
     bytes_held: int = 0
     bytes_needed: int = 0
     hits: int = 0
     misses: int = 0
 
-    def to_dict(self) -> dict[str, str | int]:
+    def to_dict(self) -> dict[str, str | int | float | None]:
         return asdict(self)
 
 
@@ -79,6 +87,7 @@ class PrefixCache:
         forward: computes the states of prefixes.
         token: what is kept of a prefix of one token; needed to plan.
         budget: bytes the cache may take; a third of the free memory by default.
+        packing: how states are kept.
 
     Raises:
         ConfigurationError: the policy is unknown, or the budget is no number of bytes.
@@ -91,8 +100,10 @@ class PrefixCache:
         policy: str = "auto",
         budget: int | None = None,
         token: States = (),
+        packing: Packing | None = None,
     ) -> None:
         require_options(policy, budget)
+        self._packing = packing or Packing()
         self._kind = kind
         self._forward = forward
         self._token = token
@@ -100,13 +111,14 @@ class PrefixCache:
         self._budget = budget
         self._at_once = _ROWS_AND_TOKENS["cpu"]
         self._stored: OrderedDict[Tokens, States] = OrderedDict()
-        self.report = PrefixCacheReport(policy if policy != "auto" else "full")
+        self.report = PrefixCacheReport(policy if policy != "auto" else "full", self._packing.dtype)
 
     def plan(self, prefixes: Sequence[Tokens], device: torch.device) -> str:
         """Choose the policy for these prefixes and return it; the model computes on ``device``."""
         self._at_once = _ROWS_AND_TOKENS.get(device.type, _ELSEWHERE)
         new = [len(prefix) for prefix in set(prefixes) if prefix not in self._stored]
-        need = self.report.bytes_held + sum(self._kind.bytes_of(self._token, length) for length in new)
+        need = sum(self._kind.bytes_of(self._token, length) for length in new)
+        need = self.report.bytes_held + math.ceil(need * self._share_kept)
         self.report.bytes_needed = need
         if self._budget is None:
             self._budget = default_budget(device)
@@ -140,15 +152,15 @@ class PrefixCache:
         missing = []
         for prefix in dict.fromkeys(prefixes):
             if prefix in self._stored:
-                found[prefix] = self._stored[prefix]
+                found[prefix] = self._packing.unpack(self._stored[prefix], self._token)
                 self._stored.move_to_end(prefix)
             else:
                 missing.append(prefix)
         self.report.hits += len(found)
         self.report.misses += len(missing)
         for computed in self._computed(missing):
-            found |= computed
-            self._store(computed)
+            kept = self._store(computed)
+            found |= {prefix: self._packing.unpack(own, self._token) for prefix, own in kept.items()}
         return found
 
     def _computed(self, prefixes: Sequence[Tokens]) -> Iterator[dict[Tokens, States]]:
@@ -164,14 +176,26 @@ class PrefixCache:
                 states = self._forward([*chosen, *[chosen[0]] * (size - len(chosen))], width)
                 yield {prefix: self._kind.of_row(states, row, len(prefix)) for row, prefix in enumerate(chosen)}
 
-    def _store(self, states: dict[Tokens, States]) -> None:
+    @property
+    def _share_kept(self) -> float:
+        """Bytes that are kept of each byte of states."""
+        whole = _bytes(self._token)
+        return _bytes(self._packing.pack(self._token)) / whole if whole else 1.0
+
+    def _store(self, states: dict[Tokens, States]) -> dict[Tokens, States]:
+        """Keep states as the policy says, and return them as they are kept: a miss has the bits of a hit."""
+        if self._packing.dtype is not None:
+            if self.report.error is None:
+                self.report.error = max(map(self._packing.error, states.values()))
+            states = {prefix: self._packing.pack(own) for prefix, own in states.items()}
         if self.report.policy not in ("full", "lru"):
-            return
+            return states
         for prefix, own in states.items():
             self._stored[prefix] = own
             self.report.bytes_held += _bytes(own)
         while self.report.policy == "lru" and self.report.bytes_held > (self._budget or 0) and self._stored:
             self.report.bytes_held -= _bytes(self._stored.popitem(last=False)[1])
+        return states
 
 
 def _bytes(states: States) -> int:
