@@ -2,9 +2,9 @@
 
     python examples/migrate_on_spark.py --adapter migrator/adapter --bank source/bank --out target-bank
 
-Spark reads the bank's Parquet files, maps their rows in its workers and sorts them by user; the driver makes a bank of
-them. Further columns are left out. For real use point ``--rows`` at the bank's files where all workers see them, such as s3a://team/source-bank/data,
-and ``--parts`` at a place of that kind.
+Spark reads the bank's Parquet files, maps their rows in its workers and sorts them by user. The driver makes a bank of
+them. Further columns are left out. For real use point ``--rows`` at the bank's files where all workers see them, such
+as s3a://team/source-bank/data, and ``--parts`` at a place of that kind.
 """
 
 from __future__ import annotations
