@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import datasets
 import numpy as np
 import pytest
@@ -29,6 +32,38 @@ def test_users_without_rows_can_still_be_chosen() -> None:
     bank, rows = make(30)
     some = rows.filter(lambda row: row["user_id"] < "u2")
     assert len(select_users(bank, some, "puma", 30)) == 30
+
+
+def test_among_some_users_drawn_at_random() -> None:
+    bank, rows = make(4000)
+    for strategy in ("puma", "random", "d-optimal"):
+        chosen = select_users(bank, rows, strategy, 40, seed=3, among=400)
+        assert len(set(chosen)) == 40 and chosen == select_users(bank, rows, strategy, 40, seed=3, among=400)
+        assert chosen != select_users(bank, rows, strategy, 40, seed=4, among=400)
+    assert select_users(bank, rows, "puma", 40, among=4000) == select_users(bank, rows, "puma", 40)
+    # All of those drawn: how many of them are among the first quarter of users has the stated error.
+    shares = [
+        np.mean([int(user[1:]) < 1000 for user in select_users(bank, rows, "random", 400, seed=seed, among=400)])
+        for seed in range(60)
+    ]
+    stated = np.sqrt(0.25 * 0.75 / 400)
+    assert abs(np.mean(shares) - 0.25) < 4 * stated / np.sqrt(60) and 0.6 * stated < np.std(shares) < 1.3 * stated
+    for among in (39, 0, True, 1e6):
+        with pytest.raises(SelectionError, match="40 users are to be chosen among"):
+            select_users(bank, rows, "puma", 40, among=among)
+
+
+def test_prompts_that_do_not_fit_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank, rows = make(1000)
+    bank.save_pretrained(tmp_path / "bank")
+    stored = PromptBank.from_pretrained(tmp_path / "bank")
+    memory = SimpleNamespace(available=20_000)  # bytes; all prompts take 24,000
+    monkeypatch.setattr("psutil.virtual_memory", lambda: memory)
+    for strategy in ("puma", "kmeans-pca", "d-optimal"):
+        with pytest.raises(SelectionError, match="--among 1000000"):
+            select_users(stored, rows, strategy, 40)
+        assert len(select_users(stored, rows, strategy, 40, among=500)) == 40
+    assert len(select_users(stored, rows, "random", 40)) == len(select_users(bank, rows, "puma", 40)) == 40
 
 
 def test_label_variance_by_hand() -> None:

@@ -17,6 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_choice(parser, "--strategy", STRATEGIES, "puma")
     common.add_model(parser, why="the bank's LLM, which strategies by loss or FFN activations ask")
     parser.add_argument("--budget", type=common.whole_number, default=2000, help="the number of users (default: 2000)")
+    parser.add_argument(
+        "--among",
+        type=common.whole_number,
+        metavar="N",
+        help="choose among N users, drawn at random: for banks whose prompts do not fit into memory",
+    )
     parser.add_argument("--seed", type=int, default=42, help="default: 42")
     parser.add_argument("--out", required=True, metavar="FILE", help="list of users to write, one id on each line")
 
@@ -34,7 +40,8 @@ def run(args: argparse.Namespace) -> Result:
     bank = PromptBank.from_pretrained(args.bank)
     rows = reading.load_rows(args)["train"]
     asked = {"lm": common.load_lm(args.model, args, args.template or bank.provenance.template)} if args.model else {}
-    users = select_users(bank, rows, args.strategy, args.budget, args.seed, **{**options, **asked})
+    given = {**options, **asked}
+    users = select_users(bank, rows, args.strategy, args.budget, args.seed, among=args.among, **given)
     if processes.is_main():
         write_users(args.out, users)
     report = {
@@ -42,6 +49,7 @@ def run(args: argparse.Namespace) -> Result:
         "options": options,
         "model": args.model,
         "budget": args.budget,
+        "among": args.among,
         "selected": len(users),
         "users": len(bank),
         "seed": args.seed,

@@ -45,7 +45,7 @@ class Selection(Part):
 
     def make(self, context: Context, folder: Path) -> dict[str, Any]:
         bank, rows = context.result(self.bank), context.rows(self.setup).train
-        options = {_LM: context.lm(self.setup, self.bank.llm)} if self._asks_llm else {}
+        options: dict[str, Any] = {_LM: context.lm(self.setup, self.bank.llm)} if self._asks_llm else {}
         budget = max(1, round(self.share * len(bank)))
         users = select_users(bank, rows, self.strategy, budget, self.setup.seed, **options)
         write_json(folder / _USERS, {"users": users})

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 from sklearn.decomposition import PCA
 
 from puma_hub.bank import PromptBank
+from puma_hub.errors import SelectionError
 
 FIT_USERS = 50_000
 """Principal components are fitted on at most so many users, drawn at random."""
@@ -13,7 +15,18 @@ _ROWS_AT_ONCE = 16_384
 
 
 def flat_prompts(bank: PromptBank) -> np.ndarray:
-    """The prompts as float32 ``(N, l * d)``."""
+    """The prompts as float32 ``(N, l * d)``.
+
+    Raises:
+        SelectionError: they do not fit into the free memory.
+    """
+    length, size = bank.shape
+    needed, free = 4 * len(bank) * length * size, int(psutil.virtual_memory().available)
+    if bank.stored.stamp is not None and needed > free:
+        raise SelectionError(
+            f"the prompts of {len(bank)} users take {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB of memory are free; "
+            "select among some of them, drawn at random: among=1_000_000 or --among 1000000"
+        )
     return bank.prompts.reshape(len(bank), -1)
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow as pa
 
 from puma_hub.bank import PromptBank
-from puma_hub.errors import SelectionError
+from puma_hub.errors import SelectionError, shown
 from puma_hub.extensions import STRATEGIES
 
 
@@ -18,6 +19,8 @@ def select_users(
     strategy: str = "puma",
     budget: int = 2000,
     seed: int = 42,
+    *,
+    among: int | None = None,
     **options: Any,
 ) -> list[str]:
     """Choose exactly ``min(budget, users)`` distinct users of ``bank``; the same seed gives the same users.
@@ -26,13 +29,16 @@ def select_users(
         interactions: training rows of the users. A user without rows has variance and loss 0.
         strategy: ``puma`` (k-means and variance strata, the paper's sizes), or another of
             :data:`puma_hub.extensions.STRATEGIES`; docs/selection.md compares them.
+        among: choose among so many users, drawn at random: for banks whose prompts do not fit into memory. A cluster
+            with a share ``p`` of all users has ``p`` plus or minus ``sqrt(p (1 - p) / among)`` of these.
         options: of the strategy, such as ``clusters=20`` of ``puma``. Strategies that ask the source LLM take its
             scorer, ``lm=``.
 
     Raises:
         ConfigurationError: there is no such strategy, it has no such option, or an option cannot be used or is
             missing.
-        SelectionError: a budget below 1, an empty bank, no user with rows, or a strategy that chose another number.
+        SelectionError: a budget below 1 or above ``among``, prompts that do not fit into memory, an empty bank, no user
+            with rows, or a strategy that chose another number.
         MismatchError: ``lm`` scores prompts of another LLM, template or task.
     """
     choose = STRATEGIES.bound(strategy, options)
@@ -42,6 +48,7 @@ def select_users(
         )
     if not len(bank):
         raise SelectionError("the bank is empty; there is nobody to select")
+    bank = bank if among is None else _drawn(bank, among, budget, seed)
     wanted = min(budget, len(bank))
     rows = [int(row) for row in choose(bank, interactions, wanted, seed)]
     if len(set(rows)) != len(rows) or len(rows) != wanted:
@@ -51,3 +58,14 @@ def select_users(
         )
     chosen: list[str] = bank.index.ids.take(pa.array(rows, pa.int64())).to_pylist()
     return chosen
+
+
+def _drawn(bank: PromptBank, among: int, budget: int, seed: int) -> PromptBank:
+    """The bank of ``among`` users, each with the same chance, in the order of the bank."""
+    if isinstance(among, bool) or not isinstance(among, int) or among < budget:
+        raise SelectionError(f"{budget} users are to be chosen among {shown(among)}; give at least as many")
+    if among >= len(bank):
+        return bank
+    # Another stream than the strategies', which are given the seed too.
+    drawn = np.sort(np.random.default_rng([seed, 1]).choice(len(bank), among, replace=False))
+    return bank.select(bank.index.ids.take(pa.array(drawn)).to_pylist())
