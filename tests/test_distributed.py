@@ -220,13 +220,16 @@ def test_processes_score_all_rows_once(tmp_path: Path) -> None:
     done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=300)
     assert "process 0 scored 48 of 80 rows" in done.stdout, done.stdout + done.stderr[-3000:]
     assert "process 1 scored 32 of 80 rows" in done.stdout, done.stdout
+    assert done.stdout.count("weights are spread over processes (FSDP") == 2, done.stdout
 
 
 COUNTED = """
 from tests.conftest import make_interactions, make_model, make_tokenizer  # first: see the module
 import torch
 from accelerate import PartialState
+from torch.distributed.fsdp import fully_shard
 from puma_hub import PersonalizedLM
+from puma_hub.errors import UnsupportedModelError
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.scorer.together import scoring_together
 
@@ -248,6 +251,12 @@ with scoring_together():
     shared = predict_rows(lm, encoded, prompts, users, 16)
 assert torch.equal(alone, shared), (alone - shared).abs().max()
 print(f"process {state.process_index} scored {sum(scored)} of {len(shared)} rows", flush=True)
+sharded = make_model("llama")
+fully_shard(sharded)
+try:
+    PersonalizedLM(sharded, make_tokenizer())
+except UnsupportedModelError as error:
+    print(f"process {state.process_index}: {error}", flush=True)
 state.wait_for_everyone()
 """
 

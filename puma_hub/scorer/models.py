@@ -21,10 +21,16 @@ def plain_model(model: Any) -> PreTrainedModel:
     """The transformers model behind ``model``, which may be compiled.
 
     Raises:
-        UnsupportedModelError: ``model`` is not of transformers, or is a wrapper around such a model.
+        UnsupportedModelError: ``model`` is not of transformers, is a wrapper around such a model, or its weights are
+            spread over processes.
     """
     model = getattr(model, "_orig_mod", model)  # torch.compile
     if isinstance(model, PreTrainedModel):
+        if any(hasattr(weight, "device_mesh") for weight in model.parameters()):  # a DTensor
+            raise UnsupportedModelError(
+                "the model's weights are spread over processes (FSDP, tensor parallelism), and a scorer needs them "
+                "whole; load the model with device_map='auto' to spread it over the GPUs of one machine, or quantised"
+            )
         return model
     name = type(model).__name__
     if hasattr(model, "merge_and_unload"):
