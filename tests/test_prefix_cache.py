@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import CheckpointError, ConfigurationError
 from puma_hub.scorer.batches import predict_rows
 from puma_hub.scorer.caches import CACHE_DTYPES, Packing, PrefixCache, States
 from puma_hub.scorer.tokens import Tokens
@@ -122,6 +122,16 @@ def test_fewer_bits_hold_more_prefixes_and_tell_what_is_lost(
     lost = (found[0][:20] - expected[:20]).abs().max() / expected.std()
     assert 0 < lost < 0.05
     assert lm.cache_report.dtype == dtype and 1e-4 < (lm.cache_report.error or 0) < 0.02
+
+
+def test_a_run_is_not_resumed_with_a_cache_of_another_dtype(
+    make_lm: Callable[..., PersonalizedLM], tmp_path: Path
+) -> None:
+    args = PumaTrainingArguments(output_dir=str(tmp_path), num_train_epochs=1, per_device_train_batch_size=4)
+    rows = make_interactions(users=4, rows=10)
+    PromptTrainer(make_lm(cache_dtype="int8"), rows, args).train()
+    with pytest.raises(CheckpointError):
+        PromptTrainer(make_lm(), rows, args).train()
 
 
 def test_states_are_packed_by_the_vector() -> None:

@@ -170,6 +170,11 @@ class PersonalizedLM:
         """The dtype of the model's computation. Logits are float32."""
         return self.model.dtype
 
+    @property
+    def dtypes(self) -> list[str]:
+        """What scores are rounded by: the model's dtype, and that of the prefix cache if it has one of its own."""
+        return [str(self.dtype), *([self.cache_report.dtype] if self.cache_report.dtype else [])]
+
     def to(self, *args: Any, **kwargs: Any) -> PersonalizedLM:
         """Move the model to a device or cast it to a dtype, as ``torch.nn.Module.to``. Returns the scorer itself.
 

@@ -156,7 +156,7 @@ class AdapterTrainer(BaseTrainer):
                 "kind": "adapter",
                 "args": self.args.identity(),
                 "config": {k: v for k, v in self.adapter.config.to_dict().items() if k not in ("sources", "target")},
-                "model": [self.lm.spec.fingerprint, str(self.lm.dtype)],
+                "model": [self.lm.spec.fingerprint, *self.lm.dtypes],
                 "start": tensor_hash(*self.adapter.state_dict().values()),
                 "prompts": tensor_hash(self._prompts),
                 "rows": self._rows.encoded.hashes(),

@@ -181,7 +181,7 @@ class PromptTrainer(BaseTrainer):
             {
                 "kind": "prompts",
                 "args": self.args.identity(),
-                "model": [self.lm.spec.fingerprint, str(self.lm.dtype)],
+                "model": [self.lm.spec.fingerprint, *self.lm.dtypes],
                 "template": self.lm.template.text,
                 "task": self.lm.task.to_dict(),
                 "rows": self._encoded.hashes(),
