@@ -108,7 +108,7 @@ def kill_when(process: subprocess.Popen[bytes], ready: Path) -> bool:
 
 def test_sigkill_in_fit_and_train_then_the_same_command(place: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    long = ["--epochs", "12", "--batch-size", "2", "--checkpoint-seconds", "0"]
+    long = ["--epochs", "6", "--batch-size", "2", "--checkpoint-seconds", "0"]
     base = command("--interactions", place / "rows.csv", *long)
     make_bank(10).save_pretrained(tmp_path / "bank")
     steps = {

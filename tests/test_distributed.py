@@ -17,55 +17,24 @@ from puma_hub.cli.main import main
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 
 ROOT = Path(__file__).parents[1]
-SCRIPT = """
-import sys
-from accelerate import PartialState
-from puma_hub.cli.main import main
-status = main(sys.argv[2:])
-assert PartialState().num_processes == int(sys.argv[1]), PartialState()
-sys.exit(status)
-"""
 
 
 def run(processes: int, batch: int, place: Path, out: Path) -> None:
-    script = place / "script.py"
-    script.write_text(SCRIPT)
-    launch = [sys.executable]
-    if processes > 1:
-        launch += ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    rows = [
-        "--interactions",
-        str(place / "rows.csv"),
-        "--epochs",
-        "2",
-        "--batch-size",
-        str(batch),
-        "--validation-share",
-        "0",
-    ]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    for step in (
+    """Fit and train in so many processes."""
+    rows = ["--interactions", str(place / "rows.csv"), "--epochs", "2", "--batch-size", str(batch)]
+    rows += ["--validation-share", "0"]
+    bank, adapter = ["--bank", str(place / "bank"), "--architecture", "linear"], ["--out", str(out / "m")]
+    commands = [
         ["fit", "--model", str(place / "llama"), "--out", str(out), *rows],
-        [
-            "train",
-            "--target",
-            str(place / "llama"),
-            "--bank",
-            str(place / "bank"),
-            "--architecture",
-            "linear",
-            "--out",
-            str(out / "m"),
-            *rows,
-        ],
-    ):
-        done = subprocess.run(
-            [*launch, str(script), str(processes), *step], env=environment, capture_output=True, text=True
-        )
-        finished = (out / "bank").exists() if step[0] == "fit" else (out / "m" / "adapter").exists()
-        # gloo sometimes aborts while it is torn down, after the work is done.
-        assert "AssertionError" not in done.stderr, done.stderr[-3000:]
-        assert done.returncode == 0 or (processes > 1 and finished), done.stderr[-3000:]
+        ["train", "--target", str(place / "llama"), *bank, *adapter, *rows],
+    ]
+    if processes == 1:
+        assert [main(command) for command in commands] == [0, 0]
+        return
+    done = together(place, *commands)
+    # gloo sometimes aborts while it is torn down, after the work is done.
+    assert "Error" not in done.stderr, done.stderr[-3000:]
+    assert (out / "bank").exists() and (out / "m" / "adapter").exists(), done.stderr[-3000:]
 
 
 BROKEN = """

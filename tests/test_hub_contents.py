@@ -99,7 +99,7 @@ def test_info_of_what_is_on_the_hub(
 
 def _arguments() -> argparse.Namespace:
     facts = {"task": None, "values": None, "dtype": "float32", "device": "cpu", "prefix_cache": "off"}
-    return argparse.Namespace(**facts, truncate_items=False)
+    return argparse.Namespace(**facts, truncate_items=False, cache_dtype=None)
 
 
 def test_fetched_models_go_by_their_hub_ids(

@@ -69,7 +69,7 @@ class ShortDemo:
     said: str
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # the worker may run tests of other modules in between
 def demo(tmp_path_factory: pytest.TempPathFactory) -> ShortDemo:
     folder = tmp_path_factory.mktemp("demo")
     arguments = ["demo", "--users", "12", "--rows-per-user", "20", "--out", str(folder / "out")]
