@@ -35,14 +35,14 @@ SIZE, ROWS_A_USER, ITEMS = 576, 4, 100
 _TRAINED = ("fit", "train")
 
 
-def random_bank(users: int, size: int, **known: Any) -> PromptBank:
+def random_bank(users: int, **known: Any) -> PromptBank:
     import numpy as np
 
     from puma_hub import ModelSpec, PromptBank
 
-    prompts = np.random.default_rng(0).standard_normal((users, 1, size), dtype=np.float32)
+    prompts = np.random.default_rng(0).standard_normal((users, 1, SIZE), dtype=np.float32)
     prompts.setflags(write=False)  # so that the bank takes it without a copy
-    spec = known.pop("model", None) or ModelSpec("some/model", size)
+    spec = known.pop("model", None) or ModelSpec("some/model", SIZE)
     return PromptBank.from_arrays([f"user-{number:09d}" for number in range(users)], prompts, spec, **known)
 
 
@@ -78,7 +78,7 @@ def small_lm() -> PersonalizedLM:
     return PersonalizedLM(LlamaForCausalLM(config), tokenizer, model_id="random/llama")
 
 
-def run(case: str, users: int, folder: Path) -> None:
+def run(case: str, folder: Path) -> None:
     """What is measured. What it needs was written by :func:`prepare`."""
     import datasets
 
@@ -116,10 +116,10 @@ def prepare(case: str, users: int, folder: Path) -> None:
         random_rows(users).save_to_disk(str(folder / "rows"))
     if case == "train":
         lm = small_lm()
-        bank = random_bank(users, SIZE, model=lm.spec, template=lm.template.text, task=lm.task)
+        bank = random_bank(users, model=lm.spec, template=lm.template.text, task=lm.task)
         bank.save_pretrained(folder / "bank")
     elif case not in ("import", "fit"):
-        random_bank(users, SIZE).save_pretrained(folder / "bank")
+        random_bank(users).save_pretrained(folder / "bank")
 
 
 def peak_memory() -> int:
@@ -161,7 +161,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.step:
         started = time.perf_counter()
-        (prepare if args.step == "prepare" else run)(args.case, int(args.users), Path(args.folder))
+        if args.step == "prepare":
+            prepare(args.case, int(args.users), Path(args.folder))
+        else:
+            run(args.case, Path(args.folder))
         print(json.dumps({"seconds": time.perf_counter() - started, "GB": peak_memory() / 1e9}))
         return
     found: dict[str, dict[int, float]] = {}

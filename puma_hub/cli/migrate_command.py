@@ -130,7 +130,7 @@ def _require_files(args: argparse.Namespace) -> None:
 
     if args.shard is not None or args.since is not None or args.engine != "torch":
         raise ConfigurationError(
-            "under accelerate launch each process migrates a part of the files with the engine torch; leave --shard, "
+            "of several processes each migrates a part of the files with the engine torch; leave --shard, "
             "--since and --engine out, or start one process"
         )
 

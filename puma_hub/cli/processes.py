@@ -1,4 +1,4 @@
-"""The processes of ``accelerate launch``, all of which run the same command."""
+"""The processes of torchrun, or of ``accelerate launch``, all of which run the same command."""
 
 from __future__ import annotations
 

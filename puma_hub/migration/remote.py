@@ -18,7 +18,7 @@ from puma_hub.bank.description import DESCRIPTION_FILE, BankDescription
 from puma_hub.bank.folder import write_head
 from puma_hub.bank.rounding import WHOLE, Rounding, require_dtype
 from puma_hub.bank.shards import ShardRows
-from puma_hub.errors import CheckpointError, ConfigurationError, StorageError
+from puma_hub.errors import CheckpointError, ConfigurationError, PumaHubError, StorageError
 from puma_hub.migration.file_writer import FileWriter
 from puma_hub.migration.identity import hash_of
 from puma_hub.migration.plan import LOOKED_AT, MigrationPlan
@@ -140,8 +140,13 @@ def migrate_between(
         stamps = [before.stamp(name) for name in names]
         identity = hash_of(plan, stamps, engine, options, writer.description.rows_per_shard)
         _claim(after, identity)
-        with tqdm(desc="migrating", unit="prompt", total=writer.description.users) as bar:
-            chosen.in_files(writer, range(len(names)), bar.update)
+        try:
+            with tqdm(desc="migrating", unit="prompt", total=writer.description.users) as bar:
+                chosen.in_files(writer, range(len(names)), bar.update)
+        except PumaHubError:
+            if after.names() == [_STATE]:  # nothing to go on from, so nothing to keep others away
+                after.remove(_STATE)
+            raise
         head = plan.head()
         write_head(Path(folder), head)
         made = BankDescription(
@@ -152,6 +157,7 @@ def migrate_between(
         made.write(Path(folder))
         after.put(Path(folder) / DESCRIPTION_FILE, DESCRIPTION_FILE)
         after.remove(_STATE)
+        after.remove_unfinished()
     return writer.description.users
 
 

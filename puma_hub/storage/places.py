@@ -14,6 +14,8 @@ import fsspec
 
 from puma_hub.errors import MissingDependencyError, PumaHubError, StorageError, without_secrets
 
+_WRITING = ".writing"
+
 
 def is_address(name: str) -> bool:
     """Whether a name is an address, such as ``s3://bucket/bank``, and no path."""
@@ -82,7 +84,7 @@ class Place:
     def put(self, file: Path, name: str) -> None:
         """Copy a file of this machine into the folder. It gets its name when it is whole."""
         final = self._full(name)
-        staged = f"{final}.{secrets.token_hex(4)}.writing"
+        staged = f"{final}.{secrets.token_hex(4)}{_WRITING}"
         with self._errors("write"):
             self.files.makedirs(posixpath.dirname(final), exist_ok=True)
             try:
@@ -92,6 +94,12 @@ class Place:
                 with suppress(Exception):  # what stopped the copy is what to tell
                     self.files.rm_file(staged)
                 raise
+
+    def remove_unfinished(self) -> None:
+        """Remove what killed processes left of files that were not whole."""
+        for name in self.names():
+            if name.endswith(_WRITING):
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         with self._errors("write"):
