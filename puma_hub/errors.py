@@ -89,6 +89,10 @@ class HubUnavailableError(HubError):
     """The Hub cannot be reached or is busy; the same call may work later."""
 
 
+class ServingError(PumaHubError, RuntimeError):
+    """A serving engine's answer cannot be used, or its server cannot be reached."""
+
+
 class _Short(reprlib.Repr):
     """Shows little of what is long or deep."""
 

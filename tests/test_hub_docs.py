@@ -225,3 +225,12 @@ def test_several_sources(hub: HubServer, place: Path) -> None:
     assert "4. migrated from 3: HuggingFaceTB/SmolLM2-135M-Instruct" in printed
     moved = PromptBank.from_pretrained(place / "target-bank")
     assert len(moved) == 40 and moved.provenance.details["missing"] == {"policy": "predict", "users_filled": [0, 1]}
+
+
+def test_engines(place: Path, login: Callable[..., None]) -> None:
+    login("alice")
+    spec = ModelSpec.from_model(make_model("gemma3"), TARGET)
+    make_bank(template="rating").with_provenance(model=spec).push_to_hub("alice/movie-prompts")
+    printed = run("engines.md", "engines")
+    assert "'logprob_token_ids'" in printed and "'prompt_embeds'" in printed and "'5': 0.2" in printed
+    assert (place / "serving.json").is_file()

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from puma_hub.bank.bank import PromptBank
+from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import MismatchError
-from puma_hub.scorer import PersonalizedLM
+from puma_hub.identity import ModelSpec
+from puma_hub.tasks import PromptTemplate, Task
 from puma_hub.tasks.owners import ITEMS, Owners
 
 GIVEN = "given"  # among the details of a bank's provenance: what stood in the other slot when it was trained
 
 
-def require_scorer(bank: PromptBank, lm: PersonalizedLM, what: str, given: PromptBank | None = None) -> None:
+class ReadsRows(Protocol):
+    """What turns rows into the inputs of an LLM, such as a scorer."""
+
+    @property
+    def spec(self) -> ModelSpec: ...
+    @property
+    def template(self) -> PromptTemplate: ...
+    @property
+    def task(self) -> Task: ...
+    def require_spelling(self, texts: Sequence[str] | None) -> None: ...
+
+
+class HoldsPrompts(Protocol):
+    """What holds prompts, such as a bank."""
+
+    @property
+    def model(self) -> ModelSpec: ...
+    @property
+    def provenance(self) -> Provenance: ...
+    @property
+    def owners(self) -> Owners: ...
+
+
+def require_scorer(bank: HoldsPrompts, lm: ReadsRows, what: str, given: PromptBank | None = None) -> None:
     """Check that a bank's prompts were made for the scorer's LLM, template and task.
 
     A template or task that the bank does not record is not compared. ``what`` names the bank's use in messages.
@@ -35,7 +61,7 @@ def require_scorer(bank: PromptBank, lm: PersonalizedLM, what: str, given: Promp
         require_alone(bank, what)
 
 
-def require_alone(bank: PromptBank, what: str) -> None:
+def require_alone(bank: HoldsPrompts, what: str) -> None:
     """Refuse a bank whose prompts are read along with prompts in the template's other slot.
 
     Raises:
@@ -49,7 +75,7 @@ def require_alone(bank: PromptBank, what: str) -> None:
         )
 
 
-def require_given(given: PromptBank, lm: PersonalizedLM, what: str) -> None:
+def require_given(given: PromptBank, lm: ReadsRows, what: str) -> None:
     """Refuse a bank for the slot beside the one of the prompts that are trained or scored, as :func:`require_scorer`.
 
     Raises:
@@ -84,7 +110,7 @@ def given_fact(given: PromptBank | None) -> dict[str, Any]:
     return {GIVEN: {"owners": given.owners.name, "base_id": known.base_id if known is not None else None}}
 
 
-def _require_fit(bank: PromptBank, lm: PersonalizedLM, what: str) -> None:
+def _require_fit(bank: HoldsPrompts, lm: ReadsRows, what: str) -> None:
     lm.spec.require_same(bank.model, what)
     template, task = bank.provenance.template, bank.provenance.task
     if template not in (None, lm.template.text):

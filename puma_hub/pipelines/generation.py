@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import TemplateError as ChatTemplateError
-
-from puma_hub.errors import InteractionsError, TemplateError
+from puma_hub.errors import InteractionsError
 from puma_hub.pipelines.personal import PersonalizedPipeline, checked_unknown_users
-from puma_hub.scorer.encoding import Segments, text_length
-from puma_hub.scorer.text import SLOT, TextGenerator
+from puma_hub.scorer.encoding import text_length
+from puma_hub.scorer.slot_texts import SLOT, continues_last
+from puma_hub.scorer.text import TextGenerator
 
-_CHAT_SLOT = (
-    "\ue000soft-prompt\ue001"  # private-use characters: they do not occur in text, and chat templates keep them
-)
 _USUAL_NEW_TOKENS = 256  # as in transformers' text-generation
 
 
@@ -73,10 +69,10 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         text, messages = item.get("text"), item.get("messages")
         if messages is None and isinstance(text, str):
             given: Any = text
-            parts = self.generator.split(text if SLOT in text else SLOT + text)
+            parts = self.generator.texts.of(text if SLOT in text else SLOT + text)
         elif text is None and _is_chat(messages):
             given = [dict(message) for message in messages]
-            parts = self._chat_parts(given)
+            parts = self.generator.texts.of_chat(given)
         else:
             raise InteractionsError(
                 "an input needs text, a string, or messages, a list of {'role': ..., 'content': ...}; found "
@@ -85,36 +81,6 @@ class PersonalizedTextGenerationPipeline(PersonalizedPipeline):
         found, is_mean = self.prompts.find(item, unknown_users)
         allowed = {"cold_start": is_mean} if unknown_users == "mean" else {}
         return {"given": given, "parts": parts, "prompt": found, **allowed}
-
-    def _chat_parts(self, messages: list[dict[str, Any]]) -> Segments:
-        contents: list[Any] = [message.get("content") for message in messages]
-        if not all(isinstance(content, str) for content in contents):
-            raise TemplateError("every message needs a content that is a string; soft prompts go only into text")
-        slots = sum(content.count(SLOT) for content in contents)
-        if slots > 1:
-            raise TemplateError(f"the messages must hold {SLOT} at most once, found {slots} times")
-        guarded, cut = self.generator.text_tokens.guarded(messages)
-        marked = [{**message, "content": message["content"].replace(SLOT, _CHAT_SLOT)} for message in guarded]
-        if not slots:
-            marked[0]["content"] = _CHAT_SLOT + marked[0]["content"]
-        goes_on = _is_prefill(messages)
-        tokenizer: Any = self.tokenizer
-        try:
-            text = tokenizer.apply_chat_template(
-                marked, tokenize=False, add_generation_prompt=not goes_on, continue_final_message=goes_on
-            )
-        except (ChatTemplateError, ValueError, TypeError, KeyError) as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise TemplateError(
-                f"the tokenizer's chat template cannot render these messages: {reason}; give messages it knows, or a "
-                "text"
-            ) from error
-        if text.count(_CHAT_SLOT) != 1:
-            raise TemplateError(
-                f"the chat template writes the message with {SLOT} {text.count(_CHAT_SLOT)} times; put {SLOT} into "
-                "another message"
-            )
-        return self.generator.split_rendered(text, _CHAT_SLOT, cut)
 
     def admit(self, item: dict[str, Any], **generation_kwargs: Any) -> None:
         options = {**self._usual_options(generation_kwargs), **generation_kwargs}
@@ -152,14 +118,9 @@ def _is_chat(inputs: Any) -> bool:
     return all(isinstance(message, Mapping) and "role" in message for message in inputs)
 
 
-def _is_prefill(messages: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether the last message is the assistant's, and is therefore continued."""
-    return messages[-1]["role"] == "assistant"
-
-
 def _joined(given: Any, text: str) -> Any:
     if isinstance(given, str):
         return given + text
-    if _is_prefill(given):
+    if continues_last(given):
         return [*given[:-1], {**given[-1], "content": given[-1]["content"] + text}]
     return [*given, {"role": "assistant", "content": text}]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
-import numbers
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -106,23 +104,11 @@ class PersonalizedScoringPipeline(PersonalizedPipeline):
         if not isinstance(row, Mapping) or not isinstance(row.get("item_text"), str):
             found = ", ".join(map(str, row)) if isinstance(row, Mapping) else type(row).__name__
             raise InteractionsError(f"a row needs item_text, a string, and user_id or prompt; found {found}")
+        assert self.lm is not None
         prompt, is_mean = self.prompts.find(row, unknown_users)
         allowed = {"cold_start": is_mean} if unknown_users == "mean" else {}
         shown = {key: row[key] for key in _RENDERED if key in row}
-        return {"row": shown, "prompt": prompt, "offset": self._offset(row), **allowed}
-
-    def _offset(self, row: Mapping[str, Any]) -> float:
-        """The known part of the row's label, which the task names."""
-        assert self.lm is not None
-        name = self.lm.task.offset_column
-        if name is None:
-            return 0.0
-        value = row.get(name)
-        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
-            raise InteractionsError(
-                f"the task adds {name!r} to its predictions, and the row has {value!r}; give a number"
-            )
-        return float(value)
+        return {"row": shown, "prompt": prompt, "offset": self.lm.task.offset_of(row), **allowed}
 
     def _forward(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Add answer logits ``(answers,)`` and score to each row from :meth:`preprocess`.

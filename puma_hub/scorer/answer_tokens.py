@@ -9,7 +9,7 @@ from itertools import product
 
 from transformers import PreTrainedTokenizerBase
 
-from puma_hub.errors import AnswerTokenError, ConfigurationError
+from puma_hub.errors import AnswerTokenError, ConfigurationError, MismatchError
 from puma_hub.scorer.tokens import TextTokenizer, Tokens, control_tokens
 from puma_hub.tasks.template import VALUES_OF_PRESETS, PromptTemplate
 
@@ -20,6 +20,19 @@ class Answers:
 
     ids: list[int]
     texts: tuple[str, ...]
+
+    def require_spelling(self, texts: Sequence[str] | None) -> None:
+        """Check that prompts were trained with the same texts. ``texts`` is None if theirs are not known.
+
+        Raises:
+            MismatchError: they were trained with other texts.
+        """
+        if texts is not None and tuple(texts) != self.texts:
+            first = next((i for i, pair in enumerate(zip(texts, self.texts)) if pair[0] != pair[1]), -1)
+            raise MismatchError(
+                f"the prompts were trained with other texts for the answers ({texts[first]!r} where this scorer has "
+                f"{self.texts[first]!r}); use the tokenizer and the template of their training"
+            )
 
 
 def find_answers(

@@ -228,12 +228,7 @@ class PersonalizedLM:
         Raises:
             MismatchError: they were trained with other texts.
         """
-        if texts is not None and tuple(texts) != self.answer_texts:
-            first = next((i for i, pair in enumerate(zip(texts, self.answer_texts)) if pair[0] != pair[1]), -1)
-            raise MismatchError(
-                f"the prompts were trained with other texts for the answers ({texts[first]!r} where this scorer has "
-                f"{self.answer_texts[first]!r}); use the tokenizer and the template of their training"
-            )
+        self._answers.require_spelling(texts)
 
     @property
     def cache_report(self) -> PrefixCacheReport:
@@ -365,9 +360,9 @@ class PersonalizedLM:
         """
         generator = self.generator
         if isinstance(text, str):
-            ids = generator.generate([generator.split(text)], [torch.as_tensor(prompt)], **generation_kwargs)
+            ids = generator.generate([generator.texts.of(text)], [torch.as_tensor(prompt)], **generation_kwargs)
             return generator.decode(ids[0, 0])
         if not len(text):
             return []
-        ids = generator.generate([generator.split(part) for part in text], list(prompt), **generation_kwargs)
+        ids = generator.generate([generator.texts.of(part) for part in text], list(prompt), **generation_kwargs)
         return [generator.decode(sequence) for sequence in ids.flatten(0, 1)]

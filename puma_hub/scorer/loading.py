@@ -42,7 +42,7 @@ def load_causal_lm(model_id_or_dir: str, **options: Any) -> tuple[PreTrainedMode
     source = {name: options[name] for name in _SOURCE if name in options}
     tokenizer = load_tokenizer(model_id_or_dir, **source)
     fixed = {"use_safetensors": True, "trust_remote_code": False}
-    with _clear_errors(model_id_or_dir):
+    with clear_errors(model_id_or_dir):
         model = AutoModelForCausalLM.from_pretrained(model_id_or_dir, **{**options, **fixed})
     return model, tokenizer
 
@@ -55,7 +55,7 @@ def load_tokenizer(model_id_or_dir: str, **source: Any) -> PreTrainedTokenizerBa
         UnsupportedModelError: the tokenizer needs code from its repository.
         MissingDependencyError: a package that is needed to read it is not installed.
     """
-    with _clear_errors(model_id_or_dir):
+    with clear_errors(model_id_or_dir):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             model_id_or_dir, trust_remote_code=False, **source
         )
@@ -63,7 +63,12 @@ def load_tokenizer(model_id_or_dir: str, **source: Any) -> PreTrainedTokenizerBa
 
 
 @contextmanager
-def _clear_errors(name: str) -> Iterator[None]:
+def clear_errors(name: str) -> Iterator[None]:
+    """Turn what transformers raises while it reads a model into an error of ours.
+
+    Raises:
+        StorageError, UnsupportedModelError, MissingDependencyError: as :func:`load_causal_lm`.
+    """
     what = f"a causal LM and its tokenizer from {name!r}"
     try:
         yield

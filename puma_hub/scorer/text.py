@@ -17,10 +17,8 @@ from puma_hub.scorer.encoding import Segments
 from puma_hub.scorer.inputs import ModelInputs
 from puma_hub.scorer.models import cache_argument, is_stretched, max_positions, turns
 from puma_hub.scorer.padding import real_tokens
-from puma_hub.scorer.tokens import TextTokenizer, Tokens
-from puma_hub.tasks.template import USER, Part, SoftSlot
-
-SLOT = f"<{USER}>"
+from puma_hub.scorer.slot_texts import SlotTexts
+from puma_hub.tasks.template import USER
 
 
 class TextGenerator:
@@ -38,9 +36,9 @@ class TextGenerator:
         cache_argument(model)
         self.model = model
         self.tokenizer = tokenizer
-        self.text_tokens = TextTokenizer(tokenizer)
         self._longest = max_positions(model)
         self._inputs = ModelInputs(model)
+        self.texts = SlotTexts(tokenizer, self._inputs)
         self._turns = turns(model)
         if self._inputs.has_layers:
             _only_first(model)
@@ -51,32 +49,10 @@ class TextGenerator:
     def hidden_size(self) -> int:
         return self._inputs.hidden_size
 
-    def split(self, text: str) -> Segments:
-        """The segments of a text with one placeholder ``<user>``. Names of control tokens are ordinary text.
-
-        Raises:
-            TemplateError: the text does not have the placeholder exactly once, or has a control token that the
-                tokenizer cannot write as text.
-            MismatchError: the model has no embedding of a token.
-        """
-        if text.count(SLOT) != 1:
-            raise TemplateError(f"the text must hold {SLOT} exactly once, found {text.count(SLOT)} times")
-        before, after = ((Part(part, True),) for part in text.split(SLOT))
-        return self._known(
-            self.text_tokens.leading + self.text_tokens.of([before], False)[before],
-            self.text_tokens.of([after], True)[after],
-        )
-
-    def split_rendered(self, text: str, slot: str, cut: str) -> Segments:
-        """As :meth:`split`, for a rendered text with control tokens, and with cuts of :meth:`TextTokenizer.guarded`."""
-        before, after = text.split(slot)
-        return self._known(
-            self.text_tokens.of_guarded(before, cut, False), self.text_tokens.of_guarded(after, cut, True)
-        )
-
-    def _known(self, before: Tokens, after: Tokens) -> Segments:
-        self._inputs.require_known([before, after])
-        return before, SoftSlot(USER), after
+    @property
+    def joins_lengths(self) -> bool:
+        """Whether texts of different lengths are continued in one batch."""
+        return self._pads
 
     @torch.no_grad()
     def generate(self, texts: Sequence[Segments], prompts: Sequence[torch.Tensor], **options: Any) -> torch.Tensor:
@@ -86,7 +62,7 @@ class TextGenerator:
         mask, only texts of the same length share a batch.
 
         Args:
-            texts: segments from :meth:`split`.
+            texts: segments of :attr:`texts`.
             prompts: soft prompts ``(l, d)``, one for each text.
 
         Raises:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -45,6 +47,22 @@ class Task(ABC):
     def offset_column(self) -> str | None:
         """The column of a known part of each label, which the LLM's part is added to; None if there is none."""
         return None
+
+    def offset_of(self, row: Mapping[str, Any] | None) -> float:
+        """The known part of the label of a row; 0 if the task has none.
+
+        Raises:
+            InteractionsError: the row is missing, or has no number there.
+        """
+        name = self.offset_column
+        if name is None:
+            return 0.0
+        value = None if row is None else row.get(name)
+        if isinstance(value, bool) or not isinstance(value, numbers.Real) or not math.isfinite(value):
+            raise InteractionsError(
+                f"the task adds {name!r} to its predictions, and the row has {value!r}; give a number"
+            )
+        return float(value)
 
     def with_offset(self, column: str) -> Self:
         """The task with that column as a known part of each label.

@@ -1,0 +1,155 @@
+"""The inputs of an LLM for users and rows: token ids, and embeddings with the user's prompt at its place."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from puma_hub.bank.fit import require_scorer
+from puma_hub.errors import ConfigurationError, MismatchError, UnsupportedModelError
+from puma_hub.identity import ModelSpec
+from puma_hub.scorer import PersonalizedLM
+from puma_hub.scorer.answer_tokens import find_answers
+from puma_hub.scorer.embeddings_only import load_embeddings_only
+from puma_hub.scorer.encoding import RowEncoder, Segments
+from puma_hub.scorer.inputs import ModelInputs
+from puma_hub.scorer.models import cache_argument, max_positions
+from puma_hub.scorer.slot_texts import SLOT, SlotTexts
+from puma_hub.serving.prompts import Prompts, open_prompts
+from puma_hub.tasks import PromptTemplate, RatingHead, Task, default_task
+from puma_hub.tasks.template import USER
+
+
+class PromptInputs:
+    """The inputs of an LLM of which only the input embeddings are loaded.
+
+    Args:
+        bank: a :class:`~puma_hub.PromptBank`, a :class:`~puma_hub.bank.keyed_store.KeyedStore`, or the folder or
+            repository of one.
+        model: folder or Hub id of the LLM that the engine runs, or a :class:`~puma_hub.PersonalizedLM` with it.
+        template: a template, the name of a preset, or a text with ``<user>``; by default the bank's, or the task's.
+        task: by default the bank's.
+        head: the rating head; by default the bank's.
+        dtype: of the embeddings; by default the one the model's config names. Give the engine's.
+        truncate_items: shorten the end of an item's text if its row does not fit the model.
+
+    Raises:
+        MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
+        UnsupportedModelError: the model needs more than input embeddings.
+        ConfigurationError, StorageError, CheckpointError, HubError: something cannot be used or loaded.
+    """
+
+    def __init__(
+        self,
+        bank: Prompts | str | os.PathLike[str],
+        model: str | PersonalizedLM,
+        template: PromptTemplate | str | None = None,
+        *,
+        task: Task | None = None,
+        head: RatingHead | None = None,
+        dtype: str | torch.dtype = "auto",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        truncate_items: bool = False,
+    ) -> None:
+        self.bank = open_prompts(bank, token)
+        known = self.bank.provenance
+        if isinstance(model, PersonalizedLM):
+            if task not in (None, model.task) or (
+                template is not None and PromptTemplate.of(template) != model.template
+            ):
+                raise ConfigurationError("a PersonalizedLM has its own template and task; give them to it")
+            self.task, self.template = model.task, model.template
+            self.model, tokenizer, self.spec = model.model, model.tokenizer, model.spec
+        else:
+            self.task = task or known.task or default_task()
+            self.template = PromptTemplate.of(template or known.template or self.task.template)
+            self.model, tokenizer = load_embeddings_only(str(model), dtype=dtype, revision=revision, token=token)
+            self.spec = ModelSpec.from_model(self.model, str(model), revision)
+        cache_argument(self.model)
+        self.inputs = ModelInputs(self.model)
+        if self.inputs.has_layers:
+            raise UnsupportedModelError(
+                f"{type(self.model).__name__} has a separate embedding for each layer, which engines take no input "
+                "for; score it with PersonalizedLM"
+            )
+        if len(self.template.soft_slots) > 1:
+            raise ConfigurationError(
+                f"the template {self.template.text!r} has two soft slots; requests hold one user's prompt. Train with "
+                "a template with <user> alone"
+            )
+        self.tokenizer = tokenizer
+        self.encoder = RowEncoder(tokenizer, self.template, max_positions(self.model), truncate_items)
+        self.texts = SlotTexts(tokenizer, self.inputs)
+        self._answers = find_answers(tokenizer, self.encoder.text, self.template, self.task.answers)
+        self.inputs.require_known([self.answer_ids])
+        require_scorer(self.bank, self, "requests")
+        self.head = self._fitting(head if head is not None else self.bank.head)
+
+    def _fitting(self, head: RatingHead | None) -> RatingHead | None:
+        if head is None or not self.task.has_head:
+            return None
+        if head.answers != len(self.answer_ids):
+            raise MismatchError(
+                f"the rating head is for {head.answers} answers, the task has {len(self.answer_ids)}; give the head of "
+                "this task"
+            )
+        own: RatingHead = copy.deepcopy(head).cpu().float().eval()
+        return own
+
+    # What requests are made of
+
+    @property
+    def answer_ids(self) -> list[int]:
+        """The token id of each answer, in the task's order."""
+        return self._answers.ids
+
+    def require_spelling(self, texts: Sequence[str] | None) -> None:
+        """See :meth:`puma_hub.scorer.answer_tokens.Answers.require_spelling`."""
+        self._answers.require_spelling(texts)
+
+    @property
+    def answer_texts(self) -> tuple[str, ...]:
+        """The spelling of each answer, in the task's order."""
+        return self._answers.texts
+
+    def segments(self, row: Mapping[str, Any]) -> Segments:
+        """The row's token ids, and the slot of the prompt among them.
+
+        Raises:
+            InteractionsError: the row lacks what the template shows.
+            TemplateError: it does not fit the model with its prompt.
+            MismatchError: the model has no embedding of a token.
+        """
+        encoded = self.encoder.encode([row], self.bank.shape[0])
+        self.inputs.require_known(encoded.texts())
+        return encoded.segments[0]
+
+    def segments_of_text(self, text: str | Sequence[Mapping[str, Any]]) -> Segments:
+        """As :meth:`segments`, of a text with ``<user>``, or of a chat; without ``<user>`` the prompt is in front.
+
+        Raises:
+            TemplateError: see :class:`~puma_hub.scorer.slot_texts.SlotTexts`.
+        """
+        if isinstance(text, str):
+            return self.texts.of(text if SLOT in text else SLOT + text)
+        return self.texts.of_chat(text)
+
+    def embeds(self, user_id: str, segments: Segments) -> torch.Tensor:
+        """The input embeddings of a text with the user's prompt, ``(tokens, d)`` in the model's dtype, on the CPU.
+
+        Raises:
+            UnknownUserError: the bank has no such user.
+        """
+        with torch.no_grad():
+            inputs = self.inputs.of([segments], {USER: self.prompt(user_id)[None]})
+        return inputs["inputs_embeds"][0].cpu()
+
+    def prompt(self, user_id: str) -> torch.Tensor:
+        """The user's prompt, float32 ``(l, d)``. Raises the bank's errors."""
+        return torch.from_numpy(np.array(self.bank[user_id]))

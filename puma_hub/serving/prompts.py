@@ -1,0 +1,41 @@
+"""Where serving looks users' prompts up: a bank, or a keyed store."""
+
+from __future__ import annotations
+
+import os
+from typing import Protocol
+
+import numpy as np
+
+from puma_hub.bank import PromptBank
+from puma_hub.bank.fit import HoldsPrompts
+from puma_hub.errors import ConfigurationError
+from puma_hub.tasks import RatingHead
+
+
+class Prompts(HoldsPrompts, Protocol):
+    """What prompts are looked up in, by user."""
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+    @property
+    def head(self) -> RatingHead | None: ...
+    def __getitem__(self, user_id: str) -> np.ndarray: ...
+    def __contains__(self, user_id: object) -> bool: ...
+    def __len__(self) -> int: ...
+
+
+def open_prompts(prompts: Prompts | str | os.PathLike[str], token: str | bool | None = None) -> Prompts:
+    """The prompts themselves, or those of a folder or repository.
+
+    Raises:
+        ConfigurationError: something else was given.
+        StorageError, CheckpointError, HubError: they cannot be read.
+    """
+    if isinstance(prompts, (str, os.PathLike)):
+        return PromptBank.from_pretrained(prompts, token=token)
+    if not hasattr(prompts, "provenance") or not hasattr(prompts, "__getitem__"):
+        raise ConfigurationError(
+            f"prompts are a PromptBank, a keyed store, a folder or a repository, got {type(prompts).__name__}"
+        )
+    return prompts
