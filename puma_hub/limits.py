@@ -10,6 +10,7 @@ MAX_SOURCES = 64
 MAX_FORMAT = 2**31
 MAX_TEXT = 4096
 MAX_USERS = 2**40
+MAX_BYTES = 2**60
 MAX_FILES = 99_999
 """Of a bank; no repository of the Hub holds more."""
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast, pipeline
 
 from puma_hub import ModelSpec, OrdinalTask, PersonalizedLM, PromptBank, RatingTask
+from puma_hub.bank import KeyedStore
 from puma_hub.errors import (
     ConfigurationError,
     InteractionsError,
@@ -246,6 +247,19 @@ def test_tasks_without_head_and_with_an_offset(saved_lm: Save) -> None:
         with pytest.raises(InteractionsError, match="'bias'"):
             offset.scores(values, row)
     assert describe(offset)["examples"]["scores"] == []
+
+
+def test_a_keyed_store_is_as_good_as_the_bank(saved_lm: Save, head: RatingHead, tmp_path: Path) -> None:
+    bank = bank_of(folder := saved_lm(), head=head, template="rating")
+    bank.to_lmdb(tmp_path / "store")
+    bank.save_pretrained(tmp_path / "bank")
+    expected = PromptRequests(bank, folder)
+    for prompts in (tmp_path / "store", str(tmp_path / "bank"), KeyedStore(tmp_path / "store")):
+        requests = PromptRequests(prompts, folder)
+        assert torch.equal(*(one.vllm("user-1", ROWS[0])["prompt_embeds"] for one in (requests, expected)))
+        assert requests.scores([-1.0, -2.0, -3.0, -4.0, -5.0]) == expected.scores([-1.0, -2.0, -3.0, -4.0, -5.0])
+        with pytest.raises(UnknownUserError):
+            requests.vllm("nobody", ROWS[0])
 
 
 def test_texts_and_chats(saved_lm: Save) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from puma_hub.bank.bank import PromptBank
@@ -10,13 +11,15 @@ from puma_hub.bank.statistics import BankStatistics
 
 if TYPE_CHECKING:
     from puma_hub.bank.changes import delete_users, update_users
+    from puma_hub.bank.keyed_store import KeyedStore
 
-__all__ = ["BankStatistics", "PromptBank", "Provenance", "delete_users", "update_users"]
+__all__ = ["BankStatistics", "KeyedStore", "PromptBank", "Provenance", "delete_users", "update_users"]
+
+# Changes need the Hub's client.
+_MODULES = {"KeyedStore": "keyed_store", "delete_users": "changes", "update_users": "changes"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("delete_users", "update_users"):
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from puma_hub.bank import changes  # needs the Hub's client
-
-    return getattr(changes, name)
+    return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -17,13 +17,13 @@ from puma_hub.bank.arrays import as_float32
 from puma_hub.bank.columns import dataset_of_arrays, to_dataset
 from puma_hub.bank.folder import write_bank
 from puma_hub.bank.index import UserIndex
-from puma_hub.bank.merge import aligned, require_same_training
+from puma_hub.bank.merge import aligned, updated_provenance
+from puma_hub.bank.peft import PeftExchange
 from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
 from puma_hub.bank.statistics import BankStatistics
 from puma_hub.bank.stored_rows import BankRows, TableRows
 from puma_hub.bank.users import require_distinct, require_known, user_list
-from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, StorageError, UnknownUserError
 from puma_hub.identity import ModelSpec
 from puma_hub.tasks import RatingHead
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
 
-class PromptBank:
+class PromptBank(PeftExchange):
     """The soft prompts of many users of one LLM: ``user_id``, ``prompt`` of shape ``(l, d)``, and provenance.
 
     A bank made from arrays or a data set is in memory. A loaded bank stays in its files. Looking up a user reads half a
@@ -81,10 +81,8 @@ class PromptBank:
     ) -> PromptBank:
         """Build a bank from ids and prompts ``(N, l, d)``: an array or tensor of any real dtype, or a list of these.
 
-        The prompts are copied unless the array is read-only.
-
-        Statistics are computed from these prompts. If they are only a part of a training, pass the statistics of the
-        whole training as ``statistics``.
+        The prompts are copied unless the array is read-only. Statistics are computed from these prompts. If they are
+        only a part of a training, pass the statistics of the whole training as ``statistics``.
 
         Raises:
             BankError: as for the class; or lengths or shapes do not match.
@@ -258,17 +256,11 @@ class PromptBank:
         """
         if not isinstance(other, PromptBank):
             raise BankError(f"bank.update takes a PromptBank, got {type(other).__name__}")
-        self.model.require_same(other.model, "bank.update")
-        if self.shape != other.shape:
-            raise BankError(
-                f"the banks' prompts have shapes {self.shape} and {other.shape}; give prompts of the same shape"
-            )
-        require_same_training(self.provenance, self.head, other.provenance, other.head)
+        provenance = updated_provenance(self.provenance, self.head, other.provenance, other.head, "bank.update")
         kept = self.stored.take(np.flatnonzero(~self.index.is_in(other.index)))
         table = pa.concat_tables([kept.table, aligned(other.stored, self.stored)])
         rows = TableRows(to_dataset(table, self.stored.features), self.shape, checked=True)
-        trained = TrainedRows.of_all(bank.provenance.trained_rows for bank in (self, other))
-        return PromptBank.of_rows(rows, replace(self.provenance, trained_rows=trained), self.head)
+        return PromptBank.of_rows(rows, provenance, self.head)
 
     def with_provenance(self, **changes: Any) -> PromptBank:
         """A bank of the same prompts with ``changes`` to the fields of its provenance."""
@@ -312,6 +304,16 @@ class PromptBank:
         if push_to_hub:
             name = Path(save_directory).resolve().name
             self.push_to_hub(repo_id or name, max_shard_size=max_shard_size, **options)
+
+    def to_lmdb(self, save_directory: str | os.PathLike[str], *, dtype: str = "float32") -> None:
+        """Write a :class:`~puma_hub.bank.keyed_store.KeyedStore` for look-ups, with values of ``dtype``.
+
+        Raises:
+            ConfigurationError, BankError, StorageError: see :func:`~puma_hub.bank.keyed_writer.write_store`.
+        """
+        from puma_hub.bank.keyed_writer import write_store
+
+        write_store(Path(save_directory), self, dtype)
 
     # On the Hub
 

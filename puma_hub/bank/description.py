@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,23 +70,16 @@ class BankDescription:
             CheckpointError: the file is malformed.
         """
         data = read_json(path)
-        try:
+        with well_formed(f"{DESCRIPTION_FILE} of {where}", "make the bank again"):
             return cls(
                 Provenance.from_dict(data),
                 users := require_whole(data.get("users"), "users", MAX_USERS, least=0),
                 _require_rows(data.get("rows_per_shard"), users),
                 _require_flag(data.get("rating_head")),
                 None if data.get("license") is None else require_text(data["license"], "license"),
-                None if data.get("card") is None else _require_hash(data["card"]),
+                None if data.get("card") is None else require_hash(data["card"], "card"),
                 None if data.get("migration") is None else require_text(data["migration"], "migration"),
             )
-        except BankError:
-            raise
-        except (PumaHubError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-            reason = str(error) if isinstance(error, PumaHubError) else shown(error)
-            raise CheckpointError(
-                f"{DESCRIPTION_FILE} of {where} is malformed: {reason}; make the bank again"
-            ) from error
 
     def require_rows(self, rows: int, where: str) -> None:
         """Check that the shards hold as many users as the description says.
@@ -97,6 +92,34 @@ class BankDescription:
                 f"{where} should hold {self.users} users, but its files hold {rows}; they were not changed by "
                 "puma_hub: make the bank again"
             )
+
+
+@contextmanager
+def well_formed(file: str, remedy: str) -> Iterator[None]:
+    """Say that a file is malformed, by whatever error reading its contents ends with.
+
+    Raises:
+        BankError: as it was raised.
+        CheckpointError: in place of other errors.
+    """
+    try:
+        yield
+    except BankError:
+        raise
+    except (PumaHubError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        reason = str(error) if isinstance(error, PumaHubError) else shown(error)
+        raise CheckpointError(f"{file} is malformed: {reason}; {remedy}") from error
+
+
+def require_hash(value: object, what: str) -> str:
+    """``value``, if it is a SHA-256 in hexadecimal.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if not isinstance(value, str) or not _SHA256.fullmatch(value):
+        raise ConfigurationError(f"{what} must be a SHA-256 in hexadecimal, got {shown(value)}")
+    return value
 
 
 def _files(users: int, rows_per_shard: int) -> int:
@@ -113,10 +136,4 @@ def _require_rows(value: object, users: int) -> int:
 def _require_flag(value: object) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"rating_head must be true or false, got {shown(value)}")
-    return value
-
-
-def _require_hash(value: object) -> str:
-    if not isinstance(value, str) or not _SHA256.fullmatch(value):
-        raise ConfigurationError(f"card must be a SHA-256 in hexadecimal, got {shown(value)}")
     return value

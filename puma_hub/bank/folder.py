@@ -65,6 +65,8 @@ def describe_folder(folder: Path) -> BankDescription:
     if not (folder / DESCRIPTION_FILE).is_file():
         inner = folder / "bank"  # puma-hub fit writes the bank there
         advice = f"; give {inner}" if (inner / DESCRIPTION_FILE).is_file() else "; give the folder of a bank"
+        if (folder / "data.mdb").is_file():
+            advice = "; if it is a keyed store, open it with puma_hub.bank.KeyedStore"
         raise StorageError(f"{folder} is not a prompt bank: {DESCRIPTION_FILE} missing{advice}")
     return BankDescription.read(folder / DESCRIPTION_FILE, str(folder))
 
@@ -92,9 +94,16 @@ def read_head(folder: Path, description: BankDescription) -> RatingHead | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    if not description.rating_head:
-        return None
-    path, head = folder / HEAD_FILE, RatingHead(description.provenance.answers)
+    return load_head(folder / HEAD_FILE, description.provenance.answers) if description.rating_head else None
+
+
+def load_head(path: Path, answers: int) -> RatingHead:
+    """The rating head in a file, of so many answers.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    head = RatingHead(answers)
     try:
         head.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from puma_hub.bank.columns import as_bank_table
 from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.stored_rows import BankRows
+from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, MismatchError
 from puma_hub.tasks import RatingHead
 
@@ -18,6 +20,23 @@ _REMEDY = (
     "prompts of two trainings cannot share a bank; add new users by training them with "
     "PromptTrainer(lm, rows, args, bank=existing), or puma-hub fit --bank"
 )
+
+
+def updated_provenance(
+    ours: Provenance, our_head: RatingHead | None, theirs: Provenance, their_head: RatingHead | None, what: str
+) -> Provenance:
+    """The provenance of a bank to which the users of another are added; ``what`` names the call for messages.
+
+    Raises:
+        MismatchError: the other holds prompts of another LLM, template, task, head or base.
+        BankError: prompt lengths differ.
+    """
+    ours.model.require_same(theirs.model, what)
+    if ours.prompt_length != theirs.prompt_length:
+        shapes = [(facts.prompt_length, facts.model.hidden_size) for facts in (ours, theirs)]
+        raise BankError(f"the banks' prompts have shapes {shapes[0]} and {shapes[1]}; give prompts of the same shape")
+    require_same_training(ours, our_head, theirs, their_head)
+    return replace(ours, trained_rows=TrainedRows.of_all((ours.trained_rows, theirs.trained_rows)))
 
 
 def require_same_training(
@@ -39,7 +58,7 @@ def require_same_training(
                 f"the banks' {name}s differ: {_shown(mine)} and {_shown(other)}; {_REMEDY}"
                 + ("" if mine and other else f". If they are the same, say so: bank.with_provenance({name}=...)")
             )
-    if not _same_head(our_head, their_head):
+    if not same_head(our_head, their_head):
         found = " and ".join("a rating head" if head else "none" for head in (our_head, their_head))
         raise MismatchError(f"the banks' rating heads differ ({found}, not with the same weights); {_REMEDY}")
     if not _same_base(ours, theirs):
@@ -75,18 +94,18 @@ def aligned(other: BankRows, ours: BankRows) -> pa.Table:
         ) from error
 
 
-def _same_base(ours: Provenance, theirs: Provenance) -> bool:
-    """Whether both banks' prompts were trained around the same base. Imported prompts have a base of their own."""
-    mine, other = ours.statistics, theirs.statistics
-    return (mine and mine.base_id) == (other and other.base_id)
-
-
-def _same_head(ours: RatingHead | None, theirs: RatingHead | None) -> bool:
+def same_head(ours: RatingHead | None, theirs: RatingHead | None) -> bool:
     """Whether both heads have the same weights, bit for bit."""
     if ours is None or theirs is None:
         return ours is theirs
     mine, other = ours.state_dict(), theirs.state_dict()
     return mine.keys() == other.keys() and all(torch.equal(mine[name].cpu(), other[name].cpu()) for name in mine)
+
+
+def _same_base(ours: Provenance, theirs: Provenance) -> bool:
+    """Whether both banks' prompts were trained around the same base. Imported prompts have a base of their own."""
+    mine, other = ours.statistics, theirs.statistics
+    return (mine and mine.base_id) == (other and other.base_id)
 
 
 def _shown(fact: Any) -> str:

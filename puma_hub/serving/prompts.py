@@ -9,6 +9,8 @@ import numpy as np
 
 from puma_hub.bank import PromptBank
 from puma_hub.bank.fit import HoldsPrompts
+from puma_hub.bank.keyed_files import DESCRIPTION_FILE
+from puma_hub.bank.keyed_store import KeyedStore
 from puma_hub.errors import ConfigurationError
 from puma_hub.tasks import RatingHead
 
@@ -33,6 +35,8 @@ def open_prompts(prompts: Prompts | str | os.PathLike[str], token: str | bool | 
         StorageError, CheckpointError, HubError: they cannot be read.
     """
     if isinstance(prompts, (str, os.PathLike)):
+        if os.path.isfile(os.path.join(prompts, DESCRIPTION_FILE)):
+            return KeyedStore(prompts)
         return PromptBank.from_pretrained(prompts, token=token)
     if not hasattr(prompts, "provenance") or not hasattr(prompts, "__getitem__"):
         raise ConfigurationError(

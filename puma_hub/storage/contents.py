@@ -41,6 +41,8 @@ def contents(path: str | os.PathLike[str]) -> Contents:
         return _model(place)
     if not names:
         return Contents(None, "nothing: the folder is empty")
+    if {"store.json", "data.mdb"} <= {*names}:
+        return Contents(None, "a keyed store, which is opened with puma_hub.bank.KeyedStore")
     inside = [name for name in names if _is_ours(place / name)]
     if inside:
         return Contents(None, f"no bank or adapter itself, but there is one in {', '.join(map(shown, inside))}")
