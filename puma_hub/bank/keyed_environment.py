@@ -25,6 +25,7 @@ from puma_hub.bank.keyed_files import DATA_FILE, SEAL, StoreDescription, require
 from puma_hub.bank.keyed_records import Record, damaged
 from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import CheckpointError, MissingDependencyError, StorageError
+from puma_hub.storage.layout import resolved
 from puma_hub.storage.staging import bring_back
 
 if TYPE_CHECKING:
@@ -159,7 +160,7 @@ def open_files(folder: Path) -> StoreFiles:
         MissingDependencyError: LMDB is not installed.
     """
     if not folder.is_dir():
-        bring_back(folder)
+        bring_back(resolved(folder))
     data = data_path(folder)
     for attempt in range(_TRIES):
         identity = identity_of(data)

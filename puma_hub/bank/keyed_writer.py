@@ -10,6 +10,7 @@ import heapq
 import mmap
 import os
 import secrets
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -31,6 +32,8 @@ from puma_hub.bank.rounding import ROUNDED, WHOLE, Rounding
 from puma_hub.bank.users import require_known, user_list
 from puma_hub.errors import BankError, CheckpointError, StorageError
 from puma_hub.storage import new_folder
+from puma_hub.storage.layout import resolved
+from puma_hub.storage.staging import bring_back, is_aside
 from puma_hub.tasks import RatingHead
 
 try:
@@ -43,6 +46,7 @@ _SORTED_BYTES = 256 * 2**20  # of records in memory; more are sorted in files
 _READ_BYTES = 256 * 2**10  # of each of these files at once
 _COMMITTED_BYTES = 32 * 2**20
 _SPARE_PAGES = 4096
+_PAUSE = 0.01
 
 
 def write_store(folder: Path, bank: PromptBank, dtype: str) -> None:
@@ -202,12 +206,17 @@ def _alone(folder: Path) -> Iterator[None]:
 
     The lock is on the data itself, so it goes with it, and nothing is left behind by a killed process.
     """
-    path = folder / DATA_FILE
+    final = resolved(folder)
+    path = final / DATA_FILE
     while fcntl is not None:
         try:
             data = os.open(path, os.O_RDONLY)
-        except OSError:  # nothing there to lock
-            break
+        except OSError as error:
+            bring_back(final)
+            if isinstance(error, FileNotFoundError) and (path.exists() or is_aside(final)):
+                time.sleep(_PAUSE)
+                continue
+            break  # there is nothing to lock
         try:
             _lock(folder, data)
             if _is_still(path, data):

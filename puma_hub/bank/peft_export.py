@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,19 +16,19 @@ from puma_hub.bank.fit import require_owners, require_scorer
 from puma_hub.bank.peft_adapter import can_stand_in_front, prompt_at_tokens, prompt_in_front
 from puma_hub.bank.peft_card import export_card
 from puma_hub.bank.peft_files import CONFIG_FILE, FACTS_FILE, LAYOUT, README_FILE, WEIGHTS_FILE, PeftExport
-from puma_hub.errors import ConfigurationError, UnsupportedModelError
+from puma_hub.errors import ConfigurationError
 from puma_hub.hub.naming import is_hub_id, public_id
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.scorer.answer_tokens import Answers, find_answers
+from puma_hub.scorer.answer_tokens import Answers
 from puma_hub.scorer.embeddings_only import load_embeddings_only
-from puma_hub.scorer.encoding import RowEncoder, with_tokens
-from puma_hub.scorer.inputs import ModelInputs
-from puma_hub.scorer.models import cache_argument, max_positions, plain_model
+from puma_hub.scorer.encoding import with_tokens
+from puma_hub.scorer.models import plain_model
+from puma_hub.scorer.reader import RowReader
 from puma_hub.scorer.spare_tokens import spare_tokens
 from puma_hub.storage import new_folder, write_json
 from puma_hub.storage.layout import require_replaceable
-from puma_hub.tasks import PromptTemplate, Task, default_task
+from puma_hub.tasks import PromptTemplate, default_task
 from puma_hub.tasks.owners import USERS
 from puma_hub.tasks.template import USER
 
@@ -49,9 +49,9 @@ def export_prompt(
     prompt = torch.from_numpy(bank[user_id].copy())
     reader = _reader(bank, model, tokenizer, template)
     require_scorer(bank, reader, "to_peft")
-    _require_one_prompt(reader)
-    encoder = RowEncoder(reader.tokenizer, reader.template, max_positions(reader.model))
-    encoded = encoder.encode([_ROW], len(prompt))
+    task = reader.task if isinstance(model, PersonalizedLM) else bank.provenance.task
+    answers = Answers([], ()) if task is None else reader.answers
+    encoded = reader.encode([_ROW], len(prompt))
     (segments,), (before, after) = encoded.segments, encoded.texts()
     if before or not can_stand_in_front(reader.model):
         slot_ids = spare_tokens(reader.model, reader.tokenizer, len(prompt))
@@ -64,13 +64,13 @@ def export_prompt(
         peft_type=adapter.peft_type,
         slot_ids=tuple(slot_ids),
         slot_tokens=_names(reader.tokenizer, slot_ids),
-        leading_ids=encoder.text.leading,
+        leading_ids=reader.encoder.text.leading,
         model=replace(reader.spec, model_id=public_id(bank.model.model_id), revision=bank.model.revision),
         prompt_length=len(prompt),
         template=reader.template.text,
-        task=reader.task if reader.answers.ids else None,
-        answer_ids=tuple(reader.answers.ids),
-        answer_texts=reader.answers.texts,
+        task=task,
+        answer_ids=tuple(answers.ids),
+        answer_texts=answers.texts,
         embedding_scale=adapter.embedding_scale,
         example_text=f"<{USER}>".join(texts),
         example_ids=tuple(with_tokens(segments, {USER: slot_ids})),
@@ -89,27 +89,12 @@ def export_prompt(
     return export
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """An LLM with a template and a task, as far as texts are read. ``answers`` has none where no task is known."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    spec: ModelSpec
-    template: PromptTemplate
-    task: Task
-    answers: Answers
-
-    def require_spelling(self, texts: Sequence[str] | None) -> None:
-        self.answers.require_spelling(texts)
-
-
 def _reader(
     bank: PromptBank,
     model: PersonalizedLM | PreTrainedModel | str | os.PathLike[str] | None,
     tokenizer: PreTrainedTokenizerBase | None,
     template: PromptTemplate | str | None,
-) -> _Reader:
+) -> RowReader:
     """The LLM of the bank, of which little more than the input embeddings is loaded.
 
     Raises:
@@ -118,8 +103,7 @@ def _reader(
     if isinstance(model, PersonalizedLM):
         if tokenizer is not None or (template is not None and PromptTemplate.of(template) != model.template):
             raise ConfigurationError("a PersonalizedLM has its own tokenizer and template; give them to it")
-        answers = Answers(model.answer_ids, model.answer_texts)
-        return _Reader(model.model, model.tokenizer, model.spec, model.template, model.task, answers)
+        return RowReader.of_scorer(model)
     known = bank.provenance
     if model is None or isinstance(model, (str, os.PathLike)):
         if tokenizer is not None:
@@ -132,34 +116,9 @@ def _reader(
         loaded, name = plain_model(model), known.model.model_id
         if tokenizer is None:
             raise ConfigurationError("a loaded model needs its tokenizer; give tokenizer=, or the model's folder or id")
-    cache_argument(loaded)
     task = known.task or default_task()
     chosen = PromptTemplate.of(template or known.template or task.template)
-    encoder = RowEncoder(tokenizer, chosen, max_positions(loaded))
-    answers = Answers([], ())
-    if known.task is not None:
-        answers = find_answers(tokenizer, encoder.text, chosen, task.answers)
-        ModelInputs(loaded).require_known([answers.ids])
-    return _Reader(loaded, tokenizer, ModelSpec.from_model(loaded, name), chosen, task, answers)
-
-
-def _require_one_prompt(reader: _Reader) -> None:
-    """Refuse what a PEFT adapter cannot hold.
-
-    Raises:
-        ConfigurationError: the template has two soft slots.
-        UnsupportedModelError: the model has more than one embedding of a token.
-    """
-    if len(reader.template.soft_slots) > 1:
-        raise ConfigurationError(
-            f"the template {reader.template.text!r} has two soft slots, and a PEFT adapter holds one prompt; export "
-            "prompts of a template with <user> alone"
-        )
-    if ModelInputs(reader.model).has_layers:
-        raise UnsupportedModelError(
-            f"{type(reader.model).__name__} has an embedding of each token for every layer, and PEFT's soft prompts "
-            "have none; score its prompts with PersonalizedLM"
-        )
+    return RowReader(loaded, tokenizer, ModelSpec.from_model(loaded, name), chosen, task)
 
 
 def _names(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> tuple[str, ...]:

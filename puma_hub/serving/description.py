@@ -24,23 +24,23 @@ _ROWS = tuple(
 def describe(inputs: PromptInputs) -> dict[str, Any]:
     """Everything but the prompts: model, template, tokens, answers, head and examples, as plain data. No user in it."""
     encoded = [inputs.segments(row) for row in _ROWS]
-    before, after = inputs.template.text.split("<user>")
+    before, after = inputs.reader.template.text.split("<user>")
     return {
         "format_version": FORMAT_VERSION,
         "puma_hub_version": __version__,
-        "model": inputs.spec.to_dict(),
-        "max_positions": inputs.encoder.max_length,
+        "model": inputs.reader.spec.to_dict(),
+        "max_positions": inputs.reader.encoder.max_length,
         "prompts": {
             "length": inputs.bank.shape[0],
             "stand_for": "what the embedding layer returns; they are not multiplied by its scale",
-            "embedding_scale": embedding_scale(inputs.model),
+            "embedding_scale": embedding_scale(inputs.reader.model),
         },
         "text": {
-            "template": inputs.template.text,
+            "template": inputs.reader.template.text,
             "slot": "<user>",
             "before": before,
             "after": after,
-            "leading_ids": list(inputs.encoder.text.leading),
+            "leading_ids": list(inputs.reader.encoder.text.leading),
             "prefix_ids": _constant(encoded, 0),
             "suffix_ids": _constant(encoded, -1),
             "rule": (
@@ -48,9 +48,9 @@ def describe(inputs: PromptInputs) -> dict[str, Any]:
                 "prompt's rows, then the text after it tokenised as a continuation; null where they depend on the row"
             ),
         },
-        "task": inputs.task.to_dict(),
-        "answers": list(inputs.task.answers),
-        "answer_texts": list(inputs.answer_texts),
+        "task": inputs.reader.task.to_dict(),
+        "answers": list(inputs.reader.task.answers),
+        "answer_texts": list(inputs.answers.texts),
         "answer_ids": inputs.answer_ids,
         "head": _head(inputs),
         "examples": {
@@ -93,10 +93,10 @@ def _head(inputs: PromptInputs) -> dict[str, Any] | None:
 
 def _scores(inputs: PromptInputs) -> list[dict[str, Any]]:
     """Scores of made-up log-probabilities, to compare an implementation with."""
-    if inputs.task.offset_column is not None:
+    if inputs.reader.task.offset_column is not None:
         return []
     rising = [-0.5 * place for place in range(len(inputs.answer_ids))]
     made = [rising, rising[::-1]]
     with torch.no_grad():
-        found = inputs.task.predict(torch.tensor(made), inputs.head).tolist()
+        found = inputs.reader.task.predict(torch.tensor(made), inputs.head).tolist()
     return [{"logits": logits, "score": score} for logits, score in zip(made, found)]

@@ -11,14 +11,12 @@ import numpy as np
 import torch
 
 from puma_hub.bank.fit import require_scorer
-from puma_hub.errors import ConfigurationError, MismatchError, UnsupportedModelError
+from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.identity import ModelSpec
 from puma_hub.scorer import PersonalizedLM
-from puma_hub.scorer.answer_tokens import find_answers
 from puma_hub.scorer.embeddings_only import load_embeddings_only
-from puma_hub.scorer.encoding import RowEncoder, Segments
-from puma_hub.scorer.inputs import ModelInputs
-from puma_hub.scorer.models import cache_argument, max_positions
+from puma_hub.scorer.encoding import Segments
+from puma_hub.scorer.reader import RowReader
 from puma_hub.scorer.slot_texts import SLOT, SlotTexts
 from puma_hub.serving.prompts import Prompts, open_prompts
 from puma_hub.tasks import PromptTemplate, RatingHead, Task, default_task
@@ -60,39 +58,23 @@ class PromptInputs:
         self.bank = open_prompts(bank, token)
         known = self.bank.provenance
         if isinstance(model, PersonalizedLM):
-            if task not in (None, model.task) or (
-                template is not None and PromptTemplate.of(template) != model.template
-            ):
+            other = template is not None and PromptTemplate.of(template) != model.template
+            if task not in (None, model.task) or other:
                 raise ConfigurationError("a PersonalizedLM has its own template and task; give them to it")
-            self.task, self.template = model.task, model.template
-            self.model, tokenizer, self.spec = model.model, model.tokenizer, model.spec
+            self.reader = RowReader.of_scorer(model)
         else:
-            self.task = task or known.task or default_task()
-            self.template = PromptTemplate.of(template or known.template or self.task.template)
-            self.model, tokenizer = load_embeddings_only(str(model), dtype=dtype, revision=revision, token=token)
-            self.spec = ModelSpec.from_model(self.model, str(model), revision)
-        cache_argument(self.model)
-        self.inputs = ModelInputs(self.model)
-        if self.inputs.has_layers:
-            raise UnsupportedModelError(
-                f"{type(self.model).__name__} has a separate embedding for each layer, which engines take no input "
-                "for; score it with PersonalizedLM"
-            )
-        if len(self.template.soft_slots) > 1:
-            raise ConfigurationError(
-                f"the template {self.template.text!r} has two soft slots; requests hold one user's prompt. Train with "
-                "a template with <user> alone"
-            )
-        self.tokenizer = tokenizer
-        self.encoder = RowEncoder(tokenizer, self.template, max_positions(self.model), truncate_items)
-        self.texts = SlotTexts(tokenizer, self.inputs)
-        self._answers = find_answers(tokenizer, self.encoder.text, self.template, self.task.answers)
-        self.inputs.require_known([self.answer_ids])
-        require_scorer(self.bank, self, "requests")
+            task = task or known.task or default_task()
+            template = PromptTemplate.of(template or known.template or task.template)
+            loaded, tokenizer = load_embeddings_only(str(model), dtype=dtype, revision=revision, token=token)
+            spec = ModelSpec.from_model(loaded, str(model), revision)
+            self.reader = RowReader(loaded, tokenizer, spec, template, task, truncate_items)
+        require_scorer(self.bank, self.reader, "requests")
+        self.texts = SlotTexts(self.reader.tokenizer, self.reader.inputs)
+        self.answers = self.reader.answers
         self.head = self._fitting(head if head is not None else self.bank.head)
 
     def _fitting(self, head: RatingHead | None) -> RatingHead | None:
-        if head is None or not self.task.has_head:
+        if head is None or not self.reader.task.has_head:
             return None
         if head.answers != len(self.answer_ids):
             raise MismatchError(
@@ -107,16 +89,7 @@ class PromptInputs:
     @property
     def answer_ids(self) -> list[int]:
         """The token id of each answer, in the task's order."""
-        return self._answers.ids
-
-    def require_spelling(self, texts: Sequence[str] | None) -> None:
-        """See :meth:`puma_hub.scorer.answer_tokens.Answers.require_spelling`."""
-        self._answers.require_spelling(texts)
-
-    @property
-    def answer_texts(self) -> tuple[str, ...]:
-        """The spelling of each answer, in the task's order."""
-        return self._answers.texts
+        return self.answers.ids
 
     def segments(self, row: Mapping[str, Any]) -> Segments:
         """The row's token ids, and the slot of the prompt among them.
@@ -126,9 +99,7 @@ class PromptInputs:
             TemplateError: it does not fit the model with its prompt.
             MismatchError: the model has no embedding of a token.
         """
-        encoded = self.encoder.encode([row], self.bank.shape[0])
-        self.inputs.require_known(encoded.texts())
-        return encoded.segments[0]
+        return self.reader.encode([row], self.bank.shape[0]).segments[0]
 
     def segments_of_text(self, text: str | Sequence[Mapping[str, Any]]) -> Segments:
         """As :meth:`segments`, of a text with ``<user>``, or of a chat; without ``<user>`` the prompt is in front.
@@ -147,7 +118,7 @@ class PromptInputs:
             UnknownUserError: the bank has no such user.
         """
         with torch.no_grad():
-            inputs = self.inputs.of([segments], {USER: self.prompt(user_id)[None]})
+            inputs = self.reader.inputs.of([segments], {USER: self.prompt(user_id)[None]})
         return inputs["inputs_embeds"][0].cpu()
 
     def prompt(self, user_id: str) -> torch.Tensor:

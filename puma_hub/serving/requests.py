@@ -65,7 +65,7 @@ class PromptRequests(PromptInputs):
         segments, prompt = self.segments(row), self.prompt(user_id)
         ids = with_tokens(segments, {USER: [self._filler] * len(prompt)})
         start = len(segments[0])  # type: ignore[arg-type]
-        embeds = torch.zeros(len(ids), self.inputs.hidden_size, dtype=self.model.dtype)
+        embeds = torch.zeros(len(ids), self.reader.inputs.hidden_size, dtype=self.reader.model.dtype)
         embeds[start : start + len(prompt)] = prompt.to(embeds.dtype)
         is_text = [not start <= place < start + len(prompt) for place in range(len(ids))]
         return {"prompt_token_ids": ids, "prompt_embeds": embeds, "prompt_is_token_ids": is_text}
@@ -114,17 +114,17 @@ class PromptRequests(PromptInputs):
             TemplateError: a content is no text, or there are several ``<user>``.
         """
         self.texts.of_chat(messages)  # refuses what cannot be rendered
-        part = {"type": "prompt_embeds", "data": _encoded(self.prompt(user_id).to(self.model.dtype))}
+        part = {"type": "prompt_embeds", "data": _encoded(self.prompt(user_id).to(self.reader.model.dtype))}
         found = [dict(message) for message in messages]
         holding = next((message for message in found if SLOT in message["content"]), found[0])
         before, _, after = holding["content"].rpartition(SLOT)
         texts = ({"type": "text", "text": text} if text else None for text in (before, after))
         first, last = texts
         holding["content"] = [one for one in (first, part, last) if one is not None]
-        return {"model": self.spec.model_id, "messages": found, **options}
+        return {"model": self.reader.spec.model_id, "messages": found, **options}
 
     def _http_body(self, embeds: torch.Tensor, **options: Any) -> dict[str, Any]:
-        return {"model": self.spec.model_id, "prompt_embeds": _encoded(embeds), **options}
+        return {"model": self.reader.spec.model_id, "prompt_embeds": _encoded(embeds), **options}
 
     def sglang(self, user_id: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request to SGLang's ``/generate``, with ``input_embeds`` as lists of numbers.
@@ -151,14 +151,14 @@ class PromptRequests(PromptInputs):
         """
         segments, prompt = self.segments(row), self.prompt(user_id)
         used = set(with_tokens(segments, {USER: []}))
-        filler = next(token for token in range(self.inputs.rows) if token not in used)
+        filler = next(token for token in range(self.reader.inputs.rows) if token not in used)
         ids = with_tokens(segments, {USER: [filler] * len(prompt)})
         places = [place for place, token in enumerate(ids) if token == filler]
         cut = places[0] if places[-1] == len(ids) - 1 else places[-1] + 1
         values = prompt.float().tolist()
         in_query = cut > places[0]
         return {
-            "model": self.spec.model_id,
+            "model": self.reader.spec.model_id,
             "query": ids[:cut],
             "items": [ids[cut:]],
             "label_token_ids": self.answer_ids,
@@ -171,7 +171,7 @@ class PromptRequests(PromptInputs):
     @property
     def _filler(self) -> int:
         """A token that stands where a soft prompt is; the engine does not look at it."""
-        return int(self.model.config.get_text_config().pad_token_id or 0)
+        return int(self.reader.model.config.get_text_config().pad_token_id or 0)
 
     # Answers
 
@@ -191,8 +191,8 @@ class PromptRequests(PromptInputs):
         """
         logits = torch.tensor([answer_logprobs(logprobs, self.answer_ids)], dtype=torch.float32)
         with torch.no_grad():
-            score = float(self.task.predict(logits, self.head)) + self.task.offset_of(row)
-        return {"score": score, "distribution": dict(zip(self.task.answers, logits[0].softmax(-1).tolist()))}
+            score = float(self.reader.task.predict(logits, self.head)) + self.reader.task.offset_of(row)
+        return {"score": score, "distribution": dict(zip(self.reader.task.answers, logits[0].softmax(-1).tolist()))}
 
 
 def _encoded(tensor: torch.Tensor) -> str:
