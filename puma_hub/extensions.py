@@ -267,6 +267,13 @@ ENGINES = Registry("engine")
 ENGINES.register("torch", "puma_hub.migration.engine:in_torch", "one batch after another on the adapter's device")
 ENGINES.register("ray", "puma_hub.migration.ray_files:in_ray", "files to files on a Ray cluster (puma_hub[ray])")
 
+SERVING_BACKENDS = Registry("back end")
+"""``(setting, *, options) -> Backend`` of the HTTP service, see :mod:`puma_hub.serving.service.backend`."""
+SERVING_BACKENDS.register("local", "puma_hub.serving.service.local:LocalBackend", "the LLM runs in this process")
+SERVING_BACKENDS.register(
+    "vllm", "puma_hub.serving.service.vllm:VllmBackend", "the LLM runs in a vLLM server at --option url=ADDRESS"
+)
+
 STAND_INS = Registry("stand-in")
 """``(banks, users, centers) -> fill`` for users whom a source bank lacks, see :mod:`puma_hub.migration.missing`."""
 STAND_INS.register("mean", "puma_hub.migration.missing:mean_prompt", "the mean prompt of the bank")
@@ -305,4 +312,5 @@ BENCHMARKS.register("score", "puma_hub.benchmarks.language_model:bench_score", "
 BENCHMARKS.register("select", "puma_hub.benchmarks.prompts:bench_select", "choosing users")
 BENCHMARKS.register("migrate", "puma_hub.benchmarks.prompts:bench_migrate", "migrating a bank, disk to disk")
 BENCHMARKS.register("bank", "puma_hub.benchmarks.prompts:bench_bank", "opening, looking up and saving")
+BENCHMARKS.register("store", "puma_hub.benchmarks.store:bench_store", "a keyed store: writing, opening, look-ups")
 BENCHMARKS.register("import", "puma_hub.benchmarks.prompts:bench_import", "starting")

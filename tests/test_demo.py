@@ -13,7 +13,6 @@ from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformers.utils import logging as transformers_logging
@@ -23,12 +22,10 @@ from puma_hub.adapter.facts import AdapterFacts
 from puma_hub.cli import demo_command
 from puma_hub.cli.main import main
 from puma_hub.data import load_interactions
-from puma_hub.data.movielens import ITEMS_FILE, RATINGS_FILE
 from puma_hub.demo import settings as demo_settings
 from puma_hub.demo.demo_rows import DemoRows, of_popular_items
-from puma_hub.demo.picture import PICTURE, draw, gain_by_user
+from puma_hub.demo.picture import PICTURE, draw
 from puma_hub.demo.planned_work import STAGES, planned_work
-from puma_hub.demo.png import require_own_picture
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.run import run_demo
 from puma_hub.demo.settings import SOURCE_MODEL, TARGET_MODEL, DemoSettings
@@ -36,29 +33,15 @@ from puma_hub.demo.stages import Stages
 from puma_hub.demo.table import compared, demo_table
 from puma_hub.errors import ConfigurationError, StorageError
 from puma_hub.evaluation.compare import Controls
+from puma_hub.evaluation.pictures import require_own_file
 from puma_hub.scorer.tokens import Tokens
 from puma_hub.tasks import RatingTask
-
-USERS, ITEMS = 60, 30
+from tests.small_movielens import USERS, write_movielens
 
 
 @pytest.fixture(scope="module")
 def movielens(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files like MovieLens-100K's: user u rated the items up to 29 - u // 2, so item 0 has the most ratings."""
-    folder = tmp_path_factory.mktemp("movielens")
-    pairs = [(user, item) for user in range(USERS) for item in range(ITEMS - user // 2)]
-    generator = np.random.default_rng(0)
-    pd.DataFrame(
-        {
-            "user_id": [user for user, _ in pairs],
-            "movie_id": [item for _, item in pairs],
-            "rating": generator.integers(1, 6, len(pairs)),
-            "timestamp": generator.integers(0, 10**6, len(pairs)),
-        }
-    ).to_parquet(folder / RATINGS_FILE)
-    titles = {"movie_id": range(ITEMS), "movie_title": [f"Film {item}" for item in range(ITEMS)]}
-    pd.DataFrame(titles | {"Action": [1] * ITEMS}).to_parquet(folder / ITEMS_FILE)
-    return folder
+    return write_movielens(tmp_path_factory.mktemp("movielens"))
 
 
 def test_a_full_run_has_the_rows_of_load_interactions(movielens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,7 +196,7 @@ def _controls(seed: int) -> Controls:
 
 def test_a_users_gain_is_the_difference_of_two_rmse() -> None:
     controls = _controls(1)
-    gains = gain_by_user(controls)
+    gains = controls.gain_by_user()
     for number in (0, 7, 19):
         rows = slice(4 * number, 4 * number + 4)
         errors = [
@@ -241,7 +224,7 @@ def test_the_picture_is_a_png_of_a_sane_size(tmp_path: Path, retention: float | 
     assert image[:8] == b"\x89PNG\r\n\x1a\n"
     assert [int.from_bytes(image[at : at + 4], "big") for at in (16, 20)] == [1320, 510]
     assert 10_000 < len(image) < 300_000
-    require_own_picture(path)
+    require_own_file(path)
     draw(results, report, path)
 
 
@@ -249,7 +232,7 @@ def test_somebody_elses_picture_stays(tmp_path: Path) -> None:
     (tmp_path / PICTURE).write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
     assert main(["demo", "--out", str(tmp_path)]) == 1
     with pytest.raises(StorageError, match="no picture of puma_hub"):
-        require_own_picture(tmp_path / PICTURE)
+        require_own_file(tmp_path / PICTURE)
 
 
 def test_what_draws_is_asked_for_before_the_work(

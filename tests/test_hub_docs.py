@@ -234,3 +234,32 @@ def test_engines(place: Path, login: Callable[..., None]) -> None:
     printed = run("engines.md", "engines")
     assert "'logprob_token_ids'" in printed and "'prompt_embeds'" in printed and "'5': 0.2" in printed
     assert (place / "serving.json").is_file()
+
+
+def test_peft(place: Path) -> None:
+    import peft
+
+    source = PersonalizedLM.from_pretrained(SOURCE)
+    make_bank(9, template="rating", task=source.task).with_provenance(model=source.spec).save_pretrained("source/bank")
+    for user in ("ann", "bob"):
+        config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+        model = peft.get_peft_model(make_model("llama"), config)
+        model.save_pretrained(place / "adapters" / user, save_embedding_layers=False)
+    printed = run("peft.md", "peft")
+    assert "TRAINABLE_TOKENS (399,) (" in printed and "tensor([0." in printed
+    assert "PromptBank(2 users, prompts 2 x 32" in printed and "<user> <item>" in printed
+    assert PromptBank.from_pretrained(place / "peft-bank").user_ids == ["ann", "bob"]
+
+
+def test_operate(place: Path) -> None:
+    source, target = (PersonalizedLM.from_pretrained(name) for name in (SOURCE, TARGET))
+    bank = make_bank(10, template="rating").with_provenance(model=source.spec)
+    adapter = PumaAdapter(PumaConfig(sources=[source.spec], target=target.spec)).eval()
+    adapter.save_pretrained(place / "migrator" / "adapter")
+    bank.save_pretrained(place / "source" / "bank")
+    adapter.migrate(bank).save_pretrained(place / "target-bank")
+    (place / "users.txt").write_text("user-1\nuser-2\n")
+    printed = run("operate.md", "operate")
+    assert "rmse on 20 rows of 10 users" in printed and "pass users >= 5: 10" in printed
+    assert "\nFAIL worse_share <= 0.05: it is not defined" in printed  # of two rows a user
+    assert "16 held-out rows of 8 users" in (place / "unseen.html").read_text(encoding="utf-8")

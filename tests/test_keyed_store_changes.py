@@ -24,6 +24,7 @@ from puma_hub.errors import (
     StorageError,
     UnknownUserError,
 )
+from puma_hub.storage.staging import OLD, private_folder
 from puma_hub.tasks import RatingHead
 from tests.conftest import make_bank
 from tests.keyed_stores import DTYPES, SPEC, contents, ended_well, in_child, leftovers, many_users, rounded, version_of
@@ -211,3 +212,35 @@ def test_a_folder_that_the_reader_may_not_write(bank: PromptBank, tmp_path: Path
 
     assert ended_well(in_child(as_nobody))
     assert "user-1" in KeyedStore(tmp_path / "store")
+
+
+def test_a_process_killed_between_two_renames(tmp_path: Path) -> None:
+    """The store that it had moved aside comes back when it is next opened; until then open files stay in use."""
+    version_of(1).to_lmdb(tmp_path / "store")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "links" / "current").symlink_to(tmp_path / "store")
+    store = KeyedStore(tmp_path / "links" / "current")
+
+    def killed() -> None:
+        aside = private_folder(tmp_path / "store")
+        os.rename(tmp_path / "store", aside / OLD)
+
+    assert ended_well(in_child(killed))
+    assert store["user-1"][0, 0] == 1 and not (tmp_path / "store").exists()
+    assert KeyedStore(tmp_path / "links" / "current")["user-2"][0, 0] == 1
+    assert ended_well(in_child(killed))
+    store.delete(["user-1"])
+    assert len(store) == 299 and sorted(os.listdir(tmp_path)) == ["links", "store"]
+
+
+def test_a_writer_waits_while_another_is_between_its_renames(tmp_path: Path) -> None:
+    version_of(1).to_lmdb(tmp_path / "store")
+    aside = private_folder(tmp_path / "store")
+    os.rename(tmp_path / "store", aside / OLD)
+    waiting = threading.Thread(target=version_of(2).to_lmdb, args=(tmp_path / "store",))
+    waiting.start()
+    time.sleep(0.3)
+    assert waiting.is_alive() and not (tmp_path / "store").exists()
+    os.rename(aside / OLD, tmp_path / "store")
+    waiting.join(60)
+    assert KeyedStore(tmp_path / "store")["user-1"][0, 0] == 2

@@ -145,6 +145,7 @@ def test_wheel_and_editable_install(tmp_path: Path) -> None:
     wheel = next(tmp_path.glob("puma_hub-*.whl"))
     names = zipfile.ZipFile(wheel).namelist()
     assert {"puma_hub/py.typed", "puma_hub/hub_templates/adapter_card.md", "puma_hub/cli/main.py"} <= set(names)
+    assert {"puma_hub/space/scores.html", "puma_hub/space/style.css"} <= set(names)
     assert {f"puma_hub/reproduce/presets/{preset}.yaml" for preset in ("cpu", "paper")} <= set(names)
     assert not [name for name in names if name.startswith(("tests", "examples", "hub_templates"))]
     assert {str(file.relative_to(ROOT)) for file in (ROOT / "puma_hub").rglob("*.py")} <= set(names)

@@ -34,7 +34,7 @@ def bench_migrate(setting: BenchSetting) -> Iterator[Measured]:
     Straightforward: ``datasets`` maps rows through the adapter, 1,000 at once, and writes Parquet. The limits are the
     bare matrix products of the adapter, and reading and writing the same files without computing.
     """
-    bank = _bank(setting)
+    bank = source_bank(setting)
     for linear in (False, True):
         adapter = _adapter(bank, linear)
         products = [weight for weight in adapter.parameters() if weight.ndim == 2 and len(weight) > 1]
@@ -54,7 +54,7 @@ def bench_migrate(setting: BenchSetting) -> Iterator[Measured]:
 
 def bench_bank(setting: BenchSetting) -> Iterator[Measured]:
     """Opening a bank, looking a user up, and saving. Straightforward: ``datasets`` on the same Parquet files."""
-    bank = _bank(setting)
+    bank = source_bank(setting)
     folder = setting.folder / "source"
     files = [str(path) for path in sorted(folder.glob("data/*.parquet"))]
 
@@ -82,7 +82,7 @@ def bench_select(setting: BenchSetting) -> Iterator[Measured]:
     """
     from sklearn.cluster import KMeans
 
-    bank = _bank(setting)
+    bank = source_bank(setting)
     rng = np.random.default_rng(0)
     owners = np.repeat(np.arange(len(bank)), 5)
     rows = datasets.Dataset.from_dict(
@@ -122,7 +122,7 @@ def _python(program: str) -> Callable[[], None]:
     return run
 
 
-def _bank(setting: BenchSetting) -> PromptBank:
+def source_bank(setting: BenchSetting) -> PromptBank:
     folder = setting.folder / "source"
     if not (folder / "bank.json").is_file():
         setting.say(f"writing prompts of {setting.users} users")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="of the LLMs, such as cpu or cuda (default: cuda if there is one)")
     parser.add_argument("--seconds", type=float, default=120.0, help="for all cases together, about (default: 120)")
     parser.add_argument(
-        "--users", type=whole_number, default=100_000, help="of select, migrate and bank (default: 100000)"
+        "--users", type=whole_number, default=100_000, help="of select, migrate, bank and store (default: 100000)"
     )
     parser.add_argument("--compare", metavar="FILE", help="a report of --json to compare with")
 

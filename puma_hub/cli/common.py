@@ -228,24 +228,26 @@ def task_of(args: argparse.Namespace) -> Task:
     return task.with_offset(BIAS) if getattr(args, "biases", False) else task
 
 
-def load_lm(name: str, args: argparse.Namespace, template: str | None) -> PersonalizedLM:
+def load_lm(name: str, args: argparse.Namespace, template: str | None, task: Task | None = None) -> PersonalizedLM:
     """The scorer named on the command line, with ``template`` if given. A fetched model is found by its short name.
+
+    Its task is ``task``, or else the one on the command line.
 
     A fetched model has the Hub id of its original, and a revision of its own.
     """
     from puma_hub.demo.sources import MODELS
     from puma_hub.scorer import PersonalizedLM
 
-    where = name
+    where = model_place(name)
     identity: dict[str, Any] = {"model_id": name, "revision": None}
-    if name in MODELS and os.path.isdir(name):
-        say(f"{name} is a local folder, so it is used in place of the fetched model of that name")
+    if where != name:
+        identity = {"model_id": MODELS[name].hub_id, "revision": MODELS[name].revision}
     elif name in MODELS:
-        where, identity = _fetched(name), {"model_id": MODELS[name].hub_id, "revision": MODELS[name].revision}
+        say(f"{name} is a local folder, so it is used in place of the fetched model of that name")
     return PersonalizedLM.from_pretrained(
         where,
         template=template,
-        task=task_of(args),
+        task=task_of(args) if task is None else task,
         dtype=args.dtype,
         device=args.device,
         prefix_cache=args.prefix_cache,
@@ -255,10 +257,18 @@ def load_lm(name: str, args: argparse.Namespace, template: str | None) -> Person
     )
 
 
-def _fetched(name: str) -> str:
+def model_place(name: str) -> str:
+    """The folder of a fetched model; any other name as it is.
+
+    Raises:
+        StorageError: the model has not been fetched.
+    """
     from puma_hub.data.cache import model_folder
+    from puma_hub.demo.sources import MODELS
     from puma_hub.errors import StorageError
 
+    if name not in MODELS or os.path.isdir(name):
+        return name
     folder = model_folder(name)
     if not folder.is_dir():
         raise StorageError(f"the model {name} is not in {folder.parent}; fetch it first: puma-hub fetch {name}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from puma_hub.cli import common, reading
+from puma_hub.cli import reading, sides
 from puma_hub.cli.output import Result, metrics_table
 
 EXAMPLE = (
@@ -14,14 +14,7 @@ EXAMPLE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_model(parser)
-    parser.add_argument(
-        "--bank", required=True, metavar="ID", help="folder or Hub id of the migrated bank, for --model"
-    )
-    parser.add_argument("--source", required=True, metavar="ID", help="the source LLM")
-    parser.add_argument(
-        "--source-bank", required=True, metavar="ID", help="folder or Hub id of the bank before the migration"
-    )
+    sides.add_sides(parser)
     reading.add_interactions(parser)
     reading.add_allow_training_rows(parser)
     parser.add_argument("--seed", type=int, default=42, help="seed of the shuffled prompts (default: 42)")
@@ -29,16 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
-    from puma_hub.bank import PromptBank
     from puma_hub.evaluation import compare_banks
 
-    before, after = PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
-    source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
-    target_lm = common.load_lm(args.model, args, args.template or after.provenance.template)
+    both = sides.load_sides(args)
     rows = reading.load_rows(args)["validation"]
-    report = compare_banks(
-        source_lm, before, target_lm, after, rows, seed=args.seed, allow_training_rows=args.allow_training_rows
-    )
+    report = compare_banks(*both, rows, seed=args.seed, allow_training_rows=args.allow_training_rows)
     if not args.show_users:
         del report["worse_user_ids"]  # ids are personal
     names = ("own", "mean", "shuffled", "gain")

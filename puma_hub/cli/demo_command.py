@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from puma_hub.cli.common import whole_number
 from puma_hub.cli.output import Result, say
+
+if TYPE_CHECKING:
+    from puma_hub.demo.settings import DemoSettings
 
 EXAMPLE = "puma-hub demo --seed 42 --out puma-demo --json report.json"
 _USERS = 60  # DemoSettings' own default, without importing torch for --help
@@ -29,10 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--models", choices=("wheels", "hub"), default="wheels", help="where the LLMs come from")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="dtype of the LLMs")
+    parser.add_argument(
+        "--ui",
+        action="store_true",
+        help="then show both LLMs' scores in a browser, at an address of this machine; a finished demo in DIR with the "
+        "same settings is not run again",
+    )
 
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.cli.outputs import check_outputs
+    from puma_hub.demo.finished import finished_demo
     from puma_hub.demo.picture import PICTURE
     from puma_hub.demo.run import demo_folders, run_demo
     from puma_hub.demo.settings import DemoSettings
@@ -46,8 +58,22 @@ def run(args: argparse.Namespace) -> Result:
         models=args.models,
         dtype=args.dtype,
     )
-    folders, working = demo_folders(settings)
-    check_outputs(args, folders, working)
-    report = run_demo(settings, say)
+    report = None
+    if args.ui:
+        from puma_hub.space.app import gradio_module
+
+        gradio_module()  # if it is missing, that is said now and not after the demo
+        report = finished_demo(settings)
+    if report is None:
+        folders, working = demo_folders(settings)
+        check_outputs(args, folders, working)
+        report = run_demo(settings, say)
     say(f"adapter, banks, report and {PICTURE} are in {args.out}")
-    return Result(demo_table(report), report)
+    return Result(demo_table(report), report, partial(_show, settings, report) if args.ui else None)
+
+
+def _show(settings: DemoSettings, report: dict[str, Any]) -> None:
+    from puma_hub.space import build_app, launch
+    from puma_hub.space.demo import demo_content
+
+    launch(build_app(demo_content(settings, report, say)), say=say)

@@ -29,11 +29,14 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("chain", "chain", "migrate a bank through several adapters"),
     ("evaluate", "evaluate", "score held-out rows with a bank and with the baselines"),
     ("compare", "compare", "compare a source bank with a migrated one, with the controls"),
+    ("report", "report", "report on a migration as one page: errors with intervals, agreement, drift, who gets worse"),
+    ("gate", "gate", "say whether a report meets conditions, by the exit status"),
     ("card", "card", "make or refresh an adapter's model card"),
     ("push", "push", "publish an adapter or a bank on the Hub"),
     ("search", "search", "list published adapters"),
     ("route", "route", "find the cheapest chain of published adapters"),
     ("info", "info", "describe a bank or an adapter"),
+    ("serve", "serve", "answer requests with users' prompts over HTTP, as OpenAI's API and for scores"),
     ("reproduce", "reproduce", "run an experiment of the paper, or of ours, for several seeds"),
     ("bench", "bench", "measure the training step against a straightforward one"),
 )
@@ -71,7 +74,7 @@ def _joined(arguments: Sequence[str]) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command. Return 0 if it succeeds, 1 if it fails, 2 for wrong arguments."""
+    """Run a command. Return 0 if it succeeds, 1 if it fails or its answer is no, 2 for wrong arguments."""
     args = build_parser().parse_args(_joined(sys.argv[1:] if arguments is None else arguments))
     from puma_hub.errors import ConfigurationError, PumaHubError, without_secrets
     from puma_hub.hub.markup import visible
@@ -87,6 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             result = args.run(args)
         if processes.is_main():
             finish(result, args.json)
+            if result.after is not None:
+                result.after()
+        return result.status
     except PumaHubError as error:
         if args.debug:
             raise
@@ -103,7 +109,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reason = without_secrets(visible(f"{type(error).__name__}: {error}"))[:500]
         print(f"puma-hub {args.command}: unexpected error: {reason} (--debug shows where)", file=sys.stderr)
         return 1
-    return 0
 
 
 def entry() -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Result:
-    """``text`` is printed to standard output; ``report`` is written to the file of ``--json``."""
+    """``text`` is printed to standard output; ``report`` is written to the file of ``--json``; then comes ``after``.
+
+    ``status``: the exit status, 1 where the work was done and the answer is no.
+    """
 
     text: str
     report: dict[str, Any]
+    after: Callable[[], None] | None = None
+    status: int = 0
 
 
 def say(message: str) -> None:
@@ -27,7 +32,7 @@ def finish(result: Result, json_file: str | None) -> None:
         from puma_hub.storage import write_json
 
         write_json(json_file, result.report)
-    print(result.text)
+    print(result.text, flush=True)  # before what comes after
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

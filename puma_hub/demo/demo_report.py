@@ -80,11 +80,17 @@ def demo_report(results: DemoResults) -> dict[str, Any]:
             "target": SOURCES[TARGET_MODEL].hub_id,
             "from": settings.models,
         },
-        "settings": asdict(settings)
-        | {"items": settings.items, "dtype": str(compute_dtype(settings.dtype)).removeprefix("torch.")},
+        "settings": settings_in_report(settings) | {"out": settings.out},
         "seed": settings.seed,
         "versions": versions(),
     }
+
+
+def settings_in_report(settings: DemoSettings) -> dict[str, Any]:
+    """What decides the results: the settings but for the folder, and with the dtype that was computed in."""
+    dtype = str(compute_dtype(settings.dtype)).removeprefix("torch.")
+    decided = {name: value for name, value in asdict(settings).items() if name != "out"}
+    return decided | {"items": settings.items, "dtype": dtype}
 
 
 def demo_facts(results: DemoResults, report: dict[str, Any]) -> AdapterFacts:

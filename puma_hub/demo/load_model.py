@@ -11,16 +11,18 @@ from puma_hub.demo.sources import SOURCES
 from puma_hub.scorer import PersonalizedLM
 
 
-def load_model(name: str, settings: DemoSettings, say: Callable[[str], None]) -> PersonalizedLM:
+def load_model(
+    name: str, settings: DemoSettings, say: Callable[[str], None], device: str | None = None
+) -> PersonalizedLM:
     """Load a model of the demo by its name in ``SOURCES``, fetching it first where it is not in the cache."""
     source, dtype = SOURCES[name], compute_dtype(settings.dtype)
     assert source.hub_id is not None
     if settings.models == "hub":
         say(f"loading {source.hub_id}")
-        return PersonalizedLM.from_pretrained(source.hub_id, dtype=dtype)
+        return PersonalizedLM.from_pretrained(source.hub_id, dtype=dtype, device=device)
     folder, identity = fetched_model(name, say)
     say(f"loading {name}")
-    return PersonalizedLM.from_pretrained(folder, dtype=dtype, **identity)
+    return PersonalizedLM.from_pretrained(folder, dtype=dtype, device=device, **identity)
 
 
 def fetched_model(name: str, say: Callable[[str], None]) -> tuple[str, dict[str, Any]]:

@@ -5,20 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from puma_hub.adapter.facts import prediction_labels
 from puma_hub.demo.demo_report import DemoResults
-from puma_hub.demo.png import new_figure, save_picture
 from puma_hub.demo.table import compared
 from puma_hub.evaluation.compare import Controls
+from puma_hub.evaluation.gain_picture import draw_gains, paired_gains
+from puma_hub.evaluation.pictures import new_figure, save_picture
 
 PICTURE = "demo.png"
 _COLOURS = {"migrated": "#1b7837", "source": "#5e81ac", "teacher": "#5e81ac", "retrained": "#5e81ac"}
 _BASELINE = "#b0b7bf"
 _PLAIN = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-_LEAST_WIDTH = 1e-6  # where all gains are the same
-_MARGIN = 0.05  # of an axis
 
 
 def draw(results: DemoResults, report: dict[str, Any], path: Path) -> None:
@@ -49,22 +46,7 @@ def _draw_errors(axes: Any, report: dict[str, Any]) -> None:
 
 
 def _draw_gains(axes: Any, before: Controls, after: Controls, retention: float | None) -> None:
-    across, up = gain_by_user(before), gain_by_user(after)
-    users = [user for user in across if user in up]
-    points = np.array([[across[user], up[user]] for user in users])
-    low, high = points.min(), max(points.max(), points.min() + _LEAST_WIDTH)
-    limits = low - _MARGIN * (high - low), high + _MARGIN * (high - low)
-    axes.plot(limits, limits, color=_BASELINE, linewidth=1)
-    axes.axhline(0, color=_BASELINE, linewidth=0.5)
-    axes.axvline(0, color=_BASELINE, linewidth=0.5)
-    axes.scatter(points[:, 0], points[:, 1], s=18, alpha=0.7, color=_COLOURS["migrated"], linewidths=0)
-    axes.set(xlim=limits, ylim=limits, xlabel="personal gain on the source LLM", ylabel="... on the target LLM")
+    points = paired_gains(before, after)
+    draw_gains(axes, points, _COLOURS["migrated"])
     kept = "" if retention is None else f"\n{retention:.0%} of the gain kept"
-    axes.set_title(f"{len(users)} users the adapter never saw{kept}", fontsize="medium")
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def gain_by_user(controls: Controls) -> dict[str, float]:
-    """RMSE with the mean prompt minus RMSE with the own one, of each user."""
-    own, mean = controls.errors_by_user("own"), controls.errors_by_user("mean")
-    return {user: float(np.sqrt(mean[user][0]) - np.sqrt(own[user][0])) for user in own}
+    axes.set_title(f"{len(points)} users the adapter never saw{kept}", fontsize="medium")

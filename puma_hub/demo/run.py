@@ -18,12 +18,12 @@ from puma_hub.demo.fetch import fetch
 from puma_hub.demo.load_model import load_model
 from puma_hub.demo.picture import PICTURE, draw
 from puma_hub.demo.planned_work import planned_work
-from puma_hub.demo.png import require_matplotlib, require_own_picture
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.settings import DATA, SOURCE_MODEL, TARGET_MODEL, DemoSettings
 from puma_hub.demo.source_side import on_source
 from puma_hub.demo.stages import Stages
 from puma_hub.demo.target_side import on_target
+from puma_hub.evaluation.pictures import require_matplotlib, require_own_file
 from puma_hub.storage import write_json
 from puma_hub.storage.layout import Layout, require_replaceable
 from puma_hub.training.report import require_own_report
@@ -42,7 +42,7 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
         require_replaceable(target, layout)
     earlier = Earlier.read(out / "adapter")
     require_own_report(out / "report.json")
-    require_own_picture(out / PICTURE)
+    require_own_file(out / PICTURE)
     with quiet():
         return _run(settings, out, earlier, say)
 

@@ -83,7 +83,7 @@ def on_source(lm: PersonalizedLM, rows: DemoRows, settings: DemoSettings, stages
         held_out = HeldOut.build(lm, bank, validation)
         results = {"source": evaluate_rows(held_out, train), "teacher": _teacher(lm, bank, validation)}
         began = time.monotonic()
-        chosen = select_users(bank, train, "puma", settings.selected(users), settings.seed)
+        chosen = chosen_users(bank, train, settings)
         seconds["selection"] = time.monotonic() - began
         unseen = Controls.of(held_out, sorted(set(bank.user_ids) - set(chosen)), settings.seed)
         began = time.monotonic()
@@ -95,6 +95,11 @@ def on_source(lm: PersonalizedLM, rows: DemoRows, settings: DemoSettings, stages
     teacher_flops = forward_flops(lm, encoded, bank.shape[0])[0]
     other = _train_apart(lm, rows.others, settings, stages)
     return SourceSide(bank, results, chosen, taught, unseen, other, seconds, teacher_flops)
+
+
+def chosen_users(bank: PromptBank, train: datasets.Dataset, settings: DemoSettings) -> list[str]:
+    """The users that the adapter trains on."""
+    return select_users(bank, train, "puma", settings.selected(len(bank)), settings.seed)
 
 
 def _teacher(lm: PersonalizedLM, bank: PromptBank, rows: datasets.Dataset) -> dict[str, Any]:

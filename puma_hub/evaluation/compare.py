@@ -9,11 +9,13 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
 from sklearn.cluster import KMeans
 from sklearn.exceptions import ConvergenceWarning
 
 from puma_hub.bank import PromptBank
 from puma_hub.bank.users import user_list
+from puma_hub.data.rows import codes
 from puma_hub.directions import retention
 from puma_hub.errors import InteractionsError, MismatchError, UnknownUserError
 from puma_hub.evaluation.evaluate import HeldOut, users_of
@@ -114,10 +116,15 @@ class Controls:
 
     def errors_by_user(self, name: str = "own") -> dict[str, tuple[float, int]]:
         """Mean squared error and number of rows of each user, with ``name`` prompts."""
-        values: dict[str, list[float]] = {}
-        for user, value in zip(self.row_users, np.square(self.predictions[name] - self.labels)):
-            values.setdefault(user, []).append(float(value))
-        return {user: (float(np.mean(squared)), len(squared)) for user, squared in values.items()}
+        users, ids = codes(pa.chunked_array([pa.array(self.row_users, pa.large_string())]))
+        rows = np.bincount(users)
+        means = np.bincount(users, np.square(self.predictions[name] - self.labels)) / rows
+        return dict(zip(ids, zip(means.tolist(), rows.tolist())))
+
+    def gain_by_user(self) -> dict[str, float]:
+        """The root mean squared error with the mean prompt minus that with the own one, of each user."""
+        own, mean = self.errors_by_user("own"), self.errors_by_user("mean")
+        return {user: float(np.sqrt(mean[user][0]) - np.sqrt(own[user][0])) for user in own}
 
 
 def _with_gain(metric: Metric, metrics: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
@@ -190,26 +197,69 @@ def compare_banks(
         UnknownUserError: some of ``users`` are in neither bank.
         InteractionsError, NotFiniteError: as for :func:`evaluate_bank`.
     """
-    tasks = source_lm.task, target_lm.task
-    if tasks[0] != tasks[1]:
-        raise MismatchError(f"the scorers' tasks differ, {tasks[0]} and {tasks[1]}; give both the same task")
-    either = list(dict.fromkeys(user_list(users) if users is not None else [*source.user_ids, *target.user_ids]))
-    strange = sum(user not in source and user not in target for user in either)
-    if strange:
-        raise UnknownUserError(f"{strange} of {len(either)} users are in neither bank; leave them out")
-    common = [user for user in either if user in source and user in target]
-    if not common:
-        raise MismatchError("the two banks share no user; compare banks of the same users")
-    sides = [
-        HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows, items=theirs)
-        for lm, bank, theirs in zip((source_lm, target_lm), (source, target), items or (None, None))
-    ]
-    before, after = (Controls.of(side, common, seed) for side in sides)
-    compared = compare_controls(source, before, after, seed)
-    return compared | {
-        "users_in_one_bank": len(either) - len(common),
-        "users_without_rows": len(common) - compared["users"],
-    }
+    sides = Sides.of(
+        source_lm,
+        source,
+        target_lm,
+        target,
+        interactions,
+        users=users,
+        seed=seed,
+        allow_training_rows=allow_training_rows,
+        items=items,
+    )
+    return compare_controls(source, sides.before, sides.after, seed) | sides.left_out
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Predictions of the same held-out rows with the banks of two LLMs.
+
+    ``left_out``: the numbers of users left out, as in :func:`compare_banks`. ``rows_left_out``: rows of users who are
+    not in both banks. ``trained_on``: for source and target, rows that the bank was trained on.
+    """
+
+    before: Controls
+    after: Controls
+    left_out: dict[str, int]
+    rows_left_out: int
+    trained_on: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        source_lm: PersonalizedLM,
+        source: PromptBank,
+        target_lm: PersonalizedLM,
+        target: PromptBank,
+        interactions: datasets.Dataset,
+        *,
+        users: Sequence[str] | None = None,
+        seed: int = 42,
+        allow_training_rows: bool = False,
+        items: tuple[PromptBank, PromptBank] | None = None,
+    ) -> Sides:
+        """Predict the rows; arguments and errors are those of :func:`compare_banks`."""
+        tasks = source_lm.task, target_lm.task
+        if tasks[0] != tasks[1]:
+            raise MismatchError(f"the scorers' tasks differ, {tasks[0]} and {tasks[1]}; give both the same task")
+        either = list(dict.fromkeys(user_list(users) if users is not None else [*source.user_ids, *target.user_ids]))
+        strange = sum(user not in source and user not in target for user in either)
+        if strange:
+            raise UnknownUserError(f"{strange} of {len(either)} users are in neither bank; leave them out")
+        common = [user for user in either if user in source and user in target]
+        if not common:
+            raise MismatchError("the two banks share no user; compare banks of the same users")
+        rows = [
+            HeldOut.build(lm, bank, interactions, users=common, allow_training_rows=allow_training_rows, items=theirs)
+            for lm, bank, theirs in zip((source_lm, target_lm), (source, target), items or (None, None))
+        ]
+        before, after = (Controls.of(side, common, seed) for side in rows)
+        left_out = {
+            "users_in_one_bank": len(either) - len(common),
+            "users_without_rows": len(common) - len(set(before.row_users)),
+        }
+        return cls(before, after, left_out, rows[0].left_out, (rows[0].trained_on, rows[1].trained_on))
 
 
 def compare_controls(source: PromptBank, before: Controls, after: Controls, seed: int = 42) -> dict[str, Any]:
@@ -222,9 +272,20 @@ def compare_controls(source: PromptBank, before: Controls, after: Controls, seed
     Returns:
         The result of :func:`compare_banks` without the numbers of users left out.
     """
+    return compare_in_clusters(before, after, prompt_clusters(source, rated_users(before, after), seed))
+
+
+def rated_users(before: Controls, after: Controls) -> list[str]:
+    """The users with rows on both sides, in the order of their first rows."""
+    there = set(after.row_users)
+    return [user for user in dict.fromkeys(before.row_users) if user in there]
+
+
+def compare_in_clusters(before: Controls, after: Controls, clusters: np.ndarray) -> dict[str, Any]:
+    """The result of :func:`compare_controls`, with the cluster ``(U,)`` of each of the :func:`rated_users`."""
     reports = before.report(), after.report()
     errors = [before.errors_by_user(), after.errors_by_user()]
-    rated = [user for user in dict.fromkeys(before.row_users) if user in errors[1]]
+    rated = rated_users(before, after)
     worse = [user for user in rated if errors[1][user][0] > errors[0][user][0]]
     return {
         "source": reports[0],
@@ -234,19 +295,22 @@ def compare_controls(source: PromptBank, before: Controls, after: Controls, seed
         "users": len(rated),
         "worse_users": len(worse),
         "worse_user_ids": worse,
-        "clusters": _by_cluster(source, rated, errors, seed),
+        "clusters": _by_cluster(rated, errors, clusters),
     }
 
 
-def _by_cluster(
-    source: PromptBank, users: list[str], errors: list[dict[str, tuple[float, int]]], seed: int
-) -> list[dict[str, Any]]:
+def prompt_clusters(source: PromptBank, users: list[str], seed: int) -> np.ndarray:
+    """The k-means cluster int64 ``(U,)`` of each user's source prompt: five, or fewer for fewer distinct prompts."""
     prompts = source.prompts[source.rows(users)].reshape(len(users), -1)
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # with fewer distinct prompts than clusters there are fewer clusters
-        labels = KMeans(min(_CLUSTERS, len(users)), random_state=seed, n_init=1).fit_predict(prompts)
+        warnings.simplefilter("ignore", ConvergenceWarning)  # of fewer distinct prompts than clusters
+        labels: np.ndarray = KMeans(min(_CLUSTERS, len(users)), random_state=seed, n_init=1).fit_predict(prompts)
+    return labels.astype(np.int64)
+
+
+def _by_cluster(
+    users: list[str], errors: list[dict[str, tuple[float, int]]], labels: np.ndarray
+) -> list[dict[str, Any]]:
     clusters = []
     for cluster in sorted(set(labels.tolist())):
         members = [user for user, label in zip(users, labels) if label == cluster]

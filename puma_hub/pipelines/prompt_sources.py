@@ -54,7 +54,7 @@ class UserPrompts:
         if user in self.bank:
             return torch.from_numpy(np.array(self.bank[user])), False
         if unknown_users == "mean":
-            return self._mean, True
+            return self.mean, True
         raise UnknownUserError(
             f"the user is not among the {len(self.bank)} users of the bank; leave the input out, or set "
             "unknown_users='mean' for the bank's mean prompt"
@@ -71,10 +71,20 @@ class UserPrompts:
         return array
 
     @cached_property
-    def _mean(self) -> torch.Tensor:
+    def mean(self) -> torch.Tensor:
+        """The mean prompt float32 ``(l, d)`` of the bank's users; of a keyed store, that of their whole training.
+
+        Raises:
+            BankError: the bank is empty, or the store does not record the mean.
+        """
         assert self.bank is not None
         if not len(self.bank):
             raise BankError("the bank is empty, so it has no mean prompt; give a bank with users")
+        if not hasattr(self.bank, "batches"):  # a keyed store cannot list its users
+            statistics = self.bank.provenance.statistics
+            if statistics is None:
+                raise BankError("the keyed store does not record the mean of its training; give the bank it is made of")
+            return torch.from_numpy(np.array(statistics.mean))
         total = sum(prompts.sum(axis=0, dtype=np.float64) for _, prompts in self.bank.batches())
         return torch.from_numpy((total / len(self.bank)).astype(np.float32))
 
@@ -92,10 +102,15 @@ def load_banks(bank: Any, token: str | bool | None = None) -> list[PromptBank]:
     for part in bank if isinstance(bank, (list, tuple)) else [bank]:
         if isinstance(part, (str, os.PathLike)):
             part = PromptBank.from_pretrained(part, token=token)
-        if not isinstance(part, PromptBank):
+        if not isinstance(part, PromptBank) and not _holds_prompts(part):
             raise ConfigurationError(f"bank= takes a PromptBank, a folder or a repository, got {type(part).__name__}")
         banks.append(part)
     return banks
+
+
+def _holds_prompts(part: Any) -> bool:
+    """Whether prompts can be looked up in it as in a bank, which is all that pipelines without an adapter do."""
+    return all(hasattr(part, name) for name in ("provenance", "model", "shape", "head", "__getitem__", "__contains__"))
 
 
 def load_adapter(adapter: Any, token: str | bool | None = None) -> PumaAdapter:

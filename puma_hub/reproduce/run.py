@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from puma_hub.demo.png import new_figure, require_matplotlib, require_own_picture, save_picture
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.settings import compute_dtype
 from puma_hub.errors import StorageError
+from puma_hub.evaluation.pictures import new_figure, require_matplotlib, require_own_file, save_picture
 from puma_hub.extensions import EXPERIMENTS
 from puma_hub.reproduce import paper
 from puma_hub.reproduce.config import ReproduceConfig
@@ -115,7 +115,7 @@ def _written(
 
 def _require_own(files: dict[str, Path]) -> None:
     require_own_report(files["json"])
-    require_own_picture(files["png"])
+    require_own_file(files["png"])
     if files["md"].exists() and not files["json"].is_file():
         raise StorageError(
             f"{files['md']} is no page of puma_hub, and would be replaced; move it, or choose another folder"

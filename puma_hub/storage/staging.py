@@ -83,6 +83,11 @@ def bring_back(target: Path) -> None:
         restore(target, path, own)
 
 
+def is_aside(target: Path) -> bool:
+    """Whether another process is between the two renames of a replacement."""
+    return not os.path.lexists(target) and any((path / OLD).exists() for path, _ in _staged(target))
+
+
 def restore(target: Path, path: Path, own: re.Match[str]) -> None:
     if os.path.lexists(target) or not (path / OLD).exists():
         return

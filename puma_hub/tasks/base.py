@@ -77,6 +77,15 @@ class Task(ABC):
     def answers(self) -> tuple[str, ...]:
         """The texts that the LLM chooses from."""
 
+    @property
+    def label_values(self) -> tuple[float, ...] | None:
+        """The values that labels can have, rising; None where the task does not say.
+
+        The value nearest to a prediction is what would be decided; with the values 0 and 1 predictions are
+        probabilities.
+        """
+        return None
+
     @abstractmethod
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
         """Refuse labels that the task cannot have.

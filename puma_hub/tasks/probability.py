@@ -22,6 +22,10 @@ class ProbabilityTask(Task):
 
     metrics: ClassVar[tuple[Metric, ...]] = (USER_AUC, AUC)
 
+    @property
+    def label_values(self) -> tuple[float, ...]:
+        return (0.0, 1.0)
+
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
         """Refuse labels other than 0 and 1.
 

@@ -50,6 +50,10 @@ class ValuesTask(Task):
     def answers(self) -> tuple[str, ...]:
         return tuple(str(value) if isinstance(value, int) else f"{value:.{_DIGITS}g}" for value in self.values)
 
+    @property
+    def label_values(self) -> tuple[float, ...]:
+        return self.values
+
     def check_labels(self, labels: Sequence[float] | np.ndarray) -> None:
         """Refuse labels that are no values of the task; float32's noise is allowed.
 

@@ -45,14 +45,46 @@ def user_auc(predictions: np.ndarray, labels: np.ndarray, user_ids: Sequence[str
 
 def user_aucs(predictions: np.ndarray, labels: np.ndarray, user_ids: Sequence[str]) -> list[float]:
     """The AUC of each user who has rows of both classes."""
-    users = np.asarray(user_ids, dtype=object)
-    order = np.argsort(users, kind="stable")
-    cuts = np.flatnonzero(users[order][1:] != users[order][:-1]) + 1
-    return [
-        float(roc_auc_score(labels[part], predictions[part]))
-        for part in np.split(order, cuts)
-        if len(part) and len(np.unique(labels[part])) == 2
-    ]
+    codes: dict[str, int] = {}
+    users = np.array([codes.setdefault(user, len(codes)) for user in user_ids], dtype=np.int64)
+    values = auc_by_user(np.asarray(predictions), np.asarray(labels), users)
+    found: list[float] = values[np.isfinite(values)].tolist()
+    return found
+
+
+def auc_by_user(predictions: np.ndarray, labels: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """The AUC ``(U,)`` of each user from the ranks of their rows; NaN where these are not of two classes.
+
+    AUC = (R - m (m + 1) / 2) / (m n), with R the sum of the ranks of the m rows of the higher label, n the number of
+    the others; equal predictions share the mean of their ranks (Mann and Whitney, 1947).
+
+    Args:
+        users: the number of each row's user ``(N,)``, from 0 to U - 1.
+
+    Raises:
+        ConfigurationError: some predictions are NaN.
+    """
+    if np.isnan(predictions).any():
+        raise ConfigurationError(f"AUC needs numbers, {int(np.isnan(predictions).sum())} predictions are NaN")
+    order = np.lexsort((predictions, users))
+    user, prediction, label = users[order], predictions[order], labels[order]
+    size = int(users.max(initial=-1)) + 1
+    rows = np.bincount(user, minlength=size)
+    low, high = np.full(size, np.inf), np.full(size, -np.inf)
+    np.minimum.at(low, user, label)
+    np.maximum.at(high, user, label)
+    upper = label == high[user]
+    m = np.bincount(user, upper, minlength=size)
+    two = (low < high) & (m + np.bincount(user, label == low[user], minlength=size) == rows)
+    fresh = np.ones(len(user), dtype=bool)
+    fresh[1:] = (user[1:] != user[:-1]) | (prediction[1:] != prediction[:-1])
+    starts = np.flatnonzero(fresh)
+    equal = np.diff([*starts, len(user)])
+    ranks = np.repeat(starts + (equal + 1) / 2, equal) - (np.cumsum(rows) - rows)[user]
+    sums = np.bincount(user, ranks * upper, minlength=size)
+    values = np.full(size, np.nan)
+    np.divide(sums - m * (m + 1) / 2, m * (rows - m), out=values, where=two)
+    return values
 
 
 def quadratic_kappa(predicted: np.ndarray, actual: np.ndarray, classes: int) -> float | None:

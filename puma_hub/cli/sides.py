@@ -1,0 +1,33 @@
+"""The two sides of a comparison on the command line: source and target LLM, each with its bank."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from puma_hub.cli import common
+
+if TYPE_CHECKING:
+    from puma_hub.bank import PromptBank
+    from puma_hub.scorer import PersonalizedLM
+
+
+def add_sides(parser: argparse.ArgumentParser) -> None:
+    common.add_model(parser)
+    parser.add_argument(
+        "--bank", required=True, metavar="ID", help="folder or Hub id of the migrated bank, for --model"
+    )
+    parser.add_argument("--source", required=True, metavar="ID", help="the source LLM")
+    parser.add_argument(
+        "--source-bank", required=True, metavar="ID", help="folder or Hub id of the bank before the migration"
+    )
+
+
+def load_sides(args: argparse.Namespace) -> tuple[PersonalizedLM, PromptBank, PersonalizedLM, PromptBank]:
+    """Source LLM and bank, target LLM and bank."""
+    from puma_hub.bank import PromptBank
+
+    before, after = PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
+    source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
+    target_lm = common.load_lm(args.model, args, args.template or after.provenance.template)
+    return source_lm, before, target_lm, after
