@@ -65,7 +65,7 @@ def ratings(seed: int = 0, users: int = 60, task: Task | None = None) -> tuple[C
 
 def test_intervals_cover() -> None:
     """Of 1,000 draws of 200 users, 93 to 97 % of the intervals hold the figure of infinitely many users."""
-    bootstrap, true = Bootstrap(200, 1000, 1), true_figures()
+    bootstrap, true = Bootstrap(200, 600, 1), true_figures()
     held = dict.fromkeys(true, 0)
     for seed in range(1000):
         drawn = simulated(np.random.default_rng(seed))
@@ -196,7 +196,7 @@ class VerdictTask(Task):
 
 
 def test_a_task_of_others_is_scored_by_itself() -> None:
-    sides = controls(simulated(np.random.default_rng(2), 30), VerdictTask())
+    sides = controls(simulated(np.random.default_rng(2), 20), VerdictTask())
     sides = tuple(replace(one, labels=np.clip(np.round(one.labels), -1, 1)) for one in sides)  # type: ignore[assignment]
     report = report_of(*sides, resamples=100)
     found = report.data["figures"]
@@ -402,16 +402,12 @@ def test_constant_predictions_and_no_gain() -> None:
 
 def test_retention_of_a_gain_that_is_not_clear_has_no_interval() -> None:
     before, after = ratings(0, 12)
-    faint = before.predictions["mean"] + 0.02 * (before.predictions["own"] - before.predictions["mean"])
-    noise = np.random.default_rng(0).normal(0, 0.2, len(faint))
-    better = {**before.predictions, "own": faint + noise * np.sign(noise * (before.labels - faint)) * 0.1}
-    data = whole(report_of(replace(before, predictions={**better, "mean": faint + 0.02 * noise}), after))
-    found = data["figures"]["rmse"]
-    assert found["source"]["gain"]["low"] > 0 or found["retention"]["low"] is None
-    shuffled = {**before.predictions, "own": before.predictions["mean"] - 0.001 * np.sign(noise)}
-    data = whole(report_of(replace(before, predictions=shuffled), after))
+    faint = 0.001 * np.random.default_rng(0).choice([-1, 1], len(before.labels))
+    own = before.predictions["mean"] + faint
+    data = whole(report_of(replace(before, predictions={**before.predictions, "own": own}), after))
     gain, kept = data["figures"]["rmse"]["source"]["gain"], data["figures"]["rmse"]["retention"]
     assert gain["low"] < 0 < gain["high"] and kept["low"] is None and kept["high"] is None
+    assert kept["estimate"] is None or "not clearly above 0" in " ".join(data["notes"])
 
 
 def test_clicks_of_one_class() -> None:
@@ -481,7 +477,7 @@ def test_groups_of_activity_keep_equal_users_together() -> None:
 
 
 def test_a_hundred_thousand_users() -> None:
-    before, after = controls(simulated(np.random.default_rng(0), 100_000, rows=4))
+    before, after = controls(simulated(np.random.default_rng(0), 100_000, rows=3))
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report = report_of(before, after, resamples=100)
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base

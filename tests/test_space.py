@@ -94,7 +94,8 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Published:
             for user, item, label in rows
         ]
     ).to_csv(folder / "held-out.csv", index=False)
-    (folder / "report.html").write_text("<!doctype html><title>R</title><h1>The whole migration</h1>", encoding="utf-8")
+    page = '<!doctype html><title>R</title><a href="#end">To the end</a><p style="height:99em"><h1 id="end">End</h1>'
+    (folder / "report.html").write_text(page, encoding="utf-8")
     names = ("adapter", "bank", "items.csv", "held-out.csv", "report.html")
     chosen = ("PUMA_HUB_ADAPTER", "PUMA_HUB_BANK", "PUMA_HUB_ITEMS", "PUMA_HUB_HELD_OUT", "PUMA_HUB_REPORT")
     return Published(folder, bank, adapter, {name: str(folder / file) for name, file in zip(chosen, names)})
@@ -523,7 +524,10 @@ def test_in_a_browser_by_keyboard(
     go_to(page, "tab", "Report", "Shift+Tab")
     page.keyboard.press("Enter")
     report = page.frame_locator('iframe[title="Migration report"]')
-    assert report.get_by_role("heading").inner_text() == "The whole migration"
+    assert report.get_by_role("heading").inner_text() == "End"
+    with page.expect_event("framenavigated") as moved:
+        report.get_by_role("link", name="To the end").press("Enter")
+    assert moved.value.url == "about:srcdoc#end"
     assert "example.org" not in page.content()
     assert page.request.get(f"{address}config").text().count("example.org") == 0
     assert said == []

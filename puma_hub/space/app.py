@@ -117,9 +117,9 @@ def build_app(content: Content) -> Any:
 def _add_report(gradio: Any, content: Content) -> None:
     report = content.report
     if report.page:
-        # In a frame without scripts, and with its own style.
-        frame = f'<iframe class="puma-report" title="Migration report" sandbox srcdoc="{escape(report.page)}"></iframe>'
-        gradio.HTML(frame)
+        # In a frame of its own: its style stays there, no scripts would run, and links to its own parts stay inside.
+        page = escape(f'<base href="about:srcdoc">{report.page}')
+        gradio.HTML(f'<iframe class="puma-report" title="Migration report" sandbox srcdoc="{page}"></iframe>')
         return
     if report.picture:
         alt = "Left: the error of each way to predict. Right: each user's personal gain on both LLMs."

@@ -51,11 +51,15 @@ def page(data: Mapping[str, Any], gains: np.ndarray) -> str:
 
 
 def _figure(value: float | None, signed: bool = False) -> str:
-    return _NONE if value is None else format(value, "+.4f" if signed else ".4f")
+    return _NONE if value is None else format(round(value, 4) + 0.0, "+.4f" if signed else ".4f")  # no -0.0000
 
 
 def _percent(value: float | None, signed: bool = False) -> str:
-    return _NONE if value is None else format(value, "+.1%" if signed else ".1%").replace("%", f"{_STAYS}%")
+    return (
+        _NONE
+        if value is None
+        else format(round(value, 3) + 0.0, "+.1%" if signed else ".1%").replace("%", f"{_STAYS}%")
+    )
 
 
 def _whole(value: float | None) -> str:

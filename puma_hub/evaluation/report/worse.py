@@ -24,7 +24,7 @@ FEWEST_ROWS = math.ceil(CLEARLY**2)
 """Of a user whose rows can show a clear change: the sum of n differences is at most sqrt(n) of these."""
 THRESHOLDS = (0.05, 0.1, 0.25, 0.5)
 _FLIPS = 200, 1000  # at least, and at most
-_ROWS_IN_ALL = 200_000_000  # rows in all flips
+_ROWS_IN_ALL = 100_000_000  # rows in all flips
 
 
 def worse(rows: PairedRows, seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx2
@@ -272,10 +272,17 @@ def _require_success(answer: Any) -> None:
         return
     if status in (429, 503):
         raise overloaded("the engine behind this service is busy; ask again later", 1)
-    said = answer.text[:300]
+    said = _said(answer)
     if status == 400 and "embeds" not in said:  # a text too long, or too many answers
         raise Refusal(400, f"the engine refused the request: {said}", "unusable_text")
     raise ServingError(f"vLLM answered with status {status}: {said}")
+
+
+def _said(answer: Any) -> str:
+    """The message of an answer with an error, or its beginning."""
+    with suppress(ServingError, KeyError, TypeError):
+        return str(_json(answer.content)["error"]["message"])[:300]
+    return str(answer.text)[:300]
 
 
 def _json(content: bytes | str) -> Any:
