@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import httpx2
 import numpy as np
 import torch
 
-from puma_hub import PersonalizedLM, PromptBank
+from puma_hub import PersonalizedLM, PromptBank, RatingTask
 from puma_hub.serving.prompts import Prompts
 from puma_hub.serving.service.backend import Backend, BackendSetting
 from puma_hub.serving.service.keys import ApiKeys
@@ -22,10 +25,18 @@ from puma_hub.serving.service.local import LocalBackend
 from puma_hub.serving.service.meters import Meters
 from puma_hub.serving.service.running import Running, listening
 from puma_hub.serving.service.service import Service
-from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
+from tests.conftest import CHAT_TEMPLATE, make_bank, make_model, make_tokenizer
 
 MODEL = "tiny"
 USUAL = {"timeout": 60.0}
+ITEM = "Toy Story (1995)"
+ROW = {"user": "user-1", "item_text": ITEM}
+
+
+def rated_bank(users: int = 8) -> PromptBank:
+    """Prompts of two rows for :func:`chat_lm`, as if trained with its template and task."""
+    template = "<item>\nRating by one user:<user> "
+    return make_bank(users, family="llama", length=2, template=template, task=RatingTask())
 
 
 def chat_lm(family: str = "llama", **options: Any) -> PersonalizedLM:
@@ -33,6 +44,15 @@ def chat_lm(family: str = "llama", **options: Any) -> PersonalizedLM:
     tokenizer = make_tokenizer()
     tokenizer.chat_template = CHAT_TEMPLATE
     return PersonalizedLM(make_model(family), tokenizer, model_id=f"tiny/{family}", **options)
+
+
+def saved_service(folder: Path) -> Path:
+    """The folder, with a tiny model in ``llama`` and the prompts of :func:`rated_bank` in ``bank``."""
+    lm = chat_lm()
+    lm.model.save_pretrained(folder / "llama")
+    lm.tokenizer.save_pretrained(folder / "llama")
+    rated_bank().save_pretrained(folder / "bank")
+    return folder
 
 
 @dataclass
@@ -151,3 +171,20 @@ class Plain:
 def distribution_of(answer: dict[str, Any]) -> np.ndarray:
     """The probabilities of a scored row, in the answers' order."""
     return np.array(list(answer["distribution"].values()))
+
+
+@contextmanager
+def held_up(served: Served, lm: PersonalizedLM, pool: ThreadPoolExecutor, **headers: str) -> Iterator[Any]:
+    """Inside, the scorer's lock holds the worker up with one row, whose answer this gives; nothing is scored."""
+    before = served.service.meters.batched["scores"]
+    with lm._lock:
+        first = pool.submit(served.score, ROW, **headers)
+        until(lambda: served.service.meters.batched["scores"] > before)
+        yield first
+
+
+def until(reached: Any, seconds: float = 30.0) -> None:
+    last = time.monotonic() + seconds
+    while not reached():
+        assert time.monotonic() < last, "it did not happen"
+        time.sleep(0.005)

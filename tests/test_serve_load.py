@@ -14,14 +14,10 @@ import numpy as np
 import psutil
 import pytest
 
-from puma_hub import RatingTask
-from tests.conftest import make_bank
-from tests.services import Plain, Served, chat_lm, distribution_of, local
+from tests.services import Plain, Served, chat_lm, distribution_of, local, rated_bank
 
 USERS = 40
-BANK = make_bank(
-    users=USERS, family="llama", length=2, template="<item>\nRating by one user:<user> ", task=RatingTask()
-)
+BANK = rated_bank(USERS)
 ITEMS = [f"Toy Story {'again ' * (number % 5)}({1990 + number})" for number in range(6)]
 PATHS = ("/v1/score", "/v1/completions", "/v1/chat/completions")
 CLIENTS, REQUESTS = 200, 3000

@@ -17,18 +17,16 @@ import numpy as np
 import pytest
 import torch
 
-from puma_hub import RatingTask
 from puma_hub.cli.main import main
 from puma_hub.errors import ServingError
 from puma_hub.serving.service.backend import BackendSetting
 from puma_hub.serving.service.limits import ServiceLimits
 from puma_hub.serving.service.meters import Meters
 from puma_hub.serving.service.vllm import VllmBackend
-from tests.conftest import CHAT_TEMPLATE, make_bank, make_model, make_tokenizer
-from tests.services import Plain, Served, distribution_of, serving
+from tests.conftest import CHAT_TEMPLATE, make_model, make_tokenizer
+from tests.services import ITEM, Plain, Served, distribution_of, rated_bank, serving
 
-BANK = make_bank(family="llama", length=2, template="<item>\nRating by one user:<user> ", task=RatingTask())
-ITEM = "Toy Story (1995)"
+BANK = rated_bank()
 KEY = "key-of-the-engine"
 
 

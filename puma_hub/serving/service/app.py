@@ -21,7 +21,7 @@ from puma_hub.serving.service.json_body import parsed, read_body
 from puma_hub.serving.service.openapi import described, takes
 from puma_hub.serving.service.refusal import Answer, Refusal, refusal_of
 from puma_hub.serving.service.service import Service
-from puma_hub.serving.service.waiting import wanted
+from puma_hub.serving.service.waiting import Disconnected, wanted
 
 
 class _Whole(Response):
@@ -43,11 +43,17 @@ class _Events(Response):
         self.background = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache")]
+        headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache"),
+            (b"x-accel-buffering", b"no"),  # nginx would keep chunks back
+        ]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         last = b""
         try:
             await wanted(self._sent(send), receive, self._seconds)
+        except Disconnected:
+            raise
         except Exception as error:
             last = event_of_error(refusal_of(error).error)
         await send({"type": "http.response.body", "body": last})

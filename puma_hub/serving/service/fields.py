@@ -15,6 +15,7 @@ from puma_hub.serving.service.limits import ServiceLimits
 from puma_hub.serving.service.refusal import Refusal
 
 MOST_ANSWERS = 128
+_SHOWN = 64  # characters of an unknown field's name
 _USUAL_TOKENS = {"chat": 256, "text": 16}  # where a request names no number; of a text as OpenAI's
 _Seed = Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)]
 _Count = Annotated[int, Meta(ge=1)]
@@ -125,7 +126,9 @@ def _body(value: Any, kind: Any) -> Any:
     known = kind.__struct_fields__
     for name in value.keys() - known - _NO_MATTER:
         if name not in _ONLY:
-            raise Refusal(400, f"Unrecognized request argument supplied: {shown(name)}", "unknown_field", param=name)
+            raise Refusal(
+                400, f"Unrecognized request argument supplied: {shown(name)}", "unknown_field", param=name[:_SHOWN]
+            )
         if value[name] is not None and not any(_same(value[name], allowed) for allowed in _ONLY[name]):
             raise Refusal(400, f"{name} would change the answer and is not supported", "unsupported", param=name)
     return _converted({name: value[name] for name in known if name in value}, kind)

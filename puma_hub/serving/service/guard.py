@@ -9,9 +9,9 @@ from typing import Any, TypeAlias
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from puma_hub.serving.service.json_body import Disconnected
 from puma_hub.serving.service.refusal import Answer, Refusal, refusal_of
 from puma_hub.serving.service.service import Service
+from puma_hub.serving.service.waiting import Disconnected
 
 Endpoint: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 

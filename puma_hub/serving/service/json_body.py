@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import math
 from typing import Any, NoReturn
@@ -11,12 +10,9 @@ import msgspec
 from starlette.types import Receive, Scope
 
 from puma_hub.serving.service.refusal import Refusal
+from puma_hub.serving.service.waiting import Disconnected, Within
 
 _SURROGATE = b"\\ud"  # in lower case, how JSON spells halves of surrogate pairs
-
-
-class Disconnected(Exception):
-    """The client has gone; nobody reads an answer."""
 
 
 async def read_body(scope: Scope, receive: Receive, most: int, seconds: float) -> bytes:
@@ -36,30 +32,19 @@ async def read_body(scope: Scope, receive: Receive, most: int, seconds: float) -
     stated = headers.get(b"content-length", b"0")
     if not stated.isdigit() or int(stated[:20]) > most:
         raise _too_large(most)
-    message = await receive() if stated != b"0" else None  # most bodies are there already
-    if message is not None and message["type"] == "http.request" and not message.get("more_body"):
-        body: bytes = message.get("body", b"")
-        if len(body) > most:
-            raise _too_large(most)
-        return body
-    try:
-        return await asyncio.wait_for(_parts(message, receive, most), seconds)
-    except asyncio.TimeoutError:
-        raise Refusal(408, f"the body did not come within {seconds:g} seconds", "timeout") from None
-
-
-async def _parts(message: Any, receive: Receive, most: int) -> bytes:
-    body = bytearray()
-    while True:
-        message = message or await receive()
-        if message["type"] == "http.disconnect":
-            raise Disconnected
-        body += message.get("body", b"")
-        if len(body) > most:
-            raise _too_large(most)
-        if not message.get("more_body"):
-            return bytes(body)
-        message = None
+    late = Refusal(408, f"the body did not come within {seconds:g} seconds", "timeout")
+    parts: list[bytes] = []
+    size, more = 0, True
+    with Within(seconds, late):
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            parts.append(message.get("body", b""))
+            size, more = size + len(parts[-1]), message.get("more_body", False)
+            if size > most:
+                raise _too_large(most)
+    return b"".join(parts)
 
 
 def _too_large(most: int) -> Refusal:
@@ -74,9 +59,7 @@ def parsed(body: bytes) -> Any:
             too deeply, or a text holds half of a surrogate pair.
     """
     try:
-        value = json.loads(
-            body.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant, parse_float=_float
-        )
+        value = _JSON.decode(body.decode("utf-8"))
         if _SURROGATE in body.lower():
             msgspec.json.encode(value)
         return value
@@ -108,6 +91,9 @@ def _float(text: str) -> float:
     if math.isinf(value):
         raise _invalid("has a number that is too large")
     return value
+
+
+_JSON = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_constant, parse_float=_float)
 
 
 def _invalid(what: str) -> Refusal:

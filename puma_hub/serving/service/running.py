@@ -20,6 +20,7 @@ from puma_hub.serving.service.service import Service
 
 _LAST_PORT = 65535
 _BACKLOG = 2048
+_IDLE_SECONDS = 75  # of a connection between requests; longer than load balancers keep theirs
 
 
 def is_loopback(host: str) -> bool:
@@ -99,6 +100,7 @@ class Running:
             ws="none",
             proxy_headers=False,
             server_header=False,
+            timeout_keep_alive=_IDLE_SECONDS,
             # Accepted requests are ended by the back end; this is for connections that do not close after that.
             timeout_graceful_shutdown=int(service.limits.grace) + 5,
         )
