@@ -18,10 +18,9 @@ from tests.conftest import make_bank
 from tests.dying_actor import DiesOnce
 from tests.trainings import make_trained
 
-pytestmark = [
-    pytest.mark.xdist_group("ray"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"),
-]
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::ResourceWarning", "ignore::FutureWarning"
+)
 USERS, FILES = 400, 8
 
 

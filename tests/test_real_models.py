@@ -26,8 +26,6 @@ from puma_hub.identity import fingerprint
 from puma_hub.scorer.tokens import leading_tokens
 from tests.hub_server import HubServer
 
-pytestmark = pytest.mark.xdist_group("real models")  # one worker fetches them, once
-
 ROWS = [
     {"item_text": "Toy Story (1995), Animation, Children's, Comedy\nRating by all users: 3.9"},
     {"item_text": "Heat (1995)"},
@@ -69,7 +67,7 @@ class ShortDemo:
     said: str
 
 
-@pytest.fixture(scope="session")  # the worker may run tests of other modules in between
+@pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> ShortDemo:
     folder = tmp_path_factory.mktemp("demo")
     arguments = ["demo", "--users", "12", "--rows-per-user", "20", "--out", str(folder / "out")]

@@ -39,8 +39,6 @@ from puma_hub.tasks import RatingTask
 from puma_hub.training import untrained_adapter
 from tests.reproduced import NEWCOMERS, USERS, make_place, write_config
 
-pytestmark = pytest.mark.xdist_group("reproduce")
-
 SEED = 1
 TRAININGS: Counter[str] = Counter()
 Report = Callable[[str], dict[str, Any]]

@@ -16,8 +16,6 @@ from puma_hub.reproduce.plan import Plan
 from puma_hub.reproduce.store import Store
 from tests.reproduced import NEWCOMERS, USERS, make_place
 
-pytestmark = pytest.mark.xdist_group("reproduce")
-
 
 def test_controls_by_auc(tmp_path: Path) -> None:
     data = {"name": str(tmp_path / "rows.csv"), "users": USERS, "newcomers": NEWCOMERS, "likes_from": 4.0}

@@ -80,5 +80,5 @@ def test_two_slots_score_as_a_plain_forward(
 
 
 def test_what_a_text_with_a_slot_is_split_into(tokenizer: PreTrainedTokenizerFast) -> None:
-    before, slot, after = TextGenerator(make_model("llama"), tokenizer).split("Movie <user> is")
+    before, slot, after = TextGenerator(make_model("llama"), tokenizer).texts.of("Movie <user> is")
     assert slot == SoftSlot("user") and tokenizer.decode((*before, *after)) == "Movie  is"  # type: ignore[misc]

@@ -42,7 +42,6 @@ from tests.conftest import make_model, make_tokenizer
 from tests.small_movielens import write_movielens
 from tests.test_pipelines_scoring import by_hand
 
-pytestmark = pytest.mark.xdist_group("space")  # one server and one browser
 SPACE = Path(__file__).parents[1] / "examples" / "space"
 FAMILIES = {"source": "llama", "target": "gemma3"}
 USERS = tuple(f"{name}@example.org" for name in ("anna", "bela", "chen", "dora", "eli", "fay"))
