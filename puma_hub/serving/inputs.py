@@ -26,20 +26,7 @@ from puma_hub.tasks.template import USER
 class PromptInputs:
     """The inputs of an LLM of which only the input embeddings are loaded.
 
-    Args:
-        bank: a :class:`~puma_hub.PromptBank`, a :class:`~puma_hub.bank.keyed_store.KeyedStore`, or the folder or
-            repository of one.
-        model: folder or Hub id of the LLM that the engine runs, or a :class:`~puma_hub.PersonalizedLM` with it.
-        template: a template, the name of a preset, or a text with ``<user>``; by default the bank's, or the task's.
-        task: by default the bank's.
-        head: the rating head; by default the bank's.
-        dtype: of the embeddings; by default the one the model's config names. Give the engine's.
-        truncate_items: shorten the end of an item's text if its row does not fit the model.
-
-    Raises:
-        MismatchError: the bank belongs to another LLM, template or task, or the head to another task.
-        UnsupportedModelError: the model needs more than input embeddings.
-        ConfigurationError, StorageError, CheckpointError, HubError: something cannot be used or loaded.
+    Arguments and errors are those of :class:`~puma_hub.serving.PromptRequests`.
     """
 
     def __init__(
