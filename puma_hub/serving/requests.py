@@ -103,7 +103,8 @@ class PromptRequests(PromptInputs):
     def vllm_chat(self, user_id: str, messages: Sequence[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
         """The body of a request to ``/v1/chat/completions``, whose chat template vLLM applies.
 
-        The prompt is a content part in place of ``<user>``, or before the first message's content.
+        The prompt is a content part in place of ``<user>``, or before the first message's content. vLLM 0.32 puts line
+        breaks between parts, where a chat template takes contents as strings; :meth:`vllm_http_text` adds nothing.
 
         Args:
             messages: ``{"role": ..., "content": text}`` each.
