@@ -31,6 +31,7 @@ def embedding_scale(model: PreTrainedModel) -> float:
         with torch.no_grad():
             # The same row for every token, without the memory of a matrix.
             found: torch.Tensor = functional_call(layer, {"weight": row.expand(rows, size)}, (ids,)).double()
+    # torch raises NotImplementedError for layers whose weights are on "meta".
     except (RuntimeError, TypeError, ValueError, NotImplementedError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UnsupportedModelError(
