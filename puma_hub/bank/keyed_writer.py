@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import heapq
 import mmap
-import os
 import secrets
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -30,16 +29,12 @@ from puma_hub.bank.merge import updated_provenance
 from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.rounding import ROUNDED, WHOLE, Rounding
 from puma_hub.bank.users import require_known, user_list
-from puma_hub.errors import BankError, CheckpointError, StorageError
+from puma_hub.errors import BankError, CheckpointError
 from puma_hub.storage import new_folder
 from puma_hub.storage.layout import resolved
+from puma_hub.storage.locking import alone
 from puma_hub.storage.staging import bring_back, is_aside
 from puma_hub.tasks import RatingHead
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be replaced anyway
-    fcntl = None  # type: ignore[assignment]
 
 _LOOKED_AT = 4096
 _SORTED_BYTES = 256 * 2**20  # of records in memory; more are sorted in files
@@ -200,44 +195,16 @@ def _rounded(bank: PromptBank, dtype: str) -> Provenance:
     return replace(bank.provenance, details={**bank.provenance.details, ROUNDED: new.to_dict()})
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process changes the store in this folder, and keep others waiting.
-
-    The lock is on the data itself, so it goes with it, and nothing is left behind by a killed process.
-    """
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    """Wait until no other process changes the store in this folder, and keep others waiting."""
     final = resolved(folder)
     path = final / DATA_FILE
-    while fcntl is not None:
-        try:
-            data = os.open(path, os.O_RDONLY)
-        except OSError as error:
-            bring_back(final)
-            if isinstance(error, FileNotFoundError) and (path.exists() or is_aside(final)):
-                time.sleep(_PAUSE)
-                continue
-            break  # there is nothing to lock
-        try:
-            _lock(folder, data)
-            if _is_still(path, data):
-                yield
-                return
-        finally:
-            os.close(data)
-    yield
 
-
-def _lock(folder: Path, data: int) -> None:
-    try:
-        fcntl.flock(data, fcntl.LOCK_EX)
-    except OSError as error:
-        raise StorageError(
-            f"cannot keep others from changing {folder}: {error.strerror}; change it on a local disk and copy it"
-        ) from error
-
-
-def _is_still(path: Path, data: int) -> bool:
-    try:
-        return os.path.samestat(os.stat(path), os.fstat(data))
-    except OSError:
+    def look_again(error: OSError) -> bool:
+        bring_back(final)
+        if isinstance(error, FileNotFoundError) and (path.exists() or is_aside(final)):
+            time.sleep(_PAUSE)
+            return True
         return False
+
+    return alone(path, look_again)
