@@ -69,7 +69,7 @@ def option(text: str) -> tuple[str, Any]:
         return name, value
 
 
-def add_choice(parser: argparse.ArgumentParser, flag: str, registry: Registry, default: str) -> None:
+def add_choice(parser: argparse._ActionsContainer, flag: str, registry: Registry, default: str) -> None:
     """A flag that chooses from a registry, and ``--option`` for the options of the choice."""
     known = "; ".join(f"{name}: {one.about}" for name, one in registry.items())
     parser.add_argument(flag, default=default, choices=[*registry], help=f"{known} (default: {default})")

@@ -7,6 +7,7 @@ import importlib
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from puma_hub.allocator import keep_freed_memory
 from puma_hub.cli import processes
@@ -37,23 +38,31 @@ COMMANDS: tuple[tuple[str, str, str], ...] = (
     ("route", "route", "find the cheapest chain of published adapters"),
     ("info", "info", "describe a bank or an adapter"),
     ("serve", "serve", "answer requests with users' prompts over HTTP, as OpenAI's API and for scores"),
+    ("rollout", "rollout", "move users from one version of what is served to another, and back"),
     ("reproduce", "reproduce", "run an experiment of the paper, or of ours, for several seeds"),
     ("bench", "bench", "measure the training step against a straightforward one"),
 )
 
 
+def _program() -> str:
+    """The name in usage lines and errors: ``hf puma`` where the client ``hf`` runs this as its extension."""
+    return "hf puma" if Path(sys.argv[0]).stem == "hf-puma" else "puma-hub"
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The parser with every command's arguments."""
+    program = _program()
     parser = argparse.ArgumentParser(
-        prog="puma-hub",
+        prog=program,
         description="Migrate personalised soft prompts from one language model to another.",
-        epilog="example: puma-hub demo --users 300 --out puma-demo",
+        epilog=f"example: {program} demo --users 300 --out puma-demo",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, module, line in COMMANDS:
         command = importlib.import_module(f"puma_hub.cli.{module}_command")
+        example = command.EXAMPLE.replace("puma-hub ", f"{program} ")
         sub = commands.add_parser(
-            name, help=line, description=line[0].upper() + line[1:] + ".", epilog=f"example: {command.EXAMPLE}"
+            name, help=line, description=line[0].upper() + line[1:] + ".", epilog=f"example: {example}"
         )
         command.add_arguments(sub)
         sub.add_argument("--json", metavar="FILE", help="write the report to FILE")
@@ -96,10 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PumaHubError as error:
         if args.debug:
             raise
-        print(f"puma-hub {args.command}: {visible(str(error))}", file=sys.stderr)
+        print(f"{_program()} {args.command}: {visible(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, ConfigurationError) else 1
     except KeyboardInterrupt:
-        print(f"puma-hub {args.command}: interrupted; run the same command again to continue", file=sys.stderr)
+        print(f"{_program()} {args.command}: interrupted; run the same command again to continue", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 1
@@ -107,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         reason = without_secrets(visible(f"{type(error).__name__}: {error}"))[:500]
-        print(f"puma-hub {args.command}: unexpected error: {reason} (--debug shows where)", file=sys.stderr)
+        print(f"{_program()} {args.command}: unexpected error: {reason} (--debug shows where)", file=sys.stderr)
         return 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from puma_hub.cli.output import Result, say
 from puma_hub.extensions import SERVING_BACKENDS
 
 if TYPE_CHECKING:
-    from puma_hub.serving.service.backend import Backend
+    from puma_hub.serving.prompts import Prompts
+    from puma_hub.serving.rollout.file import DeploymentFile
+    from puma_hub.serving.rollout.version import Version
+    from puma_hub.serving.service.backend import Backend, BackendSetting
     from puma_hub.serving.service.limits import ServiceLimits
     from puma_hub.serving.service.meters import Meters
 
@@ -34,8 +38,14 @@ _LIMITS: tuple[tuple[str, Any, str], ...] = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    common.add_model(parser)
-    parser.add_argument("--bank", required=True, metavar="ID", help="the users' prompts: a bank, or a keyed store")
+    common.add_model(parser, why="unless a deployment file says so")
+    parser.add_argument("--bank", metavar="ID", help="the users' prompts: a bank, or a keyed store")
+    parser.add_argument(
+        "--deployment",
+        metavar="FILE",
+        help="in place of --model and --bank: serve the versions of this file, which puma-hub rollout writes, and "
+        "follow its changes",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8000, help="0 for a free one, which is printed (default: 8000)")
     common.add_choice(parser, "--backend", SERVING_BACKENDS, "local")
@@ -59,13 +69,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> Result:
+    from puma_hub.serving.rollout.file import DeploymentFile
     from puma_hub.serving.service.keys import ApiKeys
     from puma_hub.serving.service.serve import serve
 
+    _require_sense(args)
     limits = limits_of(args)
+    file = DeploymentFile(args.deployment) if args.deployment else None
     report = serve(
-        _name(args.model),
-        partial(_backend, args, limits),
+        _name(args.model) if file is None else file.read().name,
+        partial(_backend, args, limits) if file is None else partial(_versions, args, limits, file),
         host=args.host,
         port=args.port,
         keys=ApiKeys() if args.no_api_keys else ApiKeys.load(args.api_keys),
@@ -78,6 +91,23 @@ def run(args: argparse.Namespace) -> Result:
     return Result(f"{answered} requests in {report['seconds']:.0f} s", report)
 
 
+def _require_sense(args: argparse.Namespace) -> None:
+    """Refuse a model beside a deployment file, which says all that a version has."""
+    from puma_hub.errors import ConfigurationError
+
+    if not args.deployment:
+        if not (args.model and args.bank):
+            raise ConfigurationError("give --model and --bank, or a --deployment file")
+        return
+    usual: dict[str, Any] = {"model": None, "bank": None, "template": None, "task": None, "values": None, "option": []}
+    given = [name for name, value in {**usual, "backend": "local"}.items() if getattr(args, name) != value]
+    if given:
+        raise ConfigurationError(
+            f"the deployment file says which LLMs, prompts and back ends are served, and prompts know their template "
+            f"and task; leave --{given[0]} out"
+        )
+
+
 def limits_of(args: argparse.Namespace) -> ServiceLimits:
     """The limits that were given, and the usual ones."""
     from puma_hub.serving.service.limits import ServiceLimits
@@ -88,28 +118,50 @@ def limits_of(args: argparse.Namespace) -> ServiceLimits:
 
 def _backend(args: argparse.Namespace, limits: ServiceLimits, meters: Meters) -> Backend:
     from puma_hub.serving.prompts import open_prompts
-    from puma_hub.serving.service.backend import BackendSetting
 
     make = SERVING_BACKENDS.bound(args.backend, dict(args.option))
-    prompts = open_prompts(args.bank)
-    say(f"loading {args.model}, for the prompts of {len(prompts)} users")
+    return _made(args, limits, meters, args.model, open_prompts(args.bank), make)
+
+
+def _versions(args: argparse.Namespace, limits: ServiceLimits, file: DeploymentFile, meters: Meters) -> Backend:
+    from puma_hub.serving.prompts import open_prompts
+    from puma_hub.serving.service.versions import VersionedBackend
+
+    def load(version: Version) -> tuple[Backend, Prompts]:
+        make = SERVING_BACKENDS.bound(version.backend, version.options)
+        prompts = open_prompts(version.bank, revision=version.bank_revision)
+        return _made(args, limits, meters, version.model, prompts, make), prompts
+
+    return VersionedBackend(file, load, limits=limits, meters=meters, say=say)
+
+
+def _made(
+    args: argparse.Namespace,
+    limits: ServiceLimits,
+    meters: Meters,
+    model: str,
+    prompts: Prompts,
+    make: Callable[[BackendSetting], Backend],
+) -> Backend:
+    from puma_hub.serving.service.backend import BackendSetting
+
+    say(f"loading {model}, for the prompts of {len(prompts)} users")
     known = prompts.provenance
     template = args.template or known.template
     task = known.task if args.task is None and args.values is None else common.task_of(args)
     setting = BackendSetting(
-        partial(common.load_lm, args.model, args, template, task),
+        partial(common.load_lm, model, args, template, task),
         prompts,
         limits,
         meters,
         unknown_users=args.unknown_users,
-        model=common.model_place(args.model),
+        model=common.model_place(model),
         template=template,
         task=task,
         dtype=args.dtype,
         truncate_items=args.truncate_items,
     )
-    backend: Backend = make(setting)
-    return backend
+    return make(setting)
 
 
 def _name(model: str) -> str:

@@ -27,7 +27,9 @@ class Prompts(HoldsPrompts, Protocol):
     def __len__(self) -> int: ...
 
 
-def open_prompts(prompts: Prompts | str | os.PathLike[str], token: str | bool | None = None) -> Prompts:
+def open_prompts(
+    prompts: Prompts | str | os.PathLike[str], token: str | bool | None = None, revision: str | None = None
+) -> Prompts:
     """The prompts themselves, or those of a folder or repository.
 
     Raises:
@@ -37,7 +39,7 @@ def open_prompts(prompts: Prompts | str | os.PathLike[str], token: str | bool | 
     if isinstance(prompts, (str, os.PathLike)):
         if os.path.isfile(os.path.join(prompts, DESCRIPTION_FILE)):
             return KeyedStore(prompts)
-        return PromptBank.from_pretrained(prompts, token=token)
+        return PromptBank.from_pretrained(prompts, token=token, revision=revision)
     if not hasattr(prompts, "provenance") or not hasattr(prompts, "__getitem__"):
         raise ConfigurationError(
             f"prompts are a PromptBank, a keyed store, a folder or a repository, got {type(prompts).__name__}"

@@ -34,18 +34,16 @@ class TextAnswer:
     Args:
         shape: of the answer.
         model: its name in requests.
-        fingerprint: of the model's weights.
         answers: how many there are.
     """
 
-    def __init__(self, shape: Shape, model: str, fingerprint: str | None, answers: int) -> None:
+    def __init__(self, shape: Shape, model: str, answers: int) -> None:
         self._shape, self._answers = shape, answers
         self._head: dict[str, Any] = {
             "id": f"{shape.prefix}-{secrets.token_hex(12)}",
             "object": shape.whole,
             "created": int(time.time()),
             "model": model,
-            "system_fingerprint": fingerprint,
         }
         self.new_tokens = 0
 
@@ -59,11 +57,11 @@ class TextAnswer:
                 reasons[piece.index] = piece.finish
                 self.new_tokens += piece.tokens
         choices = [self._choice(*one) for one in zip(range(self._answers), texts, reasons)]
-        return {**self._head, **_cold(stream), "choices": choices, "usage": self._usage(stream)}
+        return {**self._head, **_facts(stream), "choices": choices, "usage": self._usage(stream)}
 
     async def chunks(self, stream: TextStream, with_usage: bool) -> AsyncIterator[bytes]:
         """Server-sent events: a chunk for each piece, then the usage if it is asked for, then ``[DONE]``."""
-        head = {**self._head, "object": self._shape.chunk, **_cold(stream)}
+        head = {**self._head, "object": self._shape.chunk, **_facts(stream)}
         none = {"usage": None} if with_usage else {}
         if self._shape.is_chat:
             for index in range(self._answers):
@@ -98,9 +96,10 @@ class TextAnswer:
         }
 
 
-def _cold(stream: TextStream) -> dict[str, bool]:
-    """Whether the user had the mean prompt, where that is allowed."""
-    return {} if stream.cold_start is None else {"cold_start": stream.cold_start}
+def _facts(stream: TextStream) -> dict[str, Any]:
+    """The LLM's weights; where there are several versions, which one; where it is allowed, a mean prompt."""
+    known = {"version": stream.version, "cold_start": stream.cold_start}
+    return {"system_fingerprint": stream.fingerprint} | {k: value for k, value in known.items() if value is not None}
 
 
 def event_of_error(error: dict[str, Any]) -> bytes:

@@ -117,6 +117,13 @@ class Endpoints:
         self._service.require_model(name)
         return _Whole(Answer.of(self._model()))
 
+    async def deployment(self) -> Response:
+        """Which versions are served and who gets which; status 404 without a deployment file."""
+        standing = self._service.backend.standing()
+        if standing is None:
+            raise Refusal(404, "this service has one version and no deployment file", "not_found")
+        return _Whole(Answer.of(standing))
+
     async def alive(self) -> Response:
         """Status 200 while the process runs; `ready` says whether the model is loaded."""
         return _Whole(Answer.of({"status": "ok", "ready": self._service.ready}))
@@ -143,7 +150,7 @@ class Endpoints:
             raise Refusal(400, "stream_options needs stream: true", "invalid_value", param="stream_options")
         backend = service.backend
         answers = len(asked.texts) * asked.sampling.n
-        answer = TextAnswer(shape, service.model, backend.fingerprint, answers)
+        answer = TextAnswer(shape, service.model, answers)
 
         async def begun() -> TextStream:
             try:
@@ -194,6 +201,7 @@ def create_app(service: Service) -> Guard:
         app.post(path, openapi_extra=takes(path))(endpoint)
     app.get("/v1/models")(found.models)
     app.get("/v1/models/{name:path}")(found.model)
+    app.get("/v1/deployment")(found.deployment)
     app.get("/healthz")(found.alive)
     app.get("/readyz")(found.ready)
     app.get("/metrics")(found.metrics)

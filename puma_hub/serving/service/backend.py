@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Row: TypeAlias = Mapping[str, Any]
 """``user_id``, ``item_text``, and where the template or the task reads them ``history`` and the offset's column."""
 Scored: TypeAlias = dict[str, Any]
-"""``score``, ``distribution``, and ``cold_start`` if unknown users have the mean prompt."""
+"""``score``, ``distribution``, ``cold_start`` if unknown users have the mean prompt, ``version`` with a deployment."""
 Text: TypeAlias = str | list[dict[str, str]]
 """A text to continue, or the messages of a chat."""
 Finish: TypeAlias = Literal["stop", "length"]
@@ -71,11 +71,15 @@ class TextStream:
         prompt_tokens: positions of the texts and prompts.
         cold_start: whether the user had the mean prompt; None if unknown users are refused.
         pieces: of all answers, until each has ended.
+        fingerprint: of the LLM.
+        version: that answers, where there are several.
     """
 
     prompt_tokens: int
     cold_start: bool | None
     pieces: AsyncIterator[Piece]
+    fingerprint: str | None = None
+    version: str | None = None
 
 
 @dataclass(frozen=True)
@@ -109,8 +113,9 @@ class Backend(ABC):
 
     offset_column: str | None = None
     """The column that the task adds to its predictions."""
-    fingerprint: str | None = None
-    """Of the LLM."""
+
+    def begin(self) -> None:  # noqa: B027 (most have nothing to begin)
+        """Called once, in the event loop, before the first request."""
 
     @abstractmethod
     async def score(self, rows: Sequence[Row]) -> list[Scored | Exception]:
@@ -135,6 +140,10 @@ class Backend(ABC):
     @abstractmethod
     def waiting(self) -> dict[str, int]:
         """How many rows and texts wait, by queue."""
+
+    def standing(self) -> dict[str, Any] | None:
+        """The versions that are served and who gets which; None where there is one version."""
+        return None
 
     @abstractmethod
     async def close(self, seconds: float = 0.0) -> None:

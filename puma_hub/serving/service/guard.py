@@ -17,7 +17,16 @@ Endpoint: TypeAlias = Callable[[Request], Awaitable[ASGIApp]]
 
 _GUARDED = "/v1/"
 _MEASURED = frozenset(
-    {"/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/score", "/healthz", "/readyz", "/metrics"}
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/models",
+        "/v1/score",
+        "/v1/deployment",
+        "/healthz",
+        "/readyz",
+        "/metrics",
+    }
 )
 _HERE = frozenset({b"127.0.0.1", b"localhost", b"[::1]"})
 _GONE = 499  # in figures only: the client went away, and nothing was sent

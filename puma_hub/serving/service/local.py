@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,7 @@ class LocalBackend(Backend):
         lm, prompts = setting.load_lm(), served(setting.prompts)
         require_scorer(prompts, lm, "the service")
         self.offset_column = lm.task.offset_column
-        self.fingerprint = lm.spec.fingerprint
+        self._fingerprint = lm.spec.fingerprint
         scoring = PersonalizedScoringPipeline(lm, bank=prompts)
         if setting.unknown_users == "mean":
             _ = scoring.prompts.mean  # computed before the first request
@@ -61,7 +62,7 @@ class LocalBackend(Backend):
     async def stream(self, request: TextRequest) -> TextStream:
         if self._texts is None:
             raise Refusal(400, "this service's LLM scores rows and continues no texts", "unsupported", param="model")
-        return await self._texts.stream(request)
+        return replace(await self._texts.stream(request), fingerprint=self._fingerprint)
 
     def waiting(self) -> dict[str, int]:
         return {name: len(batcher) for name, batcher in self._batchers.items()}

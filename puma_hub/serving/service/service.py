@@ -41,6 +41,7 @@ class Service:
             ConfigurationError: its task's offset has the name of another field.
         """
         self._fields = RowFields(backend.offset_column, self.limits)
+        backend.begin()
         self._backend = backend
         self.meters.watch(backend.waiting)
 

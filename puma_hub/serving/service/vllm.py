@@ -86,7 +86,7 @@ class VllmBackend(Backend):
         self._requests.unknown_users = setting.unknown_users
         self._says_cold = setting.unknown_users == "mean"
         self.offset_column = self._requests.reader.task.offset_column
-        self.fingerprint = self._requests.reader.spec.fingerprint
+        self._fingerprint = self._requests.reader.spec.fingerprint
         key = os.environ.get(KEY_VARIABLE)
         options: dict[str, Any] = {
             "base_url": url,
@@ -126,7 +126,8 @@ class VllmBackend(Backend):
         if self._stopping:
             raise stopping()
         cold = self._cold(request.user_id).get("cold_start")
-        return TextStream(sum(width for width, _ in prepared), cold, self._pieces(request, [b for _, b in prepared]))
+        pieces = self._pieces(request, [body for _, body in prepared])
+        return TextStream(sum(width for width, _ in prepared), cold, pieces, self._fingerprint)
 
     def _prepared(self, request: TextRequest, text: Text) -> tuple[int, dict[str, Any]]:
         """The number of positions of a text with its prompt, and the body of the request for it."""
