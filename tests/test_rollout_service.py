@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,16 +15,31 @@ from typing import Any
 import numpy as np
 import pytest
 
-from puma_hub import PromptBank, RatingTask
-from puma_hub.cli.main import main
+from puma_hub import PersonalizedLM, PromptBank, RatingTask
+from puma_hub.cli import common, serve_command
+from puma_hub.cli.main import build_parser, main
 from puma_hub.errors import StorageError
 from puma_hub.serving.prompts import Prompts
 from puma_hub.serving.rollout import Deployment, DeploymentFile, Split, Version
 from puma_hub.serving.service.backend import Backend, BackendSetting
+from puma_hub.serving.service.limits import ServiceLimits
 from puma_hub.serving.service.local import LocalBackend
+from puma_hub.serving.service.meters import Meters
 from puma_hub.serving.service.versions import VersionedBackend
 from tests.conftest import make_bank
-from tests.services import ITEM, ROW, Plain, Served, chat_lm, distribution_of, held_up, rated_bank, serving, until
+from tests.services import (
+    ITEM,
+    ROW,
+    Plain,
+    Served,
+    chat_lm,
+    distribution_of,
+    held_up,
+    rated_bank,
+    saved_service,
+    serving,
+    until,
+)
 
 TEMPLATE = "<item>\nRating by one user:<user> "
 BANKS = {
@@ -274,6 +291,28 @@ def test_wrong_use_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert not list(tmp_path.iterdir())
 
 
+def test_versions_of_one_llm_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads: list[str] = []
+    real = common.load_lm
+
+    def counted(name: str, *more: Any) -> PersonalizedLM:
+        loads.append(os.path.basename(name))
+        return real(name, *more)
+
+    monkeypatch.setattr(common, "load_lm", counted)
+    saved_service(tmp_path)
+    rated_bank(5).save_pretrained(tmp_path / "again")
+    first, second = (Version(name, "./llama", f"./{name}") for name in ("bank", "again"))
+    file = DeploymentFile(tmp_path / "deployment.json")
+    file.write(Deployment("movies", first, second, Split(50.0)))
+    args = build_parser().parse_args(["serve", "--deployment", str(file.path)])
+    backend = serve_command._versions(args, ServiceLimits(), file, Meters())
+    assert loads == ["llama"]
+    row = {"user_id": "user-1", "item_text": ITEM}
+    (answer,) = asyncio.run(backend.score([row]))
+    assert isinstance(answer, dict) and answer["version"] in ("bank", "again")
+
+
 def test_a_version_is_added_with_its_bank_and_retired_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -299,9 +338,10 @@ def test_a_version_is_added_with_its_bank_and_retired_with_it(
     assert deployment.name == "movies" and deployment.split.share == 25.0 and 0 < drawn < 40
     printed = capsys.readouterr().out
     assert f"| new       | candidate | 25 %    | {drawn}" in printed and "user-" not in printed
-    (tmp_path / "users.txt").write_text("user-1\nuser-2\n")
+    (tmp_path / "users.txt").write_text("user-1\nuser-x\n")
     assert rollout("--users", "users.txt", "--shadow", "on", "--json", "now.json") == 0
-    assert "2 listed users" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "2 listed users" in printed.out and "1 of the users in users.txt have no prompt" in printed.err
     assert "user-1" not in Path("now.json").read_text() + Path("deployment.json").read_text()
     assert rollout("--retire", "--delete-bank") == 2 and rollout("--promote") == 0
     Path("old/notes.txt").write_text("mine")

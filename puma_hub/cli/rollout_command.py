@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> Result:
     else:
         change = _change(args)
         deployment = file.read() if change is None else file.change(change)
+        if args.users:
+            _say_unknown(args.users, deployment, file)
     return _standing(deployment, file)
 
 
@@ -210,6 +212,16 @@ def _standing(deployment: Deployment, file: DeploymentFile) -> Result:
         "users": counted,
     }
     return Result(text, report)
+
+
+def _say_unknown(listed: str, deployment: Deployment, file: DeploymentFile) -> None:
+    """Tell how many listed users the stable version has no prompt of."""
+    from puma_hub.bank.user_lists import read_users
+    from puma_hub.serving.rollout.facts import user_ids
+
+    users = user_ids(file.found(deployment.stable))
+    if users is not None and (unknown := len({*read_users(listed)} - {*users})):
+        say(f"{unknown} of the users in {listed} have no prompt in the stable version's bank; check the ids")
 
 
 def _counted(deployment: Deployment, file: DeploymentFile) -> dict[str, int] | None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
 
 from puma_hub.cli import common
 from puma_hub.cli.output import Result, say
 from puma_hub.extensions import SERVING_BACKENDS
 
 if TYPE_CHECKING:
+    from puma_hub.scorer import PersonalizedLM
     from puma_hub.serving.prompts import Prompts
     from puma_hub.serving.rollout.file import DeploymentFile
     from puma_hub.serving.rollout.version import Version
@@ -120,17 +122,19 @@ def _backend(args: argparse.Namespace, limits: ServiceLimits, meters: Meters) ->
     from puma_hub.serving.prompts import open_prompts
 
     make = SERVING_BACKENDS.bound(args.backend, dict(args.option))
-    return _made(args, limits, meters, args.model, open_prompts(args.bank), make)
+    return _made(args, limits, meters, args.model, open_prompts(args.bank), make, {})
 
 
 def _versions(args: argparse.Namespace, limits: ServiceLimits, file: DeploymentFile, meters: Meters) -> Backend:
     from puma_hub.serving.prompts import open_prompts
     from puma_hub.serving.service.versions import VersionedBackend
 
+    in_memory: MutableMapping[Any, PersonalizedLM] = WeakValueDictionary()
+
     def load(version: Version) -> tuple[Backend, Prompts]:
         make = SERVING_BACKENDS.bound(version.backend, version.options)
         prompts = open_prompts(version.bank, revision=version.bank_revision)
-        return _made(args, limits, meters, version.model, prompts, make), prompts
+        return _made(args, limits, meters, version.model, prompts, make, in_memory), prompts
 
     return VersionedBackend(file, load, limits=limits, meters=meters, say=say)
 
@@ -142,15 +146,25 @@ def _made(
     model: str,
     prompts: Prompts,
     make: Callable[[BackendSetting], Backend],
+    in_memory: MutableMapping[Any, PersonalizedLM],
 ) -> Backend:
+    """A back end; versions of one LLM, template and task share one that is in memory."""
     from puma_hub.serving.service.backend import BackendSetting
 
     say(f"loading {model}, for the prompts of {len(prompts)} users")
     known = prompts.provenance
     template = args.template or known.template
     task = known.task if args.task is None and args.values is None else common.task_of(args)
+
+    def load_lm() -> PersonalizedLM:
+        key = (model, template, repr(task))
+        lm = in_memory.get(key)
+        if lm is None:
+            lm = in_memory[key] = common.load_lm(model, args, template, task)
+        return lm
+
     setting = BackendSetting(
-        partial(common.load_lm, model, args, template, task),
+        load_lm,
         prompts,
         limits,
         meters,
