@@ -160,10 +160,12 @@ def test_a_failed_push_leaves_the_newest_revision_whole(
     hub: HubServer,
     login: Callable[..., None],
     quick_retries: None,
+    monkeypatch: pytest.MonkeyPatch,
     where: str,
     fault: dict[str, Any],
     error: type[Exception],
 ) -> None:
+    monkeypatch.setattr("puma_hub.hub.newest._PAUSE", 0.0)
     login("alice")
     pair_adapter(0).push_to_hub("alice/adapter")
     before = hub.repository("alice/adapter").head()

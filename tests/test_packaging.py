@@ -162,4 +162,6 @@ def test_wheel_and_editable_install(tmp_path: Path) -> None:
         assert result.returncode == 0, (kind, result.stderr)
         expected = str(ROOT) if kind == "editable" else str(environment)
         assert result.stdout.startswith(expected)
-        assert subprocess.run([str(environment / "bin" / "puma-hub"), "--help"], capture_output=True).returncode == 0
+        for script, typed in (("puma-hub", "puma-hub"), ("hf-puma", "hf puma")):
+            shown = subprocess.run([str(environment / "bin" / script), "--help"], capture_output=True, text=True)
+            assert shown.returncode == 0 and shown.stdout.startswith(f"usage: {typed} ")

@@ -190,6 +190,7 @@ class PumaAdapter(PreTrainedModel):
         commit_message: str | None = None,
         create_pr: bool = False,
         card: ModelCard | str | None = None,
+        supersedes: str | None = None,
     ) -> CommitInfo:
         """Publish weights, config and card in one commit.
 
@@ -199,12 +200,18 @@ class PumaAdapter(PreTrainedModel):
             token: by default the one huggingface_hub is logged in with.
             revision: a branch; it is made if it does not exist.
             card: the card; by default the edited README.md of the folder the adapter was loaded from, or else one
-                made from the facts kept there (see docs/publish.md). Tags and metadata of the pair are added.
+                made from the facts kept there (see docs/publish.md). Tags and metadata of the pair are added, and a
+                ``new_version`` that the repository's present card names is kept.
+            supersedes: the repository of an older adapter of this pair, whose card then names this one as its
+                ``new_version``, in a commit of its own. Whether that can be done is checked before anything is
+                uploaded.
 
         Returns:
             The commit, with ``repo_url``, ``commit_url`` and ``oid``.
 
         Raises:
+            ConfigurationError: an argument or the card cannot be used, or the repository cannot supersede that one.
+            MismatchError: ``supersedes`` holds no adapter of this pair.
             HubError: the Hub refused, or cannot be reached; its newest revision is complete in any case.
         """
         from puma_hub.adapter.publish import publish_adapter
@@ -218,6 +225,7 @@ class PumaAdapter(PreTrainedModel):
             commit_message=commit_message,
             create_pr=create_pr,
             card=card,
+            supersedes=supersedes,
         )
 
     @classmethod
@@ -233,7 +241,7 @@ class PumaAdapter(PreTrainedModel):
         """Find and load the published adapter of a pair; ``published`` and the log say which one it is.
 
         An adapter for exactly the given fingerprints or revisions is preferred. Of several, the one with the smallest
-        reported loss of quality is loaded.
+        reported loss of quality is loaded. One that its publisher calls superseded is loaded only if no other fits.
 
         Args:
             source: id or :class:`ModelSpec` of the source LLM; a list of them for aggregation.
@@ -272,7 +280,14 @@ class PumaAdapter(PreTrainedModel):
         if not os.path.isdir(name):
             options = {key: kwargs.pop(key) for key in _DOWNLOAD if kwargs.get(key) is not None}
             name = download_adapter(os.fspath(name), **options)
+        weights = Path(name, kwargs.get("subfolder") or "", "model.safetensors")
         with checkpoint.clear_errors(pretrained_model_name_or_path):
+            if weights.is_file():
+                given = kwargs.get("config")
+                known = given if isinstance(given, PumaConfig) else PumaConfig.from_pretrained(weights.parent)
+                with torch.device("meta"):
+                    made = cls(known)
+                checkpoint.require_fitting(made, weights, pretrained_model_name_or_path)
             loaded: Any = super().from_pretrained(name, *args, output_loading_info=True, **kwargs)
         adapter, info = loaded
         checkpoint.require_complete(adapter, info, pretrained_model_name_or_path)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,21 +13,21 @@ from puma_hub.bank.description import HEAD_FILE, BankDescription
 from puma_hub.bank.folder import write_contents
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
 from puma_hub.errors import ConfigurationError
+from puma_hub.hub.buckets import is_bucket
 from puma_hub.hub.card_parts import CARD_FILE, require_license
 from puma_hub.hub.failures import hub_errors
 from puma_hub.hub.naming import is_folder
+from puma_hub.hub.newest import on_newest
+from puma_hub.storage import scratch_folder
 
 if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo, HfApi
+    from huggingface_hub import BucketInfo, CommitInfo, HfApi
     from huggingface_hub.hf_api import DatasetInfo
 
 logger = logging.getLogger(__name__)
 
 _REPLACED = ("*.parquet", HEAD_FILE)
 """A commit deletes these files if it does not write them: nothing of an older bank may stay beside the new one."""
-_TRIES = 4
-_PAUSE = 0.4
-_CHANGED_MEANWHILE = (409, 412)
 
 
 def publish_bank(
@@ -47,18 +44,17 @@ def publish_bank(
     """Implements :meth:`puma_hub.PromptBank.push_to_hub`."""
     from huggingface_hub import HfApi
 
+    if is_bucket(repo_id):
+        raise ConfigurationError(
+            f"{repo_id} is in a bucket, which keeps no commits; publish there with bank.push_to_bucket (puma-hub push "
+            "--bucket)"
+        )
     private = private is not False  # only an explicit False makes a bank public
     require_license(license)
     rows = shard_rows(bank.stored, max_shard_size)
-    if is_folder(bank.model.model_id):
-        logger.warning(
-            "the bank's LLM is recorded as a folder, and %s will show that; record its Hub id with "
-            "bank.with_provenance(model=...)",
-            repo_id,
-        )
+    warn_of_folder(bank, repo_id)
     api = HfApi(token=token)
-    with tempfile.TemporaryDirectory() as place, hub_errors(f"push to {repo_id}"):
-        folder = Path(place)
+    with scratch_folder() as folder, hub_errors(f"push to {repo_id}"):
         write_contents(folder, bank, BankDescription(bank.provenance, len(bank), rows, bank.head is not None))
         full = api.create_repo(repo_id, repo_type="dataset", private=private, exist_ok=True).repo_id
         # Check this before anything is uploaded or a branch is created.
@@ -74,15 +70,25 @@ def publish_bank(
 
         made = on_newest(commit)
         if not private:
-            _say_public(api.dataset_info(full), len(bank))
+            say_public(api.dataset_info(full), len(bank))
     return made
 
 
-def require_visibility(info: DatasetInfo, private: bool) -> bool:
-    """Whether the repository is public.
+def warn_of_folder(bank: PromptBank, where: str) -> None:
+    """Warn that the bank's LLM has a path of this machine for a name."""
+    if is_folder(bank.model.model_id):
+        logger.warning(
+            "the bank's LLM is recorded as a folder, and %s will show that; record its Hub id with "
+            "bank.with_provenance(model=...)",
+            where,
+        )
+
+
+def require_visibility(info: DatasetInfo | BucketInfo, private: bool) -> bool:
+    """Whether the repository or bucket is public.
 
     Raises:
-        ConfigurationError: the repository is public, but ``private`` is true.
+        ConfigurationError: it is public, but ``private`` is true.
     """
     public = info.private is not True
     if public and private:
@@ -121,22 +127,8 @@ def upload(api: HfApi, before: DatasetInfo, folder: Path, revision: str | None, 
     return made
 
 
-def on_newest(commit: Callable[[], CommitInfo]) -> CommitInfo:
-    """Call ``commit``, which starts from the newest revision, and repeat it if somebody else committed in between."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    for tried in range(1, _TRIES):
-        try:
-            return commit()
-        except HfHubHTTPError as error:
-            if error.response.status_code not in _CHANGED_MEANWHILE:
-                raise
-            logger.info("the repository was changed at the same time; starting again from its newest revision")
-            time.sleep(_PAUSE * tried)
-    return commit()
-
-
-def _say_public(info: DatasetInfo, users: int) -> None:
+def say_public(info: DatasetInfo | BucketInfo, users: int) -> None:
+    """Warn that anyone can read the bank, or that it stayed private."""
     if info.private:
         logger.warning("%s was private and stays private; its settings can make it public", info.id)
     else:

@@ -27,7 +27,11 @@ def run(args: argparse.Namespace) -> Result:
     found = find_adapters(source, args.target, namespace=args.namespace)
     text = "no such adapter is published, or this token may not see it"
     if found:
-        text = table(("repository", "pair", "loss", "evaluated on", "downloads", "likes"), [_row(a) for a in found])
+        columns, rows = ["repository", "pair", "loss", "evaluated on", "downloads", "likes"], [_row(a) for a in found]
+        if any(adapter.new_version is not None for adapter in found):
+            columns.append("superseded by")
+            rows = [(*row, adapter.new_version or "") for row, adapter in zip(rows, found)]
+        text = table(columns, rows)
     return Result(text, {"adapters": [adapter.to_dict() for adapter in found]})
 
 

@@ -29,7 +29,7 @@ def find_adapters(
     namespace: str | None = None,
     token: str | bool | None = None,
 ) -> list[PublishedAdapter]:
-    """The adapters on the Hub that this token may see, the best evaluated first.
+    """The adapters on the Hub that this token may see, the best evaluated first, superseded ones last.
 
     Args:
         source: a source LLM of the adapter, which may have others; a list for exactly these, in order.
@@ -70,6 +70,7 @@ def find_adapters(
     return sorted(fitting, key=quality)
 
 
-def quality(adapter: PublishedAdapter) -> tuple[float, int, str]:
-    """The sort key of adapters: reported loss (without a report last), then downloads and name."""
-    return float("inf") if adapter.loss is None else adapter.loss, -adapter.downloads, adapter.repo_id
+def quality(adapter: PublishedAdapter) -> tuple[bool, float, int, str]:
+    """The sort key of adapters: superseded last, then reported loss (without a report last), downloads and name."""
+    loss = float("inf") if adapter.loss is None else adapter.loss
+    return adapter.new_version is not None, loss, -adapter.downloads, adapter.repo_id

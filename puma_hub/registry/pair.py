@@ -41,6 +41,8 @@ def load_pair(
 def choose(found: Sequence[PublishedAdapter], source: Models, target: Model) -> PublishedAdapter:
     """The adapter for exactly these weights, where they are known; of several, the best evaluated.
 
+    A superseded one is taken only if no other fits.
+
     Raises:
         HubNotFoundError: there is none.
         MismatchError: all are for other weights.
@@ -61,13 +63,22 @@ def choose(found: Sequence[PublishedAdapter], source: Models, target: Model) -> 
             f"the adapters for {name} are for other weights than yours ({wanted}): {listed}; use the LLMs they are "
             "for, or train an adapter for yours"
         )
-    best = max(score for score, _ in scored)
-    fitting = sorted((adapter for score, adapter in scored if score == best), key=quality)
+    current = [(score, adapter) for score, adapter in scored if adapter.new_version is None]
+    best = max(score for score, _ in current or scored)
+    fitting = sorted((adapter for score, adapter in current or scored if score == best), key=quality)
     if len(fitting) > 1 and fitting[0].loss is None:
         names = ", ".join(adapter.repo_id for adapter in fitting[:5])
         raise ConfigurationError(
             f"{len(fitting)} adapters for {name} fit equally and none reports a comparable evaluation: {names}; name "
             "one in PumaAdapter.from_pretrained, or give namespace="
+        )
+    if not current:
+        logger.warning(
+            "%s is superseded, and no other adapter for %s fits: its publisher names %s as its new version; look "
+            "whether that one is for your LLMs",
+            fitting[0].repo_id,
+            name,
+            fitting[0].new_version,
         )
     return fitting[0]
 

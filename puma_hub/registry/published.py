@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from puma_hub.adapter.facts import Evaluation, prediction_labels
 from puma_hub.errors import ConfigurationError, PumaHubError, shown
-from puma_hub.hub.card_parts import require_license
+from puma_hub.hub.card_parts import new_version, require_license
 from puma_hub.hub.markup import visible
 from puma_hub.hub.naming import BLOCK
 from puma_hub.identity import ModelSpec
@@ -28,7 +28,11 @@ _MOST_FIGURES = 1000
 
 @dataclass(frozen=True)
 class PublishedAdapter:
-    """An adapter on the Hub, as its card describes it. ``revision`` is the commit that was described."""
+    """An adapter on the Hub, as its card describes it. ``revision`` is the commit that was described.
+
+    ``new_version`` is the repository that its publisher names as its successor. Nothing follows that name: it may be of
+    another pair, or of nothing.
+    """
 
     repo_id: str
     revision: str | None
@@ -42,6 +46,7 @@ class PublishedAdapter:
     likes: int = 0
     private: bool = False
     gated: bool = False
+    new_version: str | None = None
 
     @property
     def source_ids(self) -> list[str]:
@@ -87,6 +92,7 @@ class PublishedAdapter:
             "likes": self.likes,
             "private": self.private,
             "gated": self.gated,
+            "new_version": self.new_version,
         }
 
 
@@ -113,8 +119,9 @@ def _published(entry: Mapping[str, Any]) -> PublishedAdapter:
     if not isinstance(sources, list) or not 1 <= len(sources) <= MAX_SOURCES:
         raise ConfigurationError(f"sources must be 1 to {MAX_SOURCES} models, got {shown(sources)}")
     task, commit, license = block.get("task"), entry.get("sha"), card.get("license")
+    repo_id = require_text(entry.get("id"), "the repository's id", _LONGEST_NAME)
     return PublishedAdapter(
-        repo_id=require_text(entry.get("id"), "the repository's id", _LONGEST_NAME),
+        repo_id=repo_id,
         revision=None if commit is None else require_text(commit, "the commit", _LONGEST_NAME),
         sources=tuple(_spec(spec) for spec in sources),
         target=_spec(block.get("target")),
@@ -126,6 +133,7 @@ def _published(entry: Mapping[str, Any]) -> PublishedAdapter:
         likes=_count(entry.get("likes")),
         private=entry.get("private") is True,
         gated=bool(entry.get("gated")),
+        new_version=new_version(card, repo_id),
     )
 
 

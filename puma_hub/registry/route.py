@@ -79,6 +79,8 @@ def find_route(source: Model, target: Model, *, namespace: str | None = None, to
     the same rows. Where retraining was not reported, the source's prompts take its place. Of several evaluations the
     worst counts; without any, 10 % is assumed. Losses compound along a chain.
 
+    Superseded adapters are avoided: of the routes with the fewest of them, the one with the smallest loss is taken.
+
     Two steps fit if the LLM between them has the same id, if its fingerprints do not differ, and if prompt length and
     task are the same. Adapters of several sources are not used.
 
@@ -99,27 +101,49 @@ def find_route(source: Model, target: Model, *, namespace: str | None = None, to
     route = cheapest(single, start, goal)
     if route is None:
         raise HubNotFoundError(_no_route(single, start, goal))
-    direct = min((adapter for adapter in single if _ends(adapter, start, goal)), key=step_loss, default=None)
     logger.info("route: %s", route)
-    if route.is_chain and direct is not None:
-        logger.info("the direct adapter %s loses more, %.1f %%", direct.repo_id, 100 * step_loss(direct))
+    if route.is_chain:
+        _say_why_not_direct([adapter for adapter in single if _ends(adapter, start, goal)])
+    for adapter in route:
+        if adapter.new_version is not None:
+            logger.warning(
+                "%s is superseded, and no route does without it: its publisher names %s as its new version; look "
+                "whether that one is for your LLMs",
+                adapter.repo_id,
+                adapter.new_version,
+            )
     return route
 
 
-def cheapest(adapters: list[PublishedAdapter], start: ModelSpec, goal: ModelSpec) -> Route | None:
-    """Dijkstra's algorithm over adapters: which may follow depends on the whole adapter before, not only its target."""
-    number = count()
-    heap: list[tuple[float, int, int, tuple[PublishedAdapter, ...]]] = []
+def _say_why_not_direct(direct: list[PublishedAdapter]) -> None:
+    best = min(direct, key=lambda adapter: (adapter.new_version is not None, step_loss(adapter)), default=None)
+    if best is None:
+        return
+    if best.new_version is not None:
+        logger.info("the direct adapter %s is superseded by %s, so it was not taken", best.repo_id, best.new_version)
+    else:
+        logger.info("the direct adapter %s loses more, %.1f %%", best.repo_id, 100 * step_loss(best))
 
-    def push(cost: float, way: tuple[PublishedAdapter, ...]) -> None:
-        heapq.heappush(heap, (cost + math.log1p(step_loss(way[-1])), len(way), next(number), way))
+
+def cheapest(adapters: list[PublishedAdapter], start: ModelSpec, goal: ModelSpec) -> Route | None:
+    """Dijkstra's algorithm over adapters: which may follow depends on the whole adapter before, not only its target.
+
+    The cost of a way is how many of its adapters are superseded, then its loss, then its length.
+    """
+    number = count()
+    heap: list[tuple[int, float, int, int, tuple[PublishedAdapter, ...]]] = []
+
+    def push(superseded: int, loss: float, way: tuple[PublishedAdapter, ...]) -> None:
+        last = way[-1]
+        cost = (superseded + (last.new_version is not None), loss + math.log1p(step_loss(last)))
+        heapq.heappush(heap, (*cost, len(way), next(number), way))
 
     for adapter in adapters:
         if _same(adapter.sources[0], start):
-            push(0.0, (adapter,))
+            push(0, 0.0, (adapter,))
     done: set[tuple[str, str | None]] = set()
     while heap:
-        cost, _, _, way = heapq.heappop(heap)
+        superseded, loss, _, _, way = heapq.heappop(heap)
         if _same(way[-1].target, goal):
             return Route(way)
         if (way[-1].repo_id, way[-1].revision) in done:
@@ -127,7 +151,7 @@ def cheapest(adapters: list[PublishedAdapter], start: ModelSpec, goal: ModelSpec
         done.add((way[-1].repo_id, way[-1].revision))
         for adapter in adapters:
             if (adapter.repo_id, adapter.revision) not in done and _follows(way[-1], adapter):
-                push(cost, (*way, adapter))
+                push(superseded, loss, (*way, adapter))
     return None
 
 
