@@ -6,6 +6,7 @@ import re
 import reprlib
 
 _MOST_BITS = 256
+_LONGEST_REASON = 300
 _SECRETS = (
     (re.compile(r"\b(hf_|api_org_)\w+"), r"\1***"),
     (re.compile(r"\b(Bearer|Basic)(\s+)[^\s\"',;]+", re.IGNORECASE), r"\1\2***"),
@@ -107,6 +108,12 @@ class _Short(reprlib.Repr):
 def shown(value: object) -> str:
     """A value from elsewhere as messages show it: short, on one line, nothing in it that a terminal acts on."""
     return _Short().repr(value)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of a library says, for a message: its first line, short, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return without_secrets(lines[0])[:_LONGEST_REASON]
 
 
 def without_secrets(text: str) -> str:

@@ -69,11 +69,11 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         require_text(self.model_id, "model_id")
-        require_whole(self.hidden_size, f"hidden_size of {self.model_id!r}", MAX_HIDDEN_SIZE)
+        require_whole(self.hidden_size, f"hidden_size of {shown(self.model_id)}", MAX_HIDDEN_SIZE)
         for name in ("revision", "model_type", "fingerprint"):
             value = getattr(self, name)
             if value is not None:
-                require_text(value, f"{name} of {self.model_id!r}")
+                require_text(value, f"{name} of {shown(self.model_id)}")
 
     @classmethod
     def from_model(cls, model: PreTrainedModel, model_id: str | None = None, revision: str | None = None) -> ModelSpec:

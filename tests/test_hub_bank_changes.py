@@ -197,7 +197,7 @@ def test_pushes_at_once_leave_one_bank(hub: HubServer, login: Callable[..., None
 def test_who_never_comes_first_is_told(
     hub: HubServer, login: Callable[..., None], status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("puma_hub.bank.publish._PAUSE", 0.0)
+    monkeypatch.setattr("puma_hub.hub.newest._PAUSE", 0.0)
     login("alice")
     full_bank().push_to_hub(NAME)
     before = stored(hub).head()

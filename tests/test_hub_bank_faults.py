@@ -44,7 +44,7 @@ def test_a_failed_change_leaves_the_newest_revision_whole(
     fault: dict[str, Any],
     error: type[Exception],
 ) -> None:
-    monkeypatch.setattr("puma_hub.bank.publish._PAUSE", 0.0)
+    monkeypatch.setattr("puma_hub.hub.newest._PAUSE", 0.0)
     login("alice")
     full_bank().push_to_hub(NAME)
     before = stored(hub).head()

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import datasets
 import numpy as np
@@ -18,7 +18,7 @@ from puma_hub.bank.columns import dataset_of_arrays, to_dataset
 from puma_hub.bank.folder import write_bank
 from puma_hub.bank.index import UserIndex
 from puma_hub.bank.merge import aligned, updated_provenance
-from puma_hub.bank.peft import PeftExchange
+from puma_hub.bank.on_the_hub import HubExchange
 from puma_hub.bank.provenance import Provenance
 from puma_hub.bank.shards import DEFAULT_SHARD_SIZE, shard_rows
 from puma_hub.bank.statistics import BankStatistics
@@ -29,11 +29,8 @@ from puma_hub.identity import ModelSpec
 from puma_hub.tasks import RatingHead
 from puma_hub.tasks.owners import Owners, owners_of
 
-if TYPE_CHECKING:
-    from huggingface_hub import CommitInfo
 
-
-class PromptBank(PeftExchange):
+class PromptBank(HubExchange):
     """The soft prompts of many users of one LLM: ``user_id``, ``prompt`` of shape ``(l, d)``, and provenance.
 
     A bank made from arrays or a data set is in memory. A loaded bank stays in its files. Looking up a user reads half a
@@ -317,48 +314,6 @@ class PromptBank(PeftExchange):
 
     # On the Hub
 
-    def push_to_hub(
-        self,
-        repo_id: str,
-        *,
-        private: bool = True,
-        token: str | bool | None = None,
-        revision: str | None = None,
-        commit_message: str | None = None,
-        license: str | None = None,
-        max_shard_size: int | str = DEFAULT_SHARD_SIZE,
-    ) -> CommitInfo:
-        """Publish prompts, provenance, head and card in one commit, which replaces the repository's contents.
-
-        Rows are sorted by user id, so that some users can be read without the rest.
-
-        Args:
-            private: give False to publish in a repository that anyone can read. An existing repository keeps its
-                visibility.
-            revision: a branch. It is created if it does not exist.
-            license: an identifier of the Hub, such as ``cc-by-4.0``; never guessed.
-            max_shard_size: the size of a file, such as ``"500MB"``.
-
-        Returns:
-            The commit, with ``repo_url``, ``commit_url`` and ``oid``.
-
-        Raises:
-            ConfigurationError: the repository is public and ``private`` is true, or an argument cannot be used.
-            HubError: the Hub refuses, or cannot be reached. Its newest revision is complete in any case.
-        """
-        from puma_hub.bank.publish import publish_bank
-
-        return publish_bank(
-            self,
-            repo_id,
-            private=private,
-            token=token,
-            revision=revision,
-            commit_message=commit_message,
-            license=license,
-            max_shard_size=max_shard_size,
-        )
-
     @classmethod
     def from_pretrained(
         cls,
@@ -373,12 +328,15 @@ class PromptBank(PeftExchange):
         """Load a bank from a folder or from the Hub. Its prompts stay in their files.
 
         Args:
+            repo_or_dir: a folder, a repository, or the address ``hf://buckets/namespace/name`` of a bucket or of a
+                folder in it.
             users: load only these users, in this order. From the Hub, little more than their rows is read, and no
                 prompt is kept on disk.
-            revision: a branch, tag or commit. All files come from one commit.
+            revision: a branch, tag or commit. All files come from one commit. A bucket has none.
             cache_dir: a folder for the downloads, in place of the Hub's cache.
 
         Raises:
+            ConfigurationError: a revision of a bucket is asked for, or its address is none.
             UnknownUserError: one of ``users`` is not in the bank.
             BankError: the bank has a newer format, or is malformed.
             CheckpointError: a file is damaged, or files do not belong together.

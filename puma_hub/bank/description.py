@@ -15,14 +15,16 @@ from puma_hub.storage import read_json, write_json
 
 DESCRIPTION_FILE = "bank.json"
 HEAD_FILE = "head.safetensors"
+HEADS = "head-*.safetensors"
 SHARDS = "data/train-*.parquet"
-_SHARD = "data/train-{:05d}-of-{:05d}.parquet"
+_SHARD = "data/train-{:05d}-of-{:05d}{}.parquet"
+_SUFFIX = re.compile(r"[0-9a-f]{16}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def shard_names(number: int) -> list[str]:
+def shard_names(number: int, suffix: str | None = None) -> list[str]:
     """The names of ``number`` files of rows."""
-    return [_SHARD.format(shard, number) for shard in range(number)]
+    return [_SHARD.format(shard, number, _ending(suffix)) for shard in range(number)]
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,8 @@ class BankDescription:
     """The contents of ``bank.json``. It names no user.
 
     ``card`` is the SHA-256 of the generated card. It shows whether the card was edited by hand later. ``migration`` is
-    the hash of what a migration made the files from.
+    the hash of what a migration made the files from. ``suffix``, 16 hexadecimal digits, ends the names of the files of
+    this bank where those of the bank before it are beside them for a while, as in a bucket.
     """
 
     provenance: Provenance
@@ -40,15 +43,22 @@ class BankDescription:
     license: str | None = None
     card: str | None = None
     migration: str | None = None
+    suffix: str | None = None
 
     @property
     def shards(self) -> list[str]:
-        return shard_names(_files(self.users, self.rows_per_shard))
+        return shard_names(_files(self.users, self.rows_per_shard), self.suffix)
+
+    @property
+    def head_file(self) -> str:
+        """The name of the rating head's file, if there is one."""
+        stem, dot, ending = HEAD_FILE.partition(".")
+        return stem + _ending(self.suffix) + dot + ending
 
     @property
     def files(self) -> list[str]:
         """All files except the description and the card."""
-        return [*self.shards, *([HEAD_FILE] if self.rating_head else [])]
+        return [*self.shards, *([self.head_file] if self.rating_head else [])]
 
     def write(self, folder: Path) -> None:
         facts = {
@@ -58,6 +68,7 @@ class BankDescription:
             "license": self.license,
             "card": self.card,
             **({} if self.migration is None else {"migration": self.migration}),
+            **({} if self.suffix is None else {"suffix": self.suffix}),
         }
         write_json(folder / DESCRIPTION_FILE, self.provenance.to_dict() | facts)
 
@@ -79,6 +90,7 @@ class BankDescription:
                 None if data.get("license") is None else require_text(data["license"], "license"),
                 None if data.get("card") is None else require_hash(data["card"], "card"),
                 None if data.get("migration") is None else require_text(data["migration"], "migration"),
+                None if data.get("suffix") is None else _require_suffix(data["suffix"]),
             )
 
     def require_rows(self, rows: int, where: str) -> None:
@@ -119,6 +131,16 @@ def require_hash(value: object, what: str) -> str:
     """
     if not isinstance(value, str) or not _SHA256.fullmatch(value):
         raise ConfigurationError(f"{what} must be a SHA-256 in hexadecimal, got {shown(value)}")
+    return value
+
+
+def _ending(suffix: str | None) -> str:
+    return "" if suffix is None else f"-{suffix}"
+
+
+def _require_suffix(value: object) -> str:
+    if not isinstance(value, str) or not _SUFFIX.fullmatch(value):
+        raise ConfigurationError(f"suffix must be 16 hexadecimal digits, got {shown(value)}")
     return value
 
 

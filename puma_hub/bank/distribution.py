@@ -18,7 +18,8 @@ from sklearn.decomposition import PCA
 from puma_hub.bank.bank import PromptBank
 from puma_hub.bank.privacy import PrivacyBudget, private_factors
 from puma_hub.bank.provenance import Provenance
-from puma_hub.errors import BankError, CheckpointError, ConfigurationError, PumaHubError, StorageError
+from puma_hub.errors import BankError, CheckpointError, ConfigurationError, StorageError, first_line, shown
+from puma_hub.limits import MAX_USERS, require_number, require_whole
 from puma_hub.storage import new_file
 from puma_hub.tasks import RatingHead
 
@@ -66,8 +67,8 @@ class PromptDistribution:
             raise BankError(f"factors must be finite and of shape (k, {known.mean.size}), got {shape}; make them again")
         if not (math.isfinite(self.noise_variance) and self.noise_variance >= 0 and self.users >= 1):
             raise BankError(
-                f"a distribution needs a finite variance and at least 1 user, got {self.noise_variance!r} and "
-                f"{self.users!r}; make it again"
+                f"a distribution needs a finite variance and at least 1 user, got {shown(self.noise_variance)} "
+                f"and {shown(self.users)}; make it again"
             )
         self.provenance.require_head(self.head)
 
@@ -179,15 +180,19 @@ class PromptDistribution:
                 text = (opened.metadata() or {}).get(_KEY)
                 tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (no mapping)
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is no safetensors file, or damaged: {error}; make it again") from error
+            raise CheckpointError(
+                f"{file} is no safetensors file, or damaged: {first_line(error)}; make it again"
+            ) from error
         if text is None:
             raise StorageError(f"{file} holds other tensors than a distribution of prompts; give another file")
         try:
             return _of_file(json.loads(text), tensors)
-        except PumaHubError:
+        except BankError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError) as error:
-            raise CheckpointError(f"the distribution in {file} is malformed: {error}; make it again") from error
+            raise CheckpointError(
+                f"the distribution in {file} is malformed: {first_line(error)}; make it again"
+            ) from error
 
 
 def _of_file(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> PromptDistribution:
@@ -199,5 +204,8 @@ def _of_file(facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Pro
     if weights:
         head = RatingHead(provenance.answers)
         head.load_state_dict(weights)
-    noise, users = float(facts["noise_variance"]), int(facts["users"])
-    return PromptDistribution(provenance, tensors["factors"], noise, users, head)
+    noise = require_number(facts["noise_variance"], "noise_variance")
+    users, factors = require_whole(facts["users"], "users", MAX_USERS), tensors["factors"]
+    if factors.dtype != np.float32:
+        raise CheckpointError(f"the factors must be float32, got {factors.dtype}")
+    return PromptDistribution(provenance, factors, noise, users, head)

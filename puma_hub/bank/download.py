@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfFileSystem
+
 from puma_hub.bank import PromptBank
 from puma_hub.bank.description import DESCRIPTION_FILE, BankDescription
 from puma_hub.bank.folder import describe_folder, read_head, read_rows
 from puma_hub.bank.stream import read_users
 from puma_hub.bank.users import require_distinct, user_list
-from puma_hub.errors import StorageError
+from puma_hub.errors import ConfigurationError, StorageError
+from puma_hub.hub.buckets import is_bucket, require_no_revision
 from puma_hub.hub.failures import hub_errors
 from puma_hub.hub.naming import is_hub_id
 from puma_hub.storage.staging import bring_back
@@ -28,6 +31,11 @@ def load_bank(
     force_download: bool = False,
 ) -> PromptBank:
     """Implements :meth:`puma_hub.PromptBank.from_pretrained`."""
+    if is_bucket(name):
+        require_no_revision(revision, name)
+        from puma_hub.bank.bucket import load_from_bucket
+
+        return load_from_bucket(name, users=users, token=token, cache_dir=cache_dir, force_download=force_download)
     bring_back(Path(name))
     if os.path.isdir(name):
         bank = _stored_bank(Path(name), describe_folder(Path(name)), name)
@@ -42,7 +50,8 @@ def load_bank(
         wanted = user_list(users)
         require_distinct(wanted)
         head = _fetch(name, description.files[len(description.shards) :], folder.name, **options)
-        dataset = read_users(name, folder.name, description, wanted, token)
+        filesystem = HfFileSystem(token=token)
+        dataset = read_users(filesystem, f"datasets/{name}@{folder.name}", name, description, wanted)
         return PromptBank(dataset, description.provenance, read_head(head or folder, description)).select(wanted)
     _fetch(name, description.files, folder.name, **options)
     return _stored_bank(folder, description, name)
@@ -54,9 +63,14 @@ def describe_bank(repo_id: str, revision: str | None = None, **options: Any) -> 
     ``options`` are those of ``hf_hub_download``.
 
     Raises:
+        ConfigurationError: this is a bucket's address.
         StorageError: this cannot be a repository's name.
         HubError: the repository holds no bank, or cannot be read.
     """
+    if is_bucket(repo_id):
+        raise ConfigurationError(
+            f"{repo_id} is in a bucket, which keeps no revisions to tell apart; give a folder or a repository"
+        )
     if not is_hub_id(repo_id):
         raise StorageError(
             f"no prompt bank at {repo_id}: it is not a folder, and not a repository's name either; check the name"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, SHARDS, BankDescription
+from puma_hub.bank.description import DESCRIPTION_FILE, HEAD_FILE, HEADS, SHARDS, BankDescription
 from puma_hub.bank.rounding import Rounding
 from puma_hub.bank.shards import ShardRows, write_shards
 from puma_hub.bank.stored_rows import BankRows
-from puma_hub.errors import CheckpointError, StorageError
+from puma_hub.errors import CheckpointError, StorageError, first_line
 from puma_hub.storage import new_folder
 from puma_hub.storage.layout import Layout
 from puma_hub.storage.staging import bring_back
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from puma_hub.bank.bank import PromptBank
 
 LAYOUT = Layout(
-    "a prompt bank", (DESCRIPTION_FILE,), (SHARDS, HEAD_FILE), keys=("prompt_length", "users", "rows_per_shard")
+    "a prompt bank", (DESCRIPTION_FILE,), (SHARDS, HEAD_FILE, HEADS), keys=("prompt_length", "users", "rows_per_shard")
 )
 
 
@@ -42,13 +42,13 @@ def write_contents(folder: Path, bank: PromptBank, description: BankDescription)
     """Write the rows and the rating head into the files that ``description`` lists."""
     rounding = Rounding.of(bank.provenance.details)
     write_shards(folder, description.shards, bank.stored, bank.index.order, description.rows_per_shard, rounding)
-    write_head(folder, bank.head)
+    write_head(folder, bank.head, description.head_file)
 
 
-def write_head(folder: Path, head: RatingHead | None) -> None:
+def write_head(folder: Path, head: RatingHead | None, name: str = HEAD_FILE) -> None:
     """Write the rating head, if there is one."""
     if head is not None:
-        save_file({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD_FILE)
+        save_file({key: tensor.contiguous() for key, tensor in head.state_dict().items()}, folder / name)
 
 
 def describe_folder(folder: Path) -> BankDescription:
@@ -94,7 +94,9 @@ def read_head(folder: Path, description: BankDescription) -> RatingHead | None:
     Raises:
         CheckpointError: the file is damaged.
     """
-    return load_head(folder / HEAD_FILE, description.provenance.answers) if description.rating_head else None
+    return (
+        load_head(folder / description.head_file, description.provenance.answers) if description.rating_head else None
+    )
 
 
 def load_head(path: Path, answers: int) -> RatingHead:
@@ -107,8 +109,7 @@ def load_head(path: Path, answers: int) -> RatingHead:
     try:
         head.load_state_dict(load_file(path))
     except (SafetensorError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
         raise CheckpointError(
-            f"the rating head in {path} is damaged ({reason}); restore it or make it again"
+            f"the rating head in {path} is damaged ({first_line(error)}); restore it or make it again"
         ) from error
     return head

@@ -78,7 +78,7 @@ class StoreDescription:
             version = require_whole(data.get("store_format"), "store_format", MAX_FORMAT)
             if version > _FORMAT:
                 raise BankError(too_new("this keyed store", version, _FORMAT, data.get("puma_hub_version")))
-            return cls(
+            found = cls(
                 Provenance.from_dict(data),
                 require_whole(data.get("users"), "users", MAX_USERS, least=0),
                 require_dtype(data.get("dtype")),
@@ -87,6 +87,11 @@ class StoreDescription:
                 require_hash(data.get("data_sha256"), "data_sha256"),
                 None if data.get("head_sha256") is None else require_hash(data["head_sha256"], "head_sha256"),
             )
+            if found.users * found.packing.record_bytes > found.data_bytes:
+                raise CheckpointError(
+                    f"{found.data_bytes} bytes of data cannot hold {found.users} prompts of its shape"
+                )
+            return found
 
     def read_head(self, folder: Path) -> RatingHead | None:
         """The rating head, or None if there is none.

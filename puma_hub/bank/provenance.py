@@ -12,7 +12,7 @@ from puma_hub.bank.statistics import BankStatistics
 from puma_hub.data.held_out import TrainedRows
 from puma_hub.errors import BankError, ConfigurationError, shown
 from puma_hub.identity import ModelSpec
-from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_text, require_whole
+from puma_hub.limits import MAX_FORMAT, MAX_PROMPT_LENGTH, require_plain, require_text, require_whole
 from puma_hub.tasks import PromptTemplate, RatingHead, Task, as_task, default_task
 from puma_hub.tasks.owners import USERS, owners_of
 
@@ -56,9 +56,11 @@ class Provenance:
         owners_of(self.owners)
         if not isinstance(self.details, Mapping):
             raise ConfigurationError(f"the details of a bank must be a mapping, got {shown(self.details)}")
+        require_plain(self.details, "the details of a bank")
         steps = self.history
         if not isinstance(steps, (list, tuple)) or not all(isinstance(step, Mapping) for step in steps):
             raise ConfigurationError(f"the history of a bank must be a list of mappings, got {shown(steps)}")
+        require_plain(steps, "the history of a bank")
         set_(self, "history", tuple(steps))
         for number, step in enumerate(steps):
             checked_parents(step.get(PARENTS, ()), number)

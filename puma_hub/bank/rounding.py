@@ -31,6 +31,7 @@ _DICTIONARY = {
     "compression": "zstd",
     "compression_level": 1,
 }
+_LARGEST = float(np.finfo(np.float32).max)
 _STEPS = 127  # on each side of 0
 _ROOM = 1.25  # for prompts that are larger than those looked at
 
@@ -57,9 +58,9 @@ class Rounding:
         require_dtype(self.dtype)
         if self.dtype == WHOLE:
             raise ConfigurationError(f"{WHOLE} rounds nothing; leave the rounding out")
-        valid = isinstance(self.step, (int, float)) and not isinstance(self.step, bool) and self.step > 0
-        if (self.step is not None or self.dtype == _INT8) and not (valid and np.isfinite(np.float32(self.step))):
-            raise ConfigurationError(f"the step of int8 prompts must be a positive number, got {self.step!r}")
+        valid = isinstance(self.step, (int, float)) and not isinstance(self.step, bool) and 0 < self.step <= _LARGEST
+        if (self.step is not None or self.dtype == _INT8) and not valid:
+            raise ConfigurationError(f"the step of int8 prompts must be a positive number, got {shown(self.step)}")
 
     @classmethod
     def fitted(cls, dtype: str, prompts: np.ndarray) -> Rounding | None:

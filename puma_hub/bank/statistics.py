@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from puma_hub.bank.reference import Reference
-from puma_hub.errors import BankError
+from puma_hub.errors import BankError, first_line, shown
+from puma_hub.limits import MAX_HIDDEN_SIZE, MAX_PROMPT_LENGTH, MAX_USERS, require_number, require_whole
 
 LEAST_USERS = 30
 """With fewer users, the mean of their prompts is a poor estimate of the base: the users' own offsets bias it."""
@@ -64,8 +65,8 @@ class BankStatistics:
                 )
         if not math.isfinite(self.spread) or self.spread < 0 or self.users < 1:
             raise BankError(
-                f"statistics of a bank need a finite spread and at least 1 user, got {self.spread!r} and "
-                f"{self.users!r}; make the bank again"
+                f"statistics of a bank need a finite spread and at least 1 user, got {shown(self.spread)} and "
+                f"{shown(self.users)}; make the bank again"
             )
 
     @classmethod
@@ -150,17 +151,20 @@ class BankStatistics:
             BankError: a part is missing or malformed.
         """
         try:
-            length, size = (int(number) for number in data["shape"])
+            length, size = data["shape"]
+            require_whole(length, "the prompt length", MAX_PROMPT_LENGTH)
+            require_whole(size, "the hidden size", MAX_HIDDEN_SIZE)
             mean = _decoded(data["mean"], length, size)
             known = data.get("sensitivity")
             sensitivity = None if known is None else _decoded(known, length, size)
-            return cls(mean, float(data["spread"]), int(data["users"]), bool(data.get("is_base")), sensitivity)
+            spread, users = require_number(data["spread"], "spread"), require_whole(data["users"], "users", MAX_USERS)
+            return cls(mean, spread, users, data.get("is_base") is True, sensitivity)
         except BankError:
             raise
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError, binascii.Error) as error:
             raise BankError(
-                f"the statistics in a bank's provenance are malformed ({type(error).__name__}: {error}); restore the "
-                "file or make the bank again"
+                f"the statistics in a bank's provenance are malformed ({type(error).__name__}: {first_line(error)}); "
+                "restore the file or make the bank again"
             ) from error
 
 

@@ -20,9 +20,13 @@ from puma_hub.hub.failures import hub_errors, translated
 
 
 def read_users(
-    repo_id: str, commit: str, description: BankDescription, users: Sequence[str], token: str | bool | None
+    filesystem: HfFileSystem, folder: str, where: str, description: BankDescription, users: Sequence[str]
 ) -> datasets.Dataset:
     """The rows of ``users``, in memory, sorted by id.
+
+    Args:
+        folder: the bank's path in the file system.
+        where: names the bank in messages.
 
     Raises:
         UnknownUserError: a user is not in the bank.
@@ -30,21 +34,20 @@ def read_users(
         HubError: the files cannot be read.
     """
     wanted = sorted(users)
-    doing = f"read {len(wanted)} users from {repo_id}"
-    filesystem = HfFileSystem(token=token)
+    doing = f"read {len(wanted)} users from {where}"
     found: list[pa.Table] = []
     total = 0
-    with hub_errors(doing), _damaged(doing, repo_id):
+    with hub_errors(doing), _damaged(doing, where):
         for shard in description.shards:
             # No read-ahead: Arrow itself combines what it needs into a few requests.
-            with filesystem.open(f"datasets/{repo_id}@{commit}/{shard}", "rb", cache_type="none") as file:
+            with filesystem.open(f"{folder}/{shard}", "rb", cache_type="none") as file:
                 parquet = pq.ParquetFile(file, pre_buffer=True)
                 total += parquet.metadata.num_rows
                 table = parquet.read_row_groups(_groups(parquet.metadata, wanted), use_threads=False)
                 found.append(table.filter(pc.is_in(table.column("user_id"), pa.array(wanted, pa.string()))))
         table = pa.concat_tables(found)
         features = datasets.Features.from_arrow_schema(table.schema)
-    description.require_rows(total, repo_id)
+    description.require_rows(total, where)
     known = set(table.column("user_id").to_pylist())
     require_known([place for place, user in enumerate(users) if user not in known], len(users), total)
     return to_dataset(table, features)
@@ -67,17 +70,17 @@ def _groups(metadata: pq.FileMetaData, wanted: Sequence[str]) -> list[int]:
 
 
 @contextmanager
-def _damaged(doing: str, repo_id: str) -> Iterator[None]:
+def _damaged(doing: str, where: str) -> Iterator[None]:
     """Turn Arrow's errors about damaged files into a CheckpointError. Errors of the Hub are passed on."""
     try:
         yield
     except PumaHubError:
         raise
     except FileNotFoundError as error:
-        raise CheckpointError(f"the bank {repo_id} lacks one of its files; its owner must publish it again") from error
+        raise CheckpointError(f"the bank {where} lacks one of its files; its owner must publish it again") from error
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         if translated(error, doing) is not None:
             raise
         raise CheckpointError(
-            f"a file of the bank {repo_id} is damaged ({type(error).__name__}); its owner must publish it again"
+            f"a file of the bank {where} is damaged ({type(error).__name__}); its owner must publish it again"
         ) from error

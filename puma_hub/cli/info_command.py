@@ -21,7 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "path",
         metavar="ID",
-        help="folder or Hub id of a bank or an adapter; datasets/ID for a bank with the same id as an adapter",
+        help="folder or Hub id of a bank or an adapter; datasets/ID for a bank with the same id as an adapter; or the "
+        "address of a bank in a bucket",
     )
 
 
@@ -46,12 +47,17 @@ def _local(path: str) -> dict[str, Any]:
 def _on_the_hub(given: str) -> dict[str, Any]:
     from huggingface_hub import HfApi
 
+    from puma_hub.bank.bucket import describe_bucket
     from puma_hub.bank.description import DESCRIPTION_FILE
     from puma_hub.bank.download import describe_bank
     from puma_hub.errors import HubNotFoundError, StorageError
+    from puma_hub.hub.buckets import is_bucket
     from puma_hub.hub.failures import hub_errors
     from puma_hub.hub.naming import is_hub_id
 
+    if is_bucket(given):
+        described = describe_bucket(given)
+        return _bank(described.users, described.rating_head, described.provenance) | {"license": described.license}
     name = given.removeprefix("datasets/") if given.count("/") == 2 else given
     if not is_hub_id(name):
         raise StorageError(

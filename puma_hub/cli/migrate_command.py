@@ -47,11 +47,17 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.bank import PromptBank
     from puma_hub.bank.folder import LAYOUT
     from puma_hub.cli.outputs import check_outputs
+    from puma_hub.errors import ConfigurationError
+    from puma_hub.hub.buckets import is_bucket
     from puma_hub.migration import Share, migrate_changes, migrate_share
     from puma_hub.migration.share import ALL
     from puma_hub.storage.places import is_address
 
-    if any(is_address(name) for name in (args.out, *args.bank)):
+    if is_bucket(args.out):
+        raise ConfigurationError(
+            f"{args.out} is a bucket; migrate to a folder, and publish that with puma-hub push FOLDER BUCKET --bucket"
+        )
+    if is_address(args.out) or any(is_address(name) and not is_bucket(name) for name in args.bank):
         return _between_places(args)
     check_outputs(args, {args.out: LAYOUT})
     share = Share.parse(args.shard) if args.shard is not None else ALL

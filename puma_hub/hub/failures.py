@@ -77,11 +77,14 @@ def _answer(error: BaseException, doing: str) -> PumaHubError | None:
         return HubNotFoundError(
             f"{start}the repository lacks the file {_file(error)}; check that it is the repository you mean"
         )
-    if isinstance(error, errors.RepositoryNotFoundError):
+    if isinstance(error, (errors.RepositoryNotFoundError, errors.BucketNotFoundError)):
+        kind_of = "bucket" if isinstance(error, errors.BucketNotFoundError) else "repository"
         return HubNotFoundError(
-            f"{start}there is no such repository, or it is private and this token may not see it; check the name, or "
+            f"{start}there is no such {kind_of}, or it is private and this token may not see it; check the name, or "
             f"{_LOGIN}"
         )
+    if isinstance(error, errors.BucketBatchError):
+        return HubError(f"{start}some files were not changed ({len(error.failures)} of them); run it again")
     remedies: dict[int, tuple[Callable[[str], PumaHubError], str]] = {
         400: (HubError, f"the Hub rejects the request{said}; correct what it names"),
         401: (HubAccessError, f"the Hub does not accept the token, or there is none{said}; {_LOGIN}"),

@@ -14,7 +14,7 @@ from datasets.utils import tqdm
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
-from puma_hub.bank.description import DESCRIPTION_FILE, BankDescription
+from puma_hub.bank.description import DESCRIPTION_FILE, BankDescription, shard_names
 from puma_hub.bank.folder import write_head
 from puma_hub.bank.rounding import WHOLE, Rounding, require_dtype
 from puma_hub.bank.shards import ShardRows
@@ -46,7 +46,7 @@ class RemoteWriter:
     rounding: Rounding | None = None
 
     def write(self, number: int, advanced: Callable[[int], object]) -> None:
-        name = self.description.shards[number]
+        name = shard_names(len(self.description.shards))[number]
         if self.target.has(name):
             advanced(self.users_in(number))
             return

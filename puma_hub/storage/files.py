@@ -19,13 +19,15 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from puma_hub.errors import StorageError
+from puma_hub.errors import PumaHubError, StorageError, first_line
 from puma_hub.storage.layout import Layout, is_device, require_file, require_ours, require_replaceable, resolved
 from puma_hub.storage.staging import OLD, clear_leftovers, flush, private_folder, settle_modes, staged_folder
 
 # What renaming meets where another process replaces the same folder.
 _RACES = (errno.ENOENT, errno.ENOTEMPTY, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TRIES = 10
+_SCRATCH = "puma-hub"
 
 
 @contextmanager
@@ -138,6 +140,30 @@ def new_file(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """Yield a folder for this user alone, where temporary files go; it is gone when the block ends.
+
+    What killed processes left there before is removed: it may hold users' prompts.
+
+    Raises:
+        StorageError: it cannot be made, or the disk is full.
+    """
+    final = Path(tempfile.gettempdir(), _SCRATCH)
+    with _as_storage_error(final, "folder by TMPDIR"):
+        clear_leftovers(final)
+        place = private_folder(final)
+    try:
+        yield place
+    except OSError as error:
+        if isinstance(error, PumaHubError) or error.errno not in _FULL:
+            raise
+        with _as_storage_error(final, "folder by TMPDIR"):
+            raise
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
 def _private_folder(final: Path) -> Iterator[Path]:
     """A folder beside ``final`` for this user alone; writers may leave files of their own in it when they fail."""
     clear_leftovers(final)
@@ -148,8 +174,10 @@ def _private_folder(final: Path) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _move_files(files: Sequence[Path], place: Path, folder: Path) -> None:
+def _move_files(files: Sequence[Path], place: Path, folder: Path, last: str | None = None) -> None:
     settle_modes(place, folder, whole=False)
+    if last is not None and (place / last).is_file():
+        (folder / last).unlink(missing_ok=True)
     for path in files:
         os.replace(path, folder / path.name)
 
@@ -171,18 +199,21 @@ def read_json(source: str | os.PathLike[str]) -> dict[str, Any]:
     except OSError as error:
         raise StorageError(f"cannot read {source}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
-        raise StorageError(f"{source} is not valid JSON ({error}); restore the file or make it again") from error
+        raise StorageError(
+            f"{source} is not valid JSON ({first_line(error)}); restore the file or make it again"
+        ) from error
     if not isinstance(data, dict):
         raise StorageError(f"{source} must hold a JSON object, found {type(data).__name__}")
     return data
 
 
 @contextmanager
-def replace_files(target: str | os.PathLike[str], first: str | None = None) -> Iterator[Path]:
+def replace_files(target: str | os.PathLike[str], first: str | None = None, last: str | None = None) -> Iterator[Path]:
     """Yield a temporary folder whose files are renamed into ``target`` when the block ends without an error.
 
     Other files in ``target`` stay. Larger files go first, so that a config never describes missing weights; before all
-    of them the one called ``first``.
+    of them the one called ``first``. The one called ``last`` tells of all the others: its old one goes before the first of
+    them is replaced, so that after a kill it is missing and never tells of other files.
 
     Raises:
         StorageError: ``target`` is a file, or cannot be written.
@@ -190,8 +221,12 @@ def replace_files(target: str | os.PathLike[str], first: str | None = None) -> I
     final = resolved(target)
     with _as_storage_error(target, "folder"), _folders_above(final / "file"), _private_folder(final / "files") as place:
         yield place
-        files = sorted(place.iterdir(), key=lambda path: (path.name == first, path.stat().st_size), reverse=True)
+        files = sorted(
+            place.iterdir(),
+            key=lambda path: (path.name == first, path.name != last, path.stat().st_size),
+            reverse=True,
+        )
         folders = [path.name for path in files if (final / path.name).is_dir()]
         if folders:
             raise StorageError(f"cannot write {target}: {folders[0]} in it is a folder; choose another folder")
-        _move_files(files, place, final)
+        _move_files(files, place, final, last)

@@ -42,6 +42,8 @@ The server's own side
   ``.commit({path: bytes or None}, "message")`` (without client, rights and checks; None deletes), ``.private``,
   ``.gated``.
 - ``hub.create_repository(id, repo_type="model", files={...}, private=False)``: the same without a client.
+- ``hub.bucket(id)`` -> :class:`~tests.hub_server.storage.Bucket`: ``.files() -> {path: bytes}``, ``.entries``,
+  ``.private``. Contents are kept when a test ends, since the client does not send again what it has sent.
 - ``hub.page_size = 2``: how many entries one page of a listing holds (1000).
 - ``hub.requests``: every request as :class:`~tests.hub_server.records.Request` (method, path, query, user, range,
   status, sent, received, repo, filename, user_agent), in the order of arrival. ``hub.clear_requests()``.
@@ -67,7 +69,9 @@ number of matching requests that pass before. Each method returns the :class:`~t
 Paths the clients use: ``POST /api/repos/create``, ``/api/{models,datasets}[/ID[/revision/REV]]``,
 ``/api/models/ID/{tree,paths-info,preupload,commit,commits,refs,branch,tag,settings,super-squash,lfs-files}/...``,
 ``POST /ID.git/info/lfs/objects/batch`` then ``PUT /lfs-objects/...``,
-``HEAD|GET /[datasets/]ID/resolve/REV/FILE``, ``DELETE /api/repos/delete``, ``POST /api/validate-yaml``.
+``HEAD|GET /[datasets/]ID/resolve/REV/FILE``, ``DELETE /api/repos/delete``, ``POST /api/validate-yaml``;
+``/api/buckets/ID[/{tree,paths-info,batch,settings,xet-read-token,xet-write-token}]``, ``/buckets/ID/resolve/FILE``,
+``POST /xet/v1/xorbs/...``, ``POST /xet/v1/shards``, ``GET /xet/v1/reconstructions/...``, ``GET /xet-data/...``.
 
 How the clients react (observed with huggingface_hub 2.4)
 ---------------------------------------------------------
@@ -80,16 +84,19 @@ How the clients react (observed with huggingface_hub 2.4)
   of the wrong size is an ``OSError`` ("Consistency check failed"), one of the right size with wrong bytes is believed.
 - A lost answer to a commit (``hub.cut(0, path_contains="/commit/")``) raises though the commit is made.
 - A ``parent_commit`` that is not the newest is 412.
+- Contents of buckets go through hf_xet, which tries 429, 5xx and broken connections 5 times more, in 0.01 s and more
+  here (``HF_XET_CLIENT_RETRY_BASE_DELAY``). Its errors are ``ConnectionError`` and ``RuntimeError`` with the status in
+  their texts.
 
-Limits: models and datasets only; no pull requests, Xet, spaces or discussions. Squashing a branch drops the commits
-and LFS files that no branch or tag holds, at once. Names that differ by case only are the same name. Wrong card
-metadata are refused like on the Hub for what this project writes (YAML syntax, license, base_model, its relation,
-tags, model-index). A new repository holds ``.gitattributes``.
+Limits: models, datasets and buckets only; Xet for buckets only; no pull requests, spaces, discussions or copies on the
+server. Squashing a branch drops the commits and LFS files that no branch or tag holds, at once. Names that differ by
+case only are the same name. Wrong card metadata are refused like on the Hub for what this project writes (YAML syntax,
+license, base_model, its relation, tags, model-index). A new repository holds ``.gitattributes``.
 """
 
 from tests.hub_server.faults import Fault
 from tests.hub_server.records import Request
 from tests.hub_server.server import HubServer
-from tests.hub_server.storage import Repository
+from tests.hub_server.storage import Bucket, Repository
 
-__all__ = ["Fault", "HubServer", "Repository", "Request"]
+__all__ = ["Bucket", "Fault", "HubServer", "Repository", "Request"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tests.hub_server.errors import HubError
-from tests.hub_server.storage import Repository
+from tests.hub_server.storage import Bucket, Repository
 
 USERS = ("alice", "bob")
 # Organisation -> the role of its members.
@@ -29,7 +30,7 @@ class Caller:
     def belongs_to(self, namespace: str) -> bool:
         return self.user is not None and (self.user == namespace or self.user in ORGANISATIONS.get(namespace, {}))
 
-    def sees(self, repository: Repository) -> bool:
+    def sees(self, repository: Repository | Bucket) -> bool:
         return not repository.private or self.belongs_to(repository.namespace)
 
 
@@ -40,6 +41,15 @@ def token(user: str, right: str = "write") -> str:
     return "hf_" + hashlib.sha256(f"{user} {right}".encode()).hexdigest()[:34]
 
 
+_STORAGE = "xet_"
+_ANONYMOUS = f"{_STORAGE}anonymous"
+
+
+def storage_token(caller: Caller, right: str) -> str:
+    """A caller's token for the storage behind buckets."""
+    return _ANONYMOUS if caller.user is None else _STORAGE + token(caller.user, right)
+
+
 _CALLERS = {token(user, right): Caller(user, right) for user in USERS for right in ("read", "write")}
 
 
@@ -47,14 +57,20 @@ def identify(authorization: str | None) -> Caller:
     """The caller with this Authorization header. An unknown token is answered with 401."""
     if not authorization:
         return Caller()
-    caller = _CALLERS.get(authorization.removeprefix("Bearer ").strip())
+    given = authorization.removeprefix("Bearer ").strip()
+    if given == _ANONYMOUS:
+        return Caller()
+    caller = _CALLERS.get(given.removeprefix(_STORAGE))
     if caller is None:
         raise HubError(401, "Invalid credentials in Authorization header")
     return caller
 
 
-def require_read(caller: Caller, repository: Repository | None) -> Repository:
-    """Check that the caller may see the repository; otherwise raise the Hub's error for a missing one."""
+_Seen = TypeVar("_Seen", Repository, Bucket)
+
+
+def require_read(caller: Caller, repository: _Seen | None) -> _Seen:
+    """Check that the caller may see it; otherwise raise the Hub's error for a missing one."""
     if repository is not None and caller.sees(repository):
         return repository
     if caller.user is None:  # without a token, the Hub does not show whether a repository exists

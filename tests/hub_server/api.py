@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import parse_qs, unquote, urlencode
+from urllib.parse import parse_qs, unquote
 
-from tests.hub_server import accounts, content, listing, metadata
+from tests.hub_server import accounts, buckets, content, listing, metadata, xet
 from tests.hub_server.errors import HubError, revision_not_found
+from tests.hub_server.listing import paged as _paged
 from tests.hub_server.state import Call, Reply, answer
 from tests.hub_server.storage import MAIN, Repository
 
@@ -31,6 +32,10 @@ def dispatch(call: Call) -> Reply:
     fixed = _FIXED_PATHS.get((call.method, call.path))
     if fixed is not None:
         return fixed(call)
+    if call.path.startswith(("/buckets/", "/api/buckets/")):
+        return buckets.dispatch(call)
+    if call.path.startswith(("/xet/", "/xet-data/")):
+        return xet.dispatch(call)
     if found := _RESOLVE.fullmatch(call.path):
         repository = _readable(call, found["type"] or "model", unquote(found["id"]))
         return content.resolve(call, repository, unquote(found["revision"]), unquote(found["file"]))
@@ -111,15 +116,6 @@ def _list(repo_type: str) -> Callable[[Call], Reply]:
         return _paged(call, listing.repositories(seen, call.query))
 
     return handle
-
-
-def _paged(call: Call, entries: list[dict[str, object]], size: int | None = None) -> Reply:
-    page, following = listing.page(call.query, entries, min(size or call.state.page_size, call.state.page_size))
-    headers = {}
-    if following is not None:
-        query = urlencode({**call.query, "cursor": following}, doseq=True)
-        headers["Link"] = f'<{call.state.endpoint}{call.path}?{query}>; rel="next"'
-    return answer(page, headers=headers)
 
 
 # Requests about one repository

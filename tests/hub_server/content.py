@@ -33,7 +33,14 @@ def resolve(call: Call, repository: Repository, revision: str, path: str) -> Rep
         headers |= {"X-Linked-Etag": f'"{blob.sha256}"', "X-Linked-Size": str(size)}
     if call.method == "HEAD":
         return Reply(headers=headers, length=size)
-    content = blob.content if call.tamper is None else call.tamper(blob.content)
+    return partial(call, blob.content, headers)
+
+
+def partial(call: Call, content: bytes, headers: dict[str, str]) -> Reply:
+    """A content, or the part of it given by the Range header."""
+    size = len(content)
+    if call.tamper is not None:
+        content = call.tamper(content)
     if call.record.range is None:
         return Reply(body=content, headers=headers)
     start, end = _span(call.record.range, size)

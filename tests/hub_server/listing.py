@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 from tests.hub_server import metadata
 from tests.hub_server.errors import HubError
+from tests.hub_server.state import Call, Reply, answer
 from tests.hub_server.storage import MAIN, Blob, Commit, Repository
 
 Query = Mapping[str, list[str]]
@@ -26,13 +28,17 @@ def flag(query: Query, name: str) -> bool:
     return query.get(name, ["false"])[0].lower() in ("true", "1")
 
 
-def page(query: Query, entries: list[Any], size: int) -> tuple[list[Any], int | None]:
-    """One page of the entries, and the start of the next page, if any. ``limit`` can only make pages smaller."""
-    start = int(query.get("cursor", ["0"])[0])
-    if "limit" in query:
-        size = min(size, int(query["limit"][0]))
-    end = start + size
-    return entries[start:end], end if end < len(entries) else None
+def paged(call: Call, entries: list[Any], size: int | None = None) -> Reply:
+    """One page of the entries, with the address of the next. ``limit`` can only make pages smaller."""
+    size = min(
+        size or call.state.page_size, call.state.page_size, int(call.query.get("limit", [call.state.page_size])[0])
+    )
+    start = int(call.query.get("cursor", ["0"])[0])
+    headers = {}
+    if start + size < len(entries):
+        query = urlencode({**call.query, "cursor": start + size}, doseq=True)
+        headers["Link"] = f'<{call.state.endpoint}{call.path}?{query}>; rel="next"'
+    return answer(entries[start : start + size], headers=headers)
 
 
 def repositories(found: Iterable[Repository], query: Query) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from tests.hub_server.errors import HubError
 from tests.hub_server.faults import Fault, Faults
 from tests.hub_server.records import Request
 from tests.hub_server.state import Call, Reply, State, answer
-from tests.hub_server.storage import Repository
+from tests.hub_server.storage import Bucket, Repository
 
 
 class HubServer:
@@ -39,12 +39,13 @@ class HubServer:
         self._http.server_close()
 
     def reset(self) -> None:
-        """Forget the repositories, the faults, the requests and the page size."""
+        """Forget the repositories and buckets, the faults, the requests and the page size."""
         self.waker.set()  # ends waits on the old event
         self.waker = threading.Event()
         self.clear_faults()
         with self.state.lock:
             self.state.repositories.clear()
+            self.state.buckets.clear()
             self.state.page_size = State.page_size
         self.errors = []
         self.clear_requests()
@@ -76,6 +77,10 @@ class HubServer:
         if found is None:
             raise KeyError(f"no {repo_type} {repo_id}")
         return found
+
+    def bucket(self, bucket_id: str) -> Bucket:
+        """Raises KeyError where there is none."""
+        return self.state.buckets[bucket_id.lower()]
 
     @property
     def page_size(self) -> int:
@@ -210,7 +215,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read_body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = int(self.headers.get("Content-Length", 0))
+            body = self.rfile.read(length)
+            if len(body) < length:
+                raise ConnectionResetError("the client hung up within a request")  # of which nothing is done
+            return body
         parts = []
         while size := int(self.rfile.readline().split(b";")[0], 16):
             parts.append(self.rfile.read(size))

@@ -11,16 +11,19 @@ from typing import Any
 from tests.hub_server.accounts import Caller
 from tests.hub_server.errors import HubError
 from tests.hub_server.records import Request
-from tests.hub_server.storage import Repository
+from tests.hub_server.storage import Bucket, Repository
+from tests.hub_server.xet_store import XetStore
 
 
 @dataclass
 class State:
-    """The repositories; ``lock`` is held while a request is answered."""
+    """The repositories and buckets; ``lock`` is held while a request is answered."""
 
     endpoint: str
     page_size: int = 1000
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    buckets: dict[str, Bucket] = field(default_factory=dict)  # by their ids in lower case
+    xet: XetStore = field(default_factory=XetStore)
     lock: threading.RLock = field(default_factory=threading.RLock)
 
     def url(self, repo_type: str, repo_id: str) -> str:

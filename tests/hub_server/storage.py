@@ -10,6 +10,7 @@ from datetime import datetime, timedelta, timezone
 from functools import cached_property
 
 from tests.hub_server.errors import revision_not_found
+from tests.hub_server.xet_store import XetStore
 
 MAIN = "main"
 LFS_SUFFIXES = (".safetensors", ".parquet", ".arrow", ".bin", ".pt", ".pkl", ".gguf", ".npy", ".npz", ".gz", ".zip")
@@ -23,7 +24,11 @@ def now() -> str:
     """The current time. Each call returns a later time, so that sorting by time has no ties."""
     global _latest
     _latest = max(_latest + timedelta(milliseconds=1), datetime.now(timezone.utc))
-    return _latest.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return as_text(_latest)
+
+
+def as_text(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 def upload_mode(path: str, size: int, sample: bytes) -> str:
@@ -165,3 +170,33 @@ class Repository:
         self.commits[commit.oid] = commit
         self.objects.update({blob.sha256: blob.content for blob in tree.values() if blob.lfs})
         return commit
+
+
+@dataclass(frozen=True)
+class BucketFile:
+    """What a bucket knows of a file; its content is in the store."""
+
+    xet_hash: str
+    mtime: str
+    uploaded_at: str = field(default_factory=now)
+
+
+@dataclass
+class Bucket:
+    """Files without history, by their paths."""
+
+    id: str
+    store: XetStore
+    private: bool = False
+    created_at: str = field(default_factory=now)
+    entries: dict[str, BucketFile] = field(default_factory=dict)
+
+    @property
+    def namespace(self) -> str:
+        return self.id.split("/")[0]
+
+    def files(self) -> dict[str, bytes]:
+        return {path: self.store.content(entry.xet_hash) for path, entry in self.entries.items()}
+
+    def size(self, path: str) -> int:
+        return self.store.size(self.entries[path].xet_hash)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from puma_hub.bank import PromptBank
+from puma_hub.bank.bucket import describe_bucket
 from puma_hub.bank.download import describe_bank
 from puma_hub.bank.folder import describe_folder
 from puma_hub.bank.keyed_files import DESCRIPTION_FILE, StoreDescription
 from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import ConfigurationError, MismatchError
+from puma_hub.hub.buckets import is_bucket, require_no_revision
 from puma_hub.hub.failures import hub_errors
 from puma_hub.serving.rollout.version import Version
 from puma_hub.storage.staging import bring_back
@@ -46,6 +48,10 @@ def facts_of(version: Version) -> Facts:
             return Facts(store.provenance, store.users)
         bank = describe_folder(folder)
         return Facts(bank.provenance, bank.users)
+    if is_bucket(version.bank):
+        require_no_revision(version.bank_revision, version.bank)
+        found = describe_bucket(version.bank)
+        return Facts(found.provenance, found.users)
     described, cached = describe_bank(version.bank, version.bank_revision)
     return Facts(described.provenance, described.users, cached.name)
 
