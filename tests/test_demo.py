@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers.utils import logging as transformers_logging
 
-from puma_hub import PersonalizedLM
+from puma_hub import PersonalizedLM, PromptBank, PumaAdapter
 from puma_hub.adapter.facts import AdapterFacts
 from puma_hub.cli import demo_command
 from puma_hub.cli.main import main
@@ -29,9 +29,12 @@ from puma_hub.demo.planned_work import STAGES, planned_work
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.run import run_demo
 from puma_hub.demo.settings import SOURCE_MODEL, TARGET_MODEL, DemoSettings
+from puma_hub.demo.source_side import chosen_users
 from puma_hub.demo.stages import Stages
 from puma_hub.demo.table import compared, demo_table
+from puma_hub.demo.unseen import PAGE, PAGE_DATA
 from puma_hub.errors import ConfigurationError, StorageError
+from puma_hub.evaluation import migration_report
 from puma_hub.evaluation.compare import Controls
 from puma_hub.evaluation.pictures import require_own_file
 from puma_hub.scorer.tokens import Tokens
@@ -93,13 +96,14 @@ def test_the_whole_demo_on_tiny_models(
     monkeypatch.setattr("puma_hub.demo.run.fetch", lambda name, say: movielens)
     monkeypatch.setattr("puma_hub.demo.run.load_model", load)
     lines: list[str] = []
-    report = run_demo(DemoSettings(users=12, rows_per_user=10, out=str(tmp_path / "out")), lines.append)
+    settings = DemoSettings(users=12, rows_per_user=10, out=str(tmp_path / "out"))
+    report = run_demo(settings, lines.append)
 
     assert [line[:5] for line in lines if line.startswith("[")] == [f"[{n}/8]" for n in range(1, 9)]
     for family, prefixes in filled.items():  # no text is read twice, whatever the step
         assert prefixes and len(prefixes) == len(set(prefixes)), family
     left = {path.name for path in (tmp_path / "out").iterdir()}
-    assert left == {"adapter", "source-bank", "migrated-bank", "work", "report.json", PICTURE}
+    assert left == {"adapter", "source-bank", "migrated-bank", "work", "report.json", PICTURE, PAGE, PAGE_DATA}
     assert json.loads((tmp_path / "out" / "report.json").read_text()) == json.loads(json.dumps(report))
     assert report["users"] == {"total": 12, "selected": 2} and report["flops"]["adapter"] > 0
     assert f"{report['rmse']['retrained']:.4f}" in demo_table(report)
@@ -112,6 +116,35 @@ def test_the_whole_demo_on_tiny_models(
     for evaluation, told in ((unseen, report["unseen"]), (apart, report["other_bank"])):
         assert evaluation.retention == told["retention"]
         assert evaluation.metrics["source_mean"]["rmse"] == told["source_mean"]
+
+    # The report on the users whom the adapter never saw is that of the banks, scored anew.
+    found = json.loads((tmp_path / "out" / PAGE_DATA).read_text())
+    source, target = (PromptBank.from_pretrained(tmp_path / "out" / f"{name}-bank") for name in ("source", "migrated"))
+    rows = DemoRows.load(movielens, settings).splits
+    seen = chosen_users(source, rows["train"], settings)
+    lms = [make_lm(family) for family in families.values()]
+    adapter = PumaAdapter.from_pretrained(tmp_path / "out" / "adapter")
+    again = migration_report(lms[0], source, lms[1], target, rows, trained_users=seen, adapter=adapter)
+    assert_alike(found, {**again.data, "cost": {**(again.data["cost"] or {}), "flops": report["flops"]["adapter"]}})
+    assert found["users"] == report["unseen"]["users"] and found["cost"]["training"]["users"] == 2
+    assert found["retention"] == report["unseen"]["retention"]
+    page = (tmp_path / "out" / PAGE).read_text(encoding="utf-8")
+    assert "the users that the adapter never trained on (those it trained on: 2 left out)" in page
+    assert main(["gate", "--report", str(tmp_path / "out" / PAGE_DATA), "--min-users", "9"]) == 0
+
+
+def assert_alike(found: Any, expected: Any) -> None:
+    """The same but for the last digits of numbers."""
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert_alike(found[name], value)
+    elif isinstance(expected, (list, tuple)):
+        assert len(found) == len(expected)
+        for one, value in zip(found, expected):
+            assert_alike(one, value)
+    else:
+        assert found == (pytest.approx(expected, abs=1e-4) if isinstance(expected, float) else expected)
 
 
 @pytest.mark.parametrize(
@@ -228,9 +261,15 @@ def test_the_picture_is_a_png_of_a_sane_size(tmp_path: Path, retention: float | 
     draw(results, report, path)
 
 
+@pytest.mark.parametrize("name", [PICTURE, PAGE, PAGE_DATA, "report.json"])
+def test_somebody_elses_file_stays(tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / name).write_bytes(b"{}" + bytes(1000))
+    assert main(["demo", "--out", str(tmp_path)]) == 1
+    assert f"{name} " in capsys.readouterr().err and (tmp_path / name).read_bytes() == b"{}" + bytes(1000)
+
+
 def test_somebody_elses_picture_stays(tmp_path: Path) -> None:
     (tmp_path / PICTURE).write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(1000))
-    assert main(["demo", "--out", str(tmp_path)]) == 1
     with pytest.raises(StorageError, match="no picture of puma_hub"):
         require_own_file(tmp_path / PICTURE)
 

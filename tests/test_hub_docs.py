@@ -137,6 +137,7 @@ def test_publish_then_use_as_somebody_else(hub: HubServer, login: Callable[..., 
     card = hub.repository(repo_id).files()["README.md"].decode()
     for part in ("license: gemma", "Trained on 5 of 10 users (chosen by `puma`)", "`my-ratings`", "user mean (no LLM)"):
         assert part in card, part
+    assert "new_version: alice/puma-smollm2-to-gemma-films" in card
     assert "user-3" not in card and str(place) not in card
     migrated = PromptBank.from_pretrained(place / "target-bank")
     PumaAdapter.from_pretrained(repo_id).save_pretrained(place / "puma-demo" / "adapter")  # as the demo leaves them
@@ -253,7 +254,8 @@ def test_peft(place: Path) -> None:
 
 def test_operate(place: Path) -> None:
     source, target = (PersonalizedLM.from_pretrained(name) for name in (SOURCE, TARGET))
-    bank = make_bank(10, template="rating").with_provenance(model=source.spec)
+    make_interactions(users=12, rows=10).to_csv("ratings.csv", index=False)
+    bank = make_bank(12, template="rating").with_provenance(model=source.spec)
     adapter = PumaAdapter(PumaConfig(sources=[source.spec], target=target.spec)).eval()
     adapter.save_pretrained(place / "migrator" / "adapter")
     bank.save_pretrained(place / "source" / "bank")
@@ -262,4 +264,5 @@ def test_operate(place: Path) -> None:
     printed = run("operate.md", "operate")
     assert "rmse on 20 rows of 10 users" in printed and "pass users >= 5: 10" in printed
     assert "\nFAIL worse_share <= 0.05: it is not defined" in printed  # of two rows a user
-    assert "16 held-out rows of 8 users" in (place / "unseen.html").read_text(encoding="utf-8")
+    page = (place / "report.html").read_text(encoding="utf-8")
+    assert "20 held-out rows of 10 users" in page and "never trained on (those it trained on: 2 left out)" in page

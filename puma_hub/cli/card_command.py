@@ -41,8 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Result:
     from puma_hub.adapter import PumaAdapter
+    from puma_hub.adapter.facts import FACTS_FILE
     from puma_hub.adapter.publish import edited_card, local_facts, write_card
     from puma_hub.errors import ConfigurationError
+    from puma_hub.hub.card_parts import CARD_FILE
+    from puma_hub.storage import replace_files
     from puma_hub.storage.contents import ADAPTER, require_ours
 
     if require_ours(args.path) != ADAPTER:
@@ -51,9 +54,11 @@ def run(args: argparse.Namespace) -> Result:
     if not args.overwrite and edited_card(adapter) is not None:
         raise ConfigurationError(f"{args.path}/README.md was edited by hand; --overwrite replaces it")
     facts = _facts(args, local_facts(adapter))
-    if _rename(args, adapter):
-        adapter.config.save_pretrained(args.path)
-    write_card(adapter, args.path, facts)
+    renamed = _rename(args, adapter)
+    with replace_files(args.path, first=FACTS_FILE, last=CARD_FILE) as staged:
+        if renamed:
+            adapter.config.save_pretrained(staged)
+        write_card(adapter, staged, facts)
     return Result(f"card in {args.path}/README.md", facts.to_dict())
 
 

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows-per-user", type=whole_number, default=40, help="most recent rows of each (default: 40)")
     parser.add_argument("--seed", type=int, default=42, help="seed of everything random (default: 42)")
     parser.add_argument(
-        "--out", default="puma-demo", metavar="DIR", help="adapter, banks, report and demo.png (default: puma-demo)"
+        "--out", default="puma-demo", metavar="DIR", help="adapter, banks, reports and demo.png (default: puma-demo)"
     )
     parser.add_argument("--models", choices=("wheels", "hub"), default="wheels", help="where the LLMs come from")
     parser.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="dtype of the LLMs")
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.demo.run import demo_folders, run_demo
     from puma_hub.demo.settings import DemoSettings
     from puma_hub.demo.table import demo_table
+    from puma_hub.demo.unseen import PAGE
 
     settings = DemoSettings(
         users=args.users,
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> Result:
         folders, working = demo_folders(settings)
         check_outputs(args, folders, working)
         report = run_demo(settings, say)
-    say(f"adapter, banks, report and {PICTURE} are in {args.out}")
+    say(f"adapter, banks, {PICTURE}, report.json and {PAGE}, on the users the adapter never saw, are in {args.out}")
     return Result(demo_table(report), report, partial(_show, settings, report) if args.ui else None)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from puma_hub.cli import common, processes, reading, sides
+from puma_hub.cli import common, processes, reading, reported, sides
 from puma_hub.cli.output import Result, metrics_table
 
 EXAMPLE = (
     "puma-hub report --source smollm2-135m --source-bank source/bank --model gemma-3-270m --bank target-bank "
-    "--interactions ratings.csv --out report.html --json report.json"
+    "--interactions ratings.csv --trained-users users.txt --out report.html --json report.json"
 )
 
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sides.add_sides(parser)
     reading.add_interactions(parser)
     reading.add_allow_training_rows(parser)
+    reported.add_reported_users(parser)
     parser.add_argument("--adapter", metavar="ID", help="the adapter that migrated the bank, to tell what it cost")
     parser.add_argument("--out", required=True, metavar="FILE", help="the report as one HTML page")
     parser.add_argument(
@@ -31,16 +32,25 @@ def run(args: argparse.Namespace) -> Result:
     from puma_hub.evaluation.report.bootstrap import RESAMPLES, Bootstrap
     from puma_hub.evaluation.report.migration import migration_report
     from puma_hub.evaluation.report.page import require_page
+    from puma_hub.evaluation.reported_users import ReportedUsers
 
     check_outputs(args, files=[args.out])
     require_page(args.out)
     resamples = args.resamples or RESAMPLES
     Bootstrap(1, resamples, args.seed)  # refused before the LLMs are loaded
-    both = sides.load_sides(args)
+    before, after = sides.load_banks(args)
+    only, trained = reported.read_lists(args)
+    ReportedUsers.of([*before.user_ids, *after.user_ids], only, trained)  # refused before the LLMs are loaded
+    source_lm, target_lm = sides.load_lms(args, before, after)
     adapter = _adapter(args.adapter) if args.adapter else None
     report = migration_report(
-        *both,
+        source_lm,
+        before,
+        target_lm,
+        after,
         reading.load_rows(args),
+        users=only,
+        trained_users=trained,
         seed=args.seed,
         resamples=resamples,
         allow_training_rows=args.allow_training_rows,
@@ -66,6 +76,7 @@ def _summary(data: dict[str, Any]) -> str:
     }
     lines = [
         f"{data['metric']} on {data['rows']} rows of {data['users']} users",
+        f"reported on: {data['reported_users']['described']}",
         metrics_table(table),
         f"worse on the target by {_interval(figures['worsening'])}",
         f"retention {_interval(figures['retention'])}",

@@ -23,11 +23,14 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def load_sides(args: argparse.Namespace) -> tuple[PersonalizedLM, PromptBank, PersonalizedLM, PromptBank]:
-    """Source LLM and bank, target LLM and bank."""
+def load_banks(args: argparse.Namespace) -> tuple[PromptBank, PromptBank]:
+    """The bank before the migration, and the migrated one."""
     from puma_hub.bank import PromptBank
 
-    before, after = PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
+    return PromptBank.from_pretrained(args.source_bank), PromptBank.from_pretrained(args.bank)
+
+
+def load_lms(args: argparse.Namespace, before: PromptBank, after: PromptBank) -> tuple[PersonalizedLM, PersonalizedLM]:
+    """The source LLM and the target LLM of the two banks."""
     source_lm = common.load_lm(args.source, args, before.provenance.template or args.template)
-    target_lm = common.load_lm(args.model, args, args.template or after.provenance.template)
-    return source_lm, before, target_lm, after
+    return source_lm, common.load_lm(args.model, args, args.template or after.provenance.template)

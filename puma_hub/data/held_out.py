@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from types import NoneType
 from typing import Any
 
 import datasets
@@ -19,12 +20,15 @@ import pyarrow.compute as pc
 from puma_hub.data.cell_values import as_text
 from puma_hub.data.rows import codes, column, numbers
 from puma_hub.data.times import as_microseconds, as_times, order_key
-from puma_hub.errors import BankError, InteractionsError
+from puma_hub.errors import BankError, InteractionsError, shown
+from puma_hub.hub.markup import visible
+from puma_hub.limits import MAX_ROWS, require_whole
 
 logger = logging.getLogger(__name__)
 
 _MARK = "Interactions: "  # the start of our descriptions, to tell them from others
 _SIZE = 1024
+_SHOWN = 300
 _TOLERATED = 0.01  # the share of held-out rows that may be in the training set by chance, as repeated rows
 _KEY = b"puma_hub row"  # always the same, so that samples of two banks can be joined
 
@@ -162,7 +166,10 @@ class TrainedRows:
         """
         try:
             hashes = np.frombuffer(base64.b64decode(data["hashes"], validate=True), "<u8").astype(np.uint64)
-            rows = int(data["rows"])
+            rows = require_whole(data["rows"], "rows", MAX_ROWS, least=0)
+            chosen, timed = data.get("chosen"), data.get("timed")
+            if not isinstance(chosen, (str, NoneType)) or not isinstance(timed, (bool, NoneType)):
+                raise TypeError(f"chosen is text and timed true or false, got {shown((chosen, timed))}")
         except (KeyError, TypeError, ValueError, binascii.Error) as error:
             raise BankError("the bank's record of its training rows is damaged; take another copy of it") from error
         if len(hashes) != min(rows, _SIZE):
@@ -170,7 +177,7 @@ class TrainedRows:
                 f"the bank's record of its training rows is damaged: {len(hashes)} hashes of {rows} rows; take another "
                 "copy of it"
             )
-        return cls(rows, hashes, data.get("chosen"), data.get("timed"))
+        return cls(rows, hashes, chosen, timed)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TrainedRows) and self.to_dict() == other.to_dict()
@@ -205,7 +212,7 @@ def refuse_trained_rows(
     if allowed or found <= max(1, _TOLERATED * len(rows)):
         return found
     about = "" if trained.is_whole else "about "
-    ways = f" It was trained with {trained.chosen}." if trained.chosen else ""
+    ways = f" It was trained with {visible(trained.chosen)[:_SHOWN]}." if trained.chosen else ""
     raise InteractionsError(
         f"the bank was trained on {about}{found} of {len(rows)} held-out rows, so their error says nothing about new "
         "rows; hold out the same rows as in training (--users, --rows-per-user, --held-out), or pass "

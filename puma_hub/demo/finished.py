@@ -14,6 +14,7 @@ from puma_hub.demo.demo_report import settings_in_report
 from puma_hub.demo.picture import PICTURE
 from puma_hub.demo.quiet import quiet
 from puma_hub.demo.settings import DemoSettings
+from puma_hub.demo.unseen import PAGE, PAGE_DATA
 from puma_hub.errors import ConfigurationError, PumaHubError
 from puma_hub.migration import migrate
 from puma_hub.storage import read_json
@@ -47,9 +48,10 @@ def finished_demo(settings: DemoSettings) -> dict[str, Any] | None:
 
 
 def _is_complete(out: Path, report: dict[str, Any]) -> bool:
-    """Whether report, picture, adapter and banks are those of one run, to its end."""
+    """Whether reports, picture, adapter and banks are those of one run, to its end."""
     facts = AdapterFacts.read(out / "adapter")  # what it was evaluated by is written last
-    if facts is None or not facts.evaluations or not (out / PICTURE).is_file():
+    files = (PICTURE, PAGE, PAGE_DATA)
+    if facts is None or not facts.evaluations or not all((out / name).is_file() for name in files):
         return False
     told = {name: figures["rmse"] for name, figures in facts.evaluations[0].metrics.items()}
     if told != report["rmse"]:

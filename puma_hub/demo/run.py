@@ -23,14 +23,16 @@ from puma_hub.demo.settings import DATA, SOURCE_MODEL, TARGET_MODEL, DemoSetting
 from puma_hub.demo.source_side import on_source
 from puma_hub.demo.stages import Stages
 from puma_hub.demo.target_side import on_target
+from puma_hub.demo.unseen import PAGE, PAGE_DATA, write_unseen_report
 from puma_hub.evaluation.pictures import require_matplotlib, require_own_file
+from puma_hub.evaluation.report.page import require_page
 from puma_hub.storage import write_json
 from puma_hub.storage.layout import Layout, require_replaceable
 from puma_hub.training.report import require_own_report
 
 
 def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, Any]:
-    """Run every step and leave adapter, banks, report and picture in ``settings.out``; return the report.
+    """Run every step and leave adapter, banks, reports and picture in ``settings.out``; return the demo's report.
 
     Raises:
         MissingDependencyError: a package of the extra ``demo`` is not installed.
@@ -41,8 +43,10 @@ def run_demo(settings: DemoSettings, say: Callable[[str], None]) -> dict[str, An
     for target, layout in demo_folders(settings)[0].items():
         require_replaceable(target, layout)
     earlier = Earlier.read(out / "adapter")
-    require_own_report(out / "report.json")
+    for name in ("report.json", PAGE_DATA):
+        require_own_report(out / name)
     require_own_file(out / PICTURE)
+    require_page(out / PAGE)
     with quiet():
         return _run(settings, out, earlier, say)
 
@@ -65,7 +69,9 @@ def _run(settings: DemoSettings, out: Path, earlier: Earlier, say: Callable[[str
     report = demo_report(results)
     write_json(out / "report.json", report)
     draw(results, report, out / PICTURE)
-    save_anew(target.adapter, out / "adapter", demo_facts(results, report), Earlier.read(out / "adapter"), say)
+    facts = demo_facts(results, report)
+    write_unseen_report(results, facts.training, report["flops"]["adapter"], out)
+    save_anew(target.adapter, out / "adapter", facts, Earlier.read(out / "adapter"), say)
     return report
 
 

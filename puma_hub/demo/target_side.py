@@ -30,12 +30,13 @@ _SHAPE = ("sources", "prompt_length", "architecture", "hidden_size", "dropout", 
 class TargetSide:
     """What the target LLM says.
 
-    ``results`` are reports of ``evaluate_bank`` by prediction; ``unseen`` and ``other`` the predictions for the users
-    the adapter never saw and for those of the bank trained apart; ``training`` the trainers' reports, ``adapter`` and
-    ``retraining``.
+    ``bank`` holds the migrated prompts of all users. ``results`` are reports of ``evaluate_bank`` by prediction;
+    ``unseen`` and ``other`` the predictions for the users the adapter never saw and for those of the bank trained
+    apart; ``training`` the trainers' reports, ``adapter`` and ``retraining``.
     """
 
     adapter: PumaAdapter
+    bank: PromptBank
     results: dict[str, dict[str, Any]]
     unseen: Controls
     other: Controls | None
@@ -86,7 +87,7 @@ def on_target(
     with stages.stage("retraining", "retraining every user's prompt on the target, the baseline"):
         results["retrained"] = evaluate_bank(lm, again.train(), validation)
     training = {"adapter": learner.report, "retraining": again.report}
-    return TargetSide(adapter, results, unseen, other, training, seconds)
+    return TargetSide(adapter, migrated, results, unseen, other, training, seconds)
 
 
 def random_bank(lm: PersonalizedLM, source: PromptBank, adapter: PumaAdapter, seed: int) -> PromptBank:

@@ -215,8 +215,8 @@ def compare_banks(
 class Sides:
     """Predictions of the same held-out rows with the banks of two LLMs.
 
-    ``left_out``: the numbers of users left out, as in :func:`compare_banks`. ``rows_left_out``: rows of users who are
-    not in both banks. ``trained_on``: for source and target, rows that the bank was trained on.
+    ``left_out``: the numbers of users left out, as in :func:`compare_banks`. ``rows_left_out``: rows of other
+    users. ``trained_on``: for source and target, rows that the bank was trained on.
     """
 
     before: Controls

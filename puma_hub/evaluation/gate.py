@@ -115,7 +115,7 @@ class Gate:
         at_least = name.startswith("min_")
         try:
             found = _VALUES[name](report)
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, AttributeError):
             return Outcome(name, limit, None, False, "the report does not hold it; make one with puma-hub report")
         value, reason = found, "it is not defined for these rows, see the notes of the report"
         if isinstance(found, Mapping):
@@ -152,7 +152,7 @@ def _require_report(report: object) -> None:
     assert isinstance(report, Mapping)
     version = report.get("format_version", FORMAT_VERSION)
     if isinstance(version, int) and version > FORMAT_VERSION:
-        raise ConfigurationError(too_new("this report", version, FORMAT_VERSION, None))
+        raise ConfigurationError(too_new("this report", shown(version), FORMAT_VERSION, None))
 
 
 def _figure(report: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:

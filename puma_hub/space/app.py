@@ -116,15 +116,15 @@ def build_app(content: Content) -> Any:
 
 def _add_report(gradio: Any, content: Content) -> None:
     report = content.report
+    if report.picture:
+        alt = "Left: the error of each way to predict. Right: each user's personal gain on both LLMs."
+        gradio.HTML(f'<img class="puma-picture" alt="{alt}" src="{report.picture_address}">')
+    if report.tables or not report.page:
+        gradio.Markdown(report.tables or "There is no report of this migration. `puma-hub report` makes one.")
     if report.page:
         # In a frame of its own: its style stays there, no scripts would run, and links to its own parts stay inside.
         page = escape(f'<base href="about:srcdoc">{report.page}')
         gradio.HTML(f'<iframe class="puma-report" title="Migration report" sandbox srcdoc="{page}"></iframe>')
-        return
-    if report.picture:
-        alt = "Left: the error of each way to predict. Right: each user's personal gain on both LLMs."
-        gradio.HTML(f'<img class="puma-picture" alt="{alt}" src="{report.picture_address}">')
-    gradio.Markdown(report.tables or "There is no report of this migration. `puma-hub report` makes one.")
 
 
 @contextmanager

@@ -19,11 +19,11 @@ from puma_hub.demo.quiet import quiet
 from puma_hub.demo.settings import DATA, SOURCE_MODEL, TARGET_MODEL, DemoSettings
 from puma_hub.demo.source_side import chosen_users
 from puma_hub.demo.table import demo_table
+from puma_hub.demo.unseen import PAGE
 from puma_hub.pipelines import PersonalizedScoringPipeline
 from puma_hub.space.content import Content, Items
 from puma_hub.space.report import Report, read_page
 
-PAGE = "report.html"
 _WHOSE = (
     "Users of MovieLens-100K, a public data set without names (Harper and Konstan, 2015; "
     "[GroupLens](https://grouplens.org/datasets/movielens/100k/), whose terms of use apply)."
@@ -56,11 +56,5 @@ def demo_content(settings: DemoSettings, report: dict[str, Any], say: Callable[[
         Items.of(catalogue_of(every), rows["validation"]),
         _WHOSE,
         frozenset(bank.user_ids) - frozenset(chosen_users(bank, rows["train"], settings)),
-        _report(out, report),
+        Report(read_page(out / PAGE), demo_table(report), (out / PICTURE).read_bytes()),
     )
-
-
-def _report(out: Path, report: dict[str, Any]) -> Report:
-    if (out / PAGE).is_file():
-        return Report(page=read_page(out / PAGE))
-    return Report(tables=demo_table(report), picture=(out / PICTURE).read_bytes())

@@ -1,4 +1,4 @@
-"""The report on a migration: a page, or tables and a picture."""
+"""The report on a migration: tables and a picture, and a page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MOST_BYTES = 32 * 2**20  # of a page; a report with its pictures has well under
 
 @dataclass(frozen=True)
 class Report:
-    """What is known of the migration as a whole: a page of HTML, or else Markdown and a PNG; all may be empty."""
+    """What is known of the migration as a whole: a page of HTML, Markdown and a PNG; each may be empty."""
 
     page: str = ""
     tables: str = ""

@@ -13,9 +13,10 @@ import numpy as np
 
 from puma_hub.adapter import PumaAdapter
 from puma_hub.bank import PromptBank
+from puma_hub.bank.users import user_list
 from puma_hub.data import check_interactions
 from puma_hub.data.rows import require_dataset, texts
-from puma_hub.errors import ConfigurationError, InteractionsError
+from puma_hub.errors import ConfigurationError, InteractionsError, MismatchError
 from puma_hub.evaluation.compare import Controls, Sides, compare_in_clusters, prompt_clusters, rated_users
 from puma_hub.evaluation.gain_picture import paired_gains
 from puma_hub.evaluation.report.agreement import agreement
@@ -28,6 +29,7 @@ from puma_hub.evaluation.report.origin import adapter_cost, lineage_steps, model
 from puma_hub.evaluation.report.page import save_page
 from puma_hub.evaluation.report.paired import PairedRows
 from puma_hub.evaluation.report.worse import FEWEST_ROWS, worse
+from puma_hub.evaluation.reported_users import ReportedUsers
 from puma_hub.scorer import PersonalizedLM
 from puma_hub.training.report import versions
 
@@ -60,6 +62,7 @@ def migration_report(
     interactions: datasets.Dataset | Mapping[str, datasets.Dataset],
     *,
     users: Sequence[str] | None = None,
+    trained_users: Sequence[str] | None = None,
     seed: int = 42,
     resamples: int = RESAMPLES,
     allow_training_rows: bool = False,
@@ -71,7 +74,8 @@ def migration_report(
     Args:
         interactions: held-out rows, or the splits ``train`` and ``validation``; with ``train``, users are grouped by
             the number of their training rows, and else by that of their held-out rows.
-        users: users whose rows count, for example those whom the adapter never saw.
+        users: users whose rows count; all users in both banks by default.
+        trained_users: the users that the adapter trained on, who are left out.
         seed: of the shuffled prompts, the clusters, the resamples of users and the flipped signs.
         resamples: of users, for intervals of 95 %.
         items: the items' prompts on the source and on the target.
@@ -87,10 +91,13 @@ def migration_report(
         - ``drift``: by how much scores move, by activity and by cluster.
         - ``worse``: how many users get worse and by how much, beside what noise alone would show.
         - ``calibration``: whether predictions mean what they say.
+        - ``reported_users``: which users these are, in numbers and words.
         - ``cost``, ``lineage``, ``models``, ``versions``, ``notes``.
 
     Raises:
         ConfigurationError: ``resamples`` or ``seed`` are out of range.
+        SelectionError: none of ``trained_users`` is in a bank, or nobody is left.
+        MismatchError: the adapter is for other LLMs, or trained on more users than ``trained_users`` has.
         MismatchError, UnknownUserError, InteractionsError, NotFiniteError: as for :func:`puma_hub.compare_banks`.
     """
     splits = interactions if isinstance(interactions, Mapping) else {"validation": require_dataset(interactions)}
@@ -98,18 +105,44 @@ def migration_report(
         raise InteractionsError(f"a report needs the split validation, found {', '.join(splits) or 'none'}")
     Bootstrap(1, resamples, seed)
     cost = None if adapter is None else adapter_cost(adapter, source, target)
+    if trained_users is not None:
+        _require_whole(trained_users, cost)
+    reported = ReportedUsers.of([*source.user_ids, *target.user_ids], users, trained_users)
     sides = Sides.of(
         source_lm,
         source,
         target_lm,
         target,
         splits["validation"],
-        users=users,
+        users=reported.user_ids,
         seed=seed,
         allow_training_rows=allow_training_rows,
         items=items,
     )
-    rated, train, activity = rated_users(sides.before, sides.after), splits.get("train"), None
+    return report_of_sides(
+        sides, source, target, reported, train=splits.get("train"), cost=cost, seed=seed, resamples=resamples
+    )
+
+
+def report_of_sides(
+    sides: Sides,
+    source: PromptBank,
+    target: PromptBank,
+    reported: ReportedUsers,
+    *,
+    train: datasets.Dataset | None = None,
+    cost: dict[str, Any] | None = None,
+    seed: int = 42,
+    resamples: int = RESAMPLES,
+) -> MigrationReport:
+    """The report of :func:`migration_report` from predictions that are there already.
+
+    Args:
+        sides: the predictions for the ``reported`` users.
+        train: the training rows, which users are grouped by the number of.
+        cost: what :func:`puma_hub.evaluation.report.origin.cost_facts` tells of the adapter.
+    """
+    rated, activity = rated_users(sides.before, sides.after), None
     if train is not None:
         counted = Counter(texts(check_interactions(train), "user_id"))
         activity = np.array([counted[user] for user in rated], dtype=np.int64)
@@ -123,11 +156,15 @@ def migration_report(
         for side, count in trained_on.items()
         if count
     ]
+    learnt = _trained(cost)
+    if learnt and reported.trained is None:
+        notes.append(f"the adapter trained on {learnt:,} users: where they are among these, figures may be too good")
     return replace(
         report,
         data={
             **report.data,
             **sides.left_out,
+            "reported_users": reported.facts(),
             "rows_left_out": sides.rows_left_out,
             "rows_trained_on": trained_on,
             "models": {"source": model_facts(source.model), "target": model_facts(target.model)},
@@ -136,6 +173,25 @@ def migration_report(
             "notes": [*report.data["notes"], *notes],
         },
     )
+
+
+def _trained(cost: Mapping[str, Any] | None) -> int | None:
+    """The number of users that the adapter trained on, where it is known."""
+    return cost["training"]["users"] if cost and cost["training"] else None
+
+
+def _require_whole(trained: Sequence[str], cost: Mapping[str, Any] | None) -> None:
+    """Refuse a list that cannot hold all users whom the adapter trained on.
+
+    Raises:
+        MismatchError: the adapter trained on more users.
+    """
+    learnt, listed = _trained(cost), len(set(user_list(trained)))
+    if learnt and listed < learnt:
+        raise MismatchError(
+            f"the list of training users has {listed}, and the adapter trained on {learnt}; give the whole list that "
+            "it was trained with"
+        )
 
 
 def report_of_predictions(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from puma_hub.adapter import PumaAdapter
+from puma_hub.adapter.facts import Training
 from puma_hub.adapter.publish import local_facts
 from puma_hub.bank import PromptBank
 from puma_hub.bank.lineage import PARENTS
@@ -65,12 +66,17 @@ def adapter_cost(adapter: PumaAdapter, source: PromptBank, target: PromptBank) -
             f"of {source.model.model_id} and {target.model.model_id}; give the adapter that made the target bank"
         )
     facts = local_facts(adapter)
-    training = asdict(facts.training) if facts and facts.training else None
+    training = facts.training if facts else None
+    return cost_facts(adapter, training, _flops(str(adapter.name_or_path), asdict(training)) if training else None)
+
+
+def cost_facts(adapter: PumaAdapter, training: Training | None, flops: float | None) -> dict[str, Any]:
+    """The adapter's size, and what its training took."""
     return {
         "architecture": adapter.config.architecture,
         "parameters": sum(parameter.numel() for parameter in adapter.parameters()),
-        "training": training,
-        "flops": _flops(str(adapter.name_or_path), training) if training else None,
+        "training": asdict(training) if training else None,
+        "flops": flops,
     }
 
 
