@@ -24,6 +24,36 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
     os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
 
+# Files of 20 seconds and more. A long file that is started last leaves the other cores idle, so they come first.
+LONG_FILES = (
+    "test_real_models.py",
+    "test_kill.py",
+    "test_migration_ray.py",
+    "test_pipelines.py",
+    "test_packaging.py",
+    "test_distributed.py",
+    "test_hub_docs.py",
+    "test_reproduce.py",
+    "test_hub_cards.py",
+    "test_bench.py",
+    "test_cache_kinds.py",
+    "test_serve_limits.py",
+    "test_serve_ends.py",
+    "test_serve_load.py",
+    "test_unwritable.py",
+    "test_posterior.py",
+)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config.option, "loadscopereorder"):  # pytest-xdist would start files of few tests last
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONG_FILES.index(item.path.name) if item.path.name in LONG_FILES else len(LONG_FILES))
+
+
 VOCABULARY = 400
 _SIZES = {
     "hidden_size": 32,

@@ -149,13 +149,13 @@ def test_the_cards_snippets_run_as_they_stand(
     snippets = re.findall(r"```(python|bash)\n(.*?)```", text, re.S)
     python = "\n".join(code for language, code in snippets if language == "python")
     assert python.count("PumaAdapter.from_pretrained") == 1 == python.count("PumaAdapter.from_pair")
-    script = f"{python}\nassert target_bank['user-1'].shape == (1, 24), target_bank\n"
-    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
     command = next(code for language, code in snippets if language == "bash" and "migrate" in code).split()
     assert command[0] == "puma-hub"
-    run = [sys.executable, "-m", "puma_hub.cli.main", *command[1:]]
-    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True)
+    script = (
+        f"{python}\nassert target_bank['user-1'].shape == (1, 24), target_bank\n"
+        f"from puma_hub.cli.main import main\nassert main({command[1:]}) == 0\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert PromptBank.from_pretrained(tmp_path / "target-bank").model.model_id == "org/gemma-2b"
 

@@ -17,6 +17,7 @@ import pytest
 from packaging.version import Version
 
 import puma_hub
+from tests import fresh_python
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,13 +71,13 @@ def test_import_adds_little_to_that_of_transformers(order: str) -> None:
     ],
 )
 def test_auto_classes_know_ours_in_any_order(code: str) -> None:
-    result = python(code + "; print(type(A.for_model('puma_adapter')).__name__)")
+    result = fresh_python.python(code + "; print(type(A.for_model('puma_adapter')).__name__)")
     assert result.stdout.strip() == "PumaConfig", result.stderr
 
 
 @pytest.mark.parametrize("name", ["PromptBank", "PersonalizedLM", "select_users", "find_adapters", "PumaAdapter"])
 def test_any_name_may_be_imported_first(name: str) -> None:
-    result = python(
+    result = fresh_python.python(
         f"from puma_hub import {name}; from transformers import AutoConfig as A; A.for_model('puma_adapter')"
     )
     assert result.returncode == 0, result.stderr
@@ -155,9 +156,10 @@ def test_wheel_and_editable_install(tmp_path: Path) -> None:
     )
     for kind, what in (("wheel", [str(wheel)]), ("clone", [str(ROOT)]), ("editable", ["-e", str(ROOT)])):
         environment = tmp_path / kind
-        subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
         run = str(environment / "bin" / "python")
-        subprocess.run([run, "-m", "pip", "install", "--quiet", "--no-deps", *what], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", run]  # installing pip itself takes longer than the rest
+        subprocess.run([*pip, "install", "--quiet", "--no-deps", *what], check=True)
         result = subprocess.run([run, "-c", where], capture_output=True, text=True, cwd=tmp_path)
         assert result.returncode == 0, (kind, result.stderr)
         expected = str(ROOT) if kind == "editable" else str(environment)

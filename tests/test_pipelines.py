@@ -20,6 +20,7 @@ from puma_hub import ModelSpec, PromptBank, PumaAdapter
 from puma_hub.errors import BankError, CheckpointError, ConfigurationError, MismatchError
 from puma_hub.pipelines import TASKS
 from tests.conftest import make_bank
+from tests.fresh_python import python
 from tests.test_adapter import make_adapter
 
 # Registration
@@ -49,7 +50,7 @@ CHECK = (
     ],
 )
 def test_known_once_in_any_order(code: str) -> None:
-    done = subprocess.run([sys.executable, "-c", code + CHECK], capture_output=True, text=True)
+    done = python(code + CHECK)
     assert done.returncode == 0 and "already registered" not in done.stderr, done.stderr
 
 
