@@ -1,21 +1,16 @@
-"""The command line: every step on files, exit statuses, one-line errors, and a real SIGKILL."""
+"""The command line: every step on files, exit statuses, and one-line errors. A SIGKILL: see test_kill.py."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig
+from puma_hub import PromptBank
 from puma_hub.cli.main import COMMANDS, main
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
 
@@ -89,97 +84,6 @@ def test_training_options(place: Path, tmp_path: Path, capsys: pytest.CaptureFix
     assert main([*other, "--restart"]) == 0
     assert not np.array_equal(PromptBank.from_pretrained(tmp_path / "bank").prompts, first)
     assert main([*begin, "--report-to", "nothing"]) == 2 and "report_to has 'nothing'" in capsys.readouterr().err
-
-
-def run(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "puma_hub.cli.main", *map(str, arguments)]
-
-
-def kill_when(process: subprocess.Popen[bytes], ready: Path) -> bool:
-    """SIGKILL the process as soon as ``ready`` exists; False if it ended before."""
-    deadline = time.monotonic() + 60
-    while not ready.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    alive = process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    return alive
-
-
-def test_sigkill_in_fit_and_train_then_the_same_command(place: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    long = ["--epochs", "6", "--batch-size", "2", "--checkpoint-seconds", "0"]
-    base = command("--interactions", place / "rows.csv", *long)
-    make_bank(10).save_pretrained(tmp_path / "bank")
-    steps = {
-        "fit": ["fit", "--model", str(place / "llama"), *base],
-        "train": ["train", "--target", str(place / "gemma3"), "--bank", str(tmp_path / "bank"), *base],
-    }
-    for name, arguments in steps.items():
-        results = []
-        for kind in ("whole", "killed"):
-            out = tmp_path / f"{name}-{kind}"
-            if kind == "killed":
-                process = subprocess.Popen(run(*arguments, "--out", out), env=environment, stderr=subprocess.DEVNULL)
-                assert kill_when(process, out / "work" / "training_state.safetensors"), "ended before it was killed"
-                assert not (out / "bank").exists() and not (out / "adapter").exists()
-            done = subprocess.run(run(*arguments, "--out", out), env=environment, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-            results.append(out)
-        if name == "fit":
-            banks = [PromptBank.from_pretrained(out / "bank") for out in results]
-            assert np.array_equal(banks[0].prompts, banks[1].prompts)
-        else:
-            adapters = [PumaAdapter.from_pretrained(out / "adapter").state_dict() for out in results]
-            assert all(torch.equal(tensor, adapters[1][key]) for key, tensor in adapters[0].items())
-
-
-def test_sigkill_while_the_adapter_is_solved_for(place: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    make_interactions(users=40, rows=30).to_csv(tmp_path / "rows.csv", index=False)
-    template = "<user> rates <item>:"  # the LLM runs over all of a row
-    make_bank(40, family="llama", template=template).save_pretrained(tmp_path / "bank")
-    arguments = ["train", "--target", place / "gemma3", "--teacher", place / "llama", "--bank", tmp_path / "bank"]
-    arguments += ["--interactions", tmp_path / "rows.csv", "--template", template]
-    solving = re.compile(rb"start: .* [1-9]\d*/")
-    adapters = []
-    for kind in ("whole", "killed"):
-        out = tmp_path / kind
-        if kind == "killed":
-            process = subprocess.Popen(run(*arguments, "--out", out), env=environment, stderr=subprocess.PIPE)
-            assert process.stderr is not None
-            said = b""
-            while not solving.search(said) and (more := os.read(process.stderr.fileno(), 4096)):
-                said += more
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            process.stderr.close()
-            assert process.returncode == -signal.SIGKILL, said
-            assert not (out / "work" / "training_state.safetensors").exists() and not (out / "adapter").exists()
-        done = subprocess.run(run(*arguments, "--out", out), env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        adapters.append(PumaAdapter.from_pretrained(out / "adapter").state_dict())
-    assert all(torch.equal(tensor, adapters[1][key]) for key, tensor in adapters[0].items())
-
-
-def test_sigkill_in_migrate_leaves_nothing_half_done(tmp_path: Path) -> None:
-    spec = ModelSpec("source", 256)
-    PumaAdapter(PumaConfig(sources=[spec], target=ModelSpec("target", 256))).save_pretrained(tmp_path / "adapter")
-    prompts = np.random.default_rng(0).normal(size=(40_000, 1, 256)).astype(np.float32)
-    PromptBank.from_arrays([f"u{i}" for i in range(40_000)], prompts, spec).save_pretrained(tmp_path / "bank")
-    arguments = ("migrate", "--adapter", tmp_path / "adapter", "--bank", tmp_path / "bank", "--batch-size", 64)
-    process = subprocess.Popen(run(*arguments, "--out", tmp_path / "killed"), stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline and not list(tmp_path.glob(".killed-writing-*")):
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed").exists()
-    for name in ("whole", "killed"):
-        assert subprocess.run(run(*arguments, "--out", tmp_path / name), capture_output=True).returncode == 0
-    banks = [PromptBank.from_pretrained(tmp_path / name) for name in ("whole", "killed")]
-    assert np.array_equal(banks[0].prompts, banks[1].prompts)
-    assert not list(tmp_path.glob(".*"))  # what the killed process was writing is gone
 
 
 def test_help_is_quick_and_has_examples(capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,7 @@ import torch
 
 from puma_hub import ClickTask, ModelSpec, PromptBank, RatingTask
 from puma_hub.bank import KeyedStore
+from puma_hub.bank.keyed_files import SEAL
 from puma_hub.errors import (
     BankError,
     MismatchError,
@@ -193,6 +194,10 @@ def test_a_full_disk(bank: PromptBank, tmp_path: Path) -> None:
     assert ended_well(*[in_child(lambda limit=limit: full(limit)) for limit in (4096, 100_000, size - 4096)])
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "store").iterdir()}
     assert os.listdir(tmp_path) == ["store"]
+    bank.to_lmdb(tmp_path / "store")  # with space again; all but the seal is that of a store that always had it
+    bank.to_lmdb(tmp_path / "new")
+    found, expected = contents(tmp_path / "store"), contents(tmp_path / "new")
+    assert found | {SEAL: b""} == expected | {SEAL: b""} and not leftovers(tmp_path / "store")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")

@@ -4,47 +4,101 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from puma_hub import errors as e
+from puma_hub.training.state import STATE_FILE
 from tests.bad_input import Place
+from tests.commands import COMMANDS, files_of, hidden, make_place
+from tests.forked_cli import ForkedCli
+from tests.hub_server import HubServer
 
-# What writes, by name; run in a process of its own whose files cannot grow beyond a limit, as on a full disk.
-WRITERS = {
-    "bank": "make_bank(400).save_pretrained(out)",
-    "adapter": "PumaAdapter(PumaConfig(sources=[spec], target=spec)).save_pretrained(out)",
-    "checkpoint": (
-        "PromptTrainer(PersonalizedLM(make_model('llama'), make_tokenizer()), make_interactions(users=80),"
-        " PumaTrainingArguments(output_dir=str(out), num_train_epochs=1, disable_tqdm=True)).train()"
-    ),
-}
-SCRIPT = """
-import resource, sys
-from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
-from puma_hub import *
-out, spec = sys.argv[1], ModelSpec("m", 64)
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
-try:
-    {}
-except PumaHubError as error:
-    print(type(error).__name__, error)
-"""
+REPORT = (
+    "report --source {0}/llama --source-bank {0}/bank --model {0}/llama --bank {0}/bank --interactions {0}/rows.csv "
+    "--resamples 100 --json {1}/report.json --out {1}/report.html"
+)
+LIMITS = 3  # sizes a disk is full at, for each command
 
 
-@pytest.mark.parametrize("writer", WRITERS)
-def test_a_full_disk(writer: str, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT.format(WRITERS[writer]), str(tmp_path / "out"), "16000"]
-    root = Path(__file__).parents[1]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=root, env={**os.environ, "PYTHONPATH": str(root)}
-    )
-    assert done.stdout.startswith("StorageError cannot write"), done.stdout + done.stderr[-1500:]
-    assert "free space" in done.stdout
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where temporary files of commands go."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module")
+def cli(temporary: Path) -> Iterator[ForkedCli]:
+    process = ForkedCli(temporary)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("place"))
+
+
+def too_small(sizes: list[int]) -> list[int]:
+    """Sizes at which some of the files do not fit, from the smallest on; a file's own size differs a little by run."""
+    distinct = sorted(set(sizes))
+    chosen = [distinct[place * (len(distinct) - 1) // (LIMITS - 1)] for place in range(LIMITS)]
+    return [size * 9 // 10 for size in dict.fromkeys(chosen)]
+
+
+def refused(cli: ForkedCli, *arguments: object, **options: object) -> None:
+    """The command says in one line that space is lacking."""
+    ended = cli.run(*arguments, **options)
+    (line,) = [line for line in ended.err.splitlines() if line.startswith("puma-hub")]
+    assert ended.status == 1 and "cannot write" in line and "free space" in line, ended.err
+    assert "Traceback" not in ended.err and not ended.out
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, "report"])
+def test_a_disk_that_is_full_at_one_file_after_the_other(
+    cli: ForkedCli, place: Path, tmp_path: Path, command: str
+) -> None:
+    """What a refused run leaves is whole; with space again, the same command ends as one that always had it."""
+
+    def to(out: Path) -> list[object]:
+        return (
+            [*COMMANDS[command](place), "--out", out] if command in COMMANDS else [*REPORT.format(place, out).split()]
+        )
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    ended = cli.run(*to(whole))
+    assert ended.status == 0, ended.err
+    expected = files_of(whole)
+    for limit in too_small([path.stat().st_size for path in whole.rglob("*") if path.is_file()]):
+        refused(cli, *to(out), file_bytes=limit)
+        for name, content in files_of(out).items():
+            assert Path(name).name == STATE_FILE or content == expected[name]
+        assert not hidden(out)
+    ended = cli.run(*to(out))
+    assert ended.status == 0, ended.err
+    assert files_of(out) == expected and not hidden(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "folder"), [("model", "lab/adapter", "adapter"), ("dataset", "lab/bank", "many")]
+)
+def test_a_disk_that_is_full_while_publishing(
+    cli: ForkedCli, place: Path, temporary: Path, hub: HubServer, kind: str, name: str, folder: str
+) -> None:
+    login = {"environment": {"HF_TOKEN": HubServer.token("alice")}}
+    ended = cli.run("push", place / folder, name, **login)
+    assert ended.status == 0, ended.err
+    expected = hub.repository(name, kind).files()
+    sizes = [len(content) for path, content in expected.items() if path != ".gitattributes"]
+    for limit in too_small(sizes):
+        refused(cli, "push", place / folder, f"{name}-2", file_bytes=limit, **login)
+        assert not list(temporary.iterdir())
+    assert cli.run("push", place / folder, f"{name}-2", **login).status == 0
+    found = hub.repository(f"{name}-2", kind).files()
+    assert found.keys() == expected.keys()
+    assert all(content == expected[path] for path, content in found.items() if path not in ("README.md", "bank.json"))
 
 
 @pytest.mark.parametrize("write", ["bank", "adapter"])

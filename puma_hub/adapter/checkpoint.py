@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from puma_hub.errors import CheckpointError, PumaHubError, StorageError, without_secrets
+from puma_hub.errors import CheckpointError, PumaHubError, StorageError, first_line, shown
 from puma_hub.storage import read_json
+
+_SHOWN = 3
 
 
 @contextmanager
@@ -30,16 +32,46 @@ def clear_errors(source: str | os.PathLike[str]) -> Iterator[None]:
         if from_hub is not None:
             raise from_hub from error
         # Files of others make transformers, safetensors and torch raise errors of nearly every kind.
-        reason = without_secrets((str(error).strip().splitlines() or [type(error).__name__])[0])[:300]
         raise CheckpointError(
-            f"cannot load an adapter from {source}: {reason}; check the name, or save or download the adapter again"
+            f"cannot load an adapter from {source}: {first_line(error)}; check the name, or save or download the "
+            "adapter again"
         ) from error
+
+
+def require_fitting(adapter: nn.Module, weights: Path, source: str | os.PathLike[str]) -> None:
+    """Check the names and shapes of weights in a file before memory is taken for what they lack.
+
+    Args:
+        adapter: on the meta device.
+
+    Raises:
+        CheckpointError: some are missing, unexpected, or of another shape.
+    """
+    with safe_open(weights, framework="pt") as file:
+        found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118  not a dict
+    expected = {name: tuple(tensor.shape) for name, tensor in adapter.state_dict().items()}
+    both = found.keys() & expected.keys()
+    info = {
+        "missing_keys": expected.keys() - found.keys(),
+        "unexpected_keys": found.keys() - expected.keys(),
+        "mismatched_keys": [name for name in both if found[name] != expected[name]],
+    }
+    _require_no_faults(info, source)
 
 
 def require_complete(adapter: nn.Module, info: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
     """Raise CheckpointError unless every tensor was in the checkpoint, with its shape and finite values."""
+    _require_no_faults(info, source)
+    broken = [name for name, tensor in adapter.state_dict().items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise CheckpointError(
+            f"the adapter at {source} holds NaN or infinite values in {_some(broken)}; train or download it again"
+        )
+
+
+def _require_no_faults(info: Mapping[str, Any], source: str | os.PathLike[str]) -> None:
     faults = [
-        f"{kind.replace('_keys', '')} {sorted(str(key) for key in info[kind])}"
+        f"{kind.replace('_keys', '')} {_some(info[kind])}"
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")
         if info.get(kind)
     ]
@@ -47,11 +79,11 @@ def require_complete(adapter: nn.Module, info: Mapping[str, Any], source: str | 
         raise CheckpointError(
             f"the adapter at {source} does not fit its config: {'; '.join(faults)}; save or download it again"
         )
-    broken = [name for name, tensor in adapter.state_dict().items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise CheckpointError(
-            f"the adapter at {source} holds NaN or infinite values in {broken}; train or download it again"
-        )
+
+
+def _some(names: Collection[object]) -> str:
+    few = sorted(map(str, names))
+    return ", ".join([*map(shown, few[:_SHOWN]), *(["..."] if len(few) > _SHOWN else [])])
 
 
 def require_place(folder: str | os.PathLike[str]) -> None:

@@ -12,7 +12,7 @@ from types import NoneType
 from typing import Any
 
 from puma_hub.directions import lower_is_better, retention
-from puma_hub.errors import CheckpointError, ConfigurationError, shown
+from puma_hub.errors import CheckpointError, ConfigurationError, first_line, shown
 from puma_hub.extensions import BASELINES
 from puma_hub.hub.card_parts import require_license
 from puma_hub.storage import read_json, write_json
@@ -239,7 +239,9 @@ class AdapterFacts:
             training = _build(Training, data["training"]) if data.get("training") else None
             return cls(evaluations, training, data.get("license"), data.get("intended_use"))
         except (TypeError, KeyError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"the facts of an adapter are malformed: {error}; make the card again") from error
+            raise CheckpointError(
+                f"the facts of an adapter are malformed: {first_line(error)}; make the card again"
+            ) from error
 
     @classmethod
     def read(cls, folder: str | os.PathLike[str]) -> AdapterFacts | None:

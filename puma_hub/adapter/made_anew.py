@@ -73,7 +73,8 @@ def save_anew(
     if earlier.adapter is not None:
         _keep_ids(adapter.config, earlier.adapter.config, same)
     kept = _kept(before, facts, same)
-    with replace_files(folder, first=FACTS_FILE) as staged:  # no figures beside other weights
+    # No figures beside other weights, and no card of others, which would count as edited by hand.
+    with replace_files(folder, first=FACTS_FILE, last=CARD_FILE) as staged:
         adapter.save_pretrained(staged)
         if earlier.edited:
             kept.write(staged)

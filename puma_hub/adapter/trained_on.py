@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from puma_hub.errors import ConfigurationError
+from puma_hub.errors import ConfigurationError, first_line, shown
+from puma_hub.limits import MAX_USERS, require_number, require_text, require_whole
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ class TrainedOn:
         counts = [self.target_users, *(bank.users for bank in self.sources)]
         in_range = all(math.isfinite(n) and n >= 0 for n in numbers) and all(map(math.isfinite, answers))
         if not self.sources or not in_range or min(counts) < 1:
-            raise ConfigurationError(f"an adapter cannot have been trained on {self}; train or download it again")
+            raise ConfigurationError(
+                f"an adapter cannot have been trained on {shown(self)}; train or download it again"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         answers = None if self.mean_answers is None else list(self.mean_answers)
@@ -60,16 +63,21 @@ class TrainedOn:
             return data
         try:
             banks = tuple(
-                SourceBank(str(bank["base_id"]), float(bank["spread"]), int(bank["users"])) for bank in data["sources"]
+                SourceBank(
+                    require_text(bank["base_id"], "base_id"),
+                    require_number(bank["spread"], "spread"),
+                    require_whole(bank["users"], "users", MAX_USERS),
+                )
+                for bank in data["sources"]
             )
-            farthest, spread = float(data["farthest"]), float(data["target_spread"])
+            farthest, spread = (require_number(data[name], name) for name in ("farthest", "target_spread"))
             answers = data.get("mean_answers")
-            mean = None if answers is None else tuple(float(logit) for logit in answers)
-            return cls(banks, farthest, spread, int(data["target_users"]), mean)
+            mean = None if answers is None else tuple(require_number(one, "mean_answers", -math.inf) for one in answers)
+            return cls(banks, farthest, spread, require_whole(data["target_users"], "target_users", MAX_USERS), mean)
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
             if isinstance(error, ConfigurationError):
                 raise
             raise ConfigurationError(
-                f"trained_on of the adapter's config is malformed ({type(error).__name__}: {error}); train or download "
-                "the adapter again"
+                f"trained_on of the adapter's config is malformed ({type(error).__name__}: {first_line(error)}); train "
+                "or download the adapter again"
             ) from error

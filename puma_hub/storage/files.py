@@ -212,8 +212,8 @@ def replace_files(target: str | os.PathLike[str], first: str | None = None, last
     """Yield a temporary folder whose files are renamed into ``target`` when the block ends without an error.
 
     Other files in ``target`` stay. Larger files go first, so that a config never describes missing weights; before all
-    of them the one called ``first``. The one called ``last`` tells of all the others: its old one goes before the first of
-    them is replaced, so that after a kill it is missing and never tells of other files.
+    of them the one called ``first``. The one called ``last`` tells of all the others: its old one goes before the first
+    of them is replaced, so that after a kill it is missing and never tells of other files.
 
     Raises:
         StorageError: ``target`` is a file, or cannot be written.

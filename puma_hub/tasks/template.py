@@ -80,13 +80,14 @@ class PromptTemplate:
         unknown = sorted(set(slots) - set(known))
         if unknown:
             raise TemplateError(
-                f"unknown placeholder {', '.join(unknown)} in template {self.text!r}; use {', '.join(known)}"
+                f"unknown placeholder {', '.join(map(shown, unknown[:3]))} in template {shown(self.text)}; use "
+                f"{', '.join(known)}"
             )
         for slot in known:
             if slots.count(slot) > 1:
-                raise TemplateError(f"{slot} occurs {slots.count(slot)} times in {self.text!r}; write it once")
+                raise TemplateError(f"{slot} occurs {slots.count(slot)} times in {shown(self.text)}; write it once")
         if "<user>" not in slots:
-            raise TemplateError(f"the template {self.text!r} has no <user>; put it where the soft prompt goes")
+            raise TemplateError(f"the template {shown(self.text)} has no <user>; put it where the soft prompt goes")
 
     @classmethod
     def of(cls, template: PromptTemplate | str) -> PromptTemplate:
@@ -101,7 +102,7 @@ class PromptTemplate:
             return cls(PRESETS[template])
         if "<user>" not in template and not _SLOT.search(template) and " " not in template:
             raise ConfigurationError(
-                f"no template preset {template!r}; presets are {', '.join(PRESETS)}, or pass a text with <user>"
+                f"no template preset {shown(template)}; presets are {', '.join(PRESETS)}, or pass a text with <user>"
             )
         return cls(template)
 
@@ -152,7 +153,8 @@ class PromptTemplate:
         names = [name for name in ("item_text", "history") if name in present]
         if "<history>" in self.text and "history" not in names:
             raise TemplateError(
-                f"template {self.text!r} shows <history>, rows have no column 'history'; add it or change the template"
+                f"template {shown(self.text)} shows <history>, rows have no column 'history'; add it or change the "
+                "template"
             )
         return names
 

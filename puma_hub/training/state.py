@@ -5,19 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from puma_hub.errors import CheckpointError
+from puma_hub.errors import CheckpointError, first_line, shown
 from puma_hub.storage import new_file
 
 STATE_FILE = "training_state.safetensors"
+_OF_ADAMW = {"step", "exp_avg", "exp_avg_sq"}
 
 
 @dataclass
@@ -47,7 +49,7 @@ class RunState:
     epoch_step: int = 0
     num_train_epochs: int = 0
     best_step: int = 0
-    best_epoch: float = 0
+    best_epoch: int | float = 0
     best_evaluation: int = 0
     best_metric: float | None = None
     losses: list[float] = field(default_factory=list)
@@ -56,7 +58,7 @@ class RunState:
     passes: float = 0.0
     logged_step: int = 0
     logged_loss: float = 0.0
-    log_history: list[dict[str, float]] = field(default_factory=list)
+    log_history: list[dict[str, int | float]] = field(default_factory=list)
     callbacks: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     seconds: dict[str, float] = field(
         default_factory=lambda: dict.fromkeys(
@@ -69,6 +71,27 @@ class RunState:
     solving: bool = False
     solved: int = 0
     finished: bool = False
+
+    @classmethod
+    def of(cls, text: str) -> RunState:
+        """Rebuild from JSON.
+
+        Raises:
+            CheckpointError: a field is missing, unknown, or of another kind.
+        """
+        try:
+            data = msgspec.json.decode(text)
+            if not isinstance(data, dict) or data.keys() != {one.name for one in fields(cls)}:
+                raise CheckpointError("the state of a run has other fields")
+            state: RunState = msgspec.convert(data, cls)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise CheckpointError(f"the state of a run is malformed: {first_line(error)}") from error
+        kinds = cls()
+        if min(state.step, state.epoch, state.epoch_step, state.solved) < 0 or any(
+            getattr(state, name).keys() != getattr(kinds, name).keys() for name in ("seconds", "rows")
+        ):
+            raise CheckpointError("the state of a run counts below 0, or counts something else")
+        return state
 
     @property
     def evaluations(self) -> int:
@@ -128,19 +151,56 @@ def load_state(
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}); delete it to start again") from error
+        raise _damaged(path, error) from error
     if metadata.get("identity") != identity:
         raise CheckpointError(
             f"{path} belongs to a run with other settings or data; use another folder, or delete it to start again"
         )
     parts: dict[str, dict[str, torch.Tensor]] = {"module": {}, "best": {}, "optimizer": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
+    try:
+        state = RunState.of(metadata["state"])
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition(".")
+            parts[part][rest] = tensor
+        if parts["best"]:
+            _require_same(parts["best"], module.state_dict())
+        states = _optimizer_states(parts["optimizer"], optimizer)
+        _require_same(parts["module"], module.state_dict())
+    except (KeyError, ValueError, CheckpointError) as error:
+        raise _damaged(path, error) from error
     module.load_state_dict(parts["module"])
-    states: dict[int, dict[str, torch.Tensor]] = {}
-    for name, tensor in parts["optimizer"].items():
-        index, _, key = name.partition(".")
-        states.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
-    return RunState(**json.loads(metadata["state"])), parts["best"]
+    return state, parts["best"]
+
+
+def _optimizer_states(
+    tensors: Mapping[str, torch.Tensor], optimizer: torch.optim.Optimizer
+) -> dict[int, dict[str, torch.Tensor]]:
+    """The states of the optimizer's parameters, by their numbers."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, key = name.partition(".")
+        number = int(index)
+        if not 0 <= number < len(parameters) or tensor.shape not in ((), parameters[number].shape):
+            raise CheckpointError(f"the optimizer has no {shown(name)} of shape {tuple(tensor.shape)}")
+        states.setdefault(number, {})[key] = tensor
+    if any(state.keys() != _OF_ADAMW for state in states.values()):
+        raise CheckpointError("the state of the optimizer is not one of AdamW")
+    return states
+
+
+def _require_same(found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor]) -> None:
+    """Check that these are the weights of a module: the same names, shapes and dtypes.
+
+    Raises:
+        CheckpointError: they are not.
+    """
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in found.items()} != {
+        name: (tensor.shape, tensor.dtype) for name, tensor in expected.items()
+    }:
+        raise CheckpointError("its weights have other names, shapes or dtypes than those that are trained")
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged ({first_line(error)}); delete it to start again")
