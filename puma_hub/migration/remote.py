@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,6 +22,7 @@ from puma_hub.migration.file_writer import FileWriter
 from puma_hub.migration.identity import hash_of
 from puma_hub.migration.plan import LOOKED_AT, MigrationPlan
 from puma_hub.migration.run import ChosenEngine
+from puma_hub.storage import scratch_folder
 from puma_hub.storage.places import Place
 
 _STATE = "unfinished-migration"
@@ -50,11 +50,11 @@ class RemoteWriter:
         if self.target.has(name):
             advanced(self.users_in(number))
             return
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            plan = self.plan(number, Path(folder))
-            writer = FileWriter(plan, self.engine, None, len(plan.users), ("migrated.parquet",), Path(folder), self.one)
+        with scratch_folder() as folder:
+            plan = self.plan(number, folder)
+            writer = FileWriter(plan, self.engine, None, len(plan.users), ("migrated.parquet",), folder, self.one)
             writer.write(0, advanced)
-            self.target.put(Path(folder) / "migrated.parquet", name)
+            self.target.put(folder / "migrated.parquet", name)
 
     def plan(self, number: int, folder: Path) -> MigrationPlan:
         """The migration of one file, which is fetched into ``folder``.
@@ -78,8 +78,8 @@ class RemoteWriter:
         prompts: list[np.ndarray] = []
         number, left = 0, LOOKED_AT if dtype != WHOLE else 0
         while left > 0 and number < len(self.description.shards):
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                some = self.plan(number, Path(folder)).take(slice(left))
+            with scratch_folder() as folder:
+                some = self.plan(number, folder).take(slice(left))
                 prompts += some.migrated(self.engine.batch_size, self.engine.run)
             number, left = number + 1, left - len(some.users)
         return Rounding.fitted(dtype, np.concatenate(prompts)) if prompts else None
@@ -126,11 +126,11 @@ def migrate_between(
     before, after = Place.of(source), Place.of(target)
     if len(adapter.config.sources) != 1:
         raise ConfigurationError("an adapter of several sources joins banks by their users; give their folders")
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        writer = RemoteWriter(before, after, _described(before, Path(folder)), adapter, mean, chosen)
+    with scratch_folder() as folder:
+        writer = RemoteWriter(before, after, _described(before, folder), adapter, mean, chosen)
         require_dtype(dtype)
         writer = replace(writer, rounding=writer.fitted(dtype))
-        plan = writer.plan(0, Path(folder))
+        plan = writer.plan(0, folder)
         provenance, names = plan.provenance(), writer.description.shards
         if provenance.statistics is None:
             raise ConfigurationError(
@@ -148,14 +148,14 @@ def migrate_between(
                 after.remove(_STATE)
             raise
         head = plan.head()
-        write_head(Path(folder), head)
+        write_head(folder, head)
         made = BankDescription(
             provenance, writer.description.users, writer.description.rows_per_shard, head is not None
         )
         for name in made.files[len(names) :]:
-            after.put(Path(folder) / name, name)
-        made.write(Path(folder))
-        after.put(Path(folder) / DESCRIPTION_FILE, DESCRIPTION_FILE)
+            after.put(folder / name, name)
+        made.write(folder)
+        after.put(folder / DESCRIPTION_FILE, DESCRIPTION_FILE)
         after.remove(_STATE)
         after.remove_unfinished()
     return writer.description.users
