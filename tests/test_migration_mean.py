@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from transformers import pipeline
 
 from puma_hub import (
+    AdapterTrainer,
+    PersonalizedLM,
     PromptBank,
     PumaAdapter,
     PumaConfig,
+    PumaTrainingArguments,
     migrate,
 )
 from puma_hub.adapter.mapping import map_prompts
 from puma_hub.bank.statistics import LEAST_USERS
 from puma_hub.errors import BankError, ConfigurationError, MismatchError, PumaHubError
+from tests.conftest import make_bank, make_interactions
 from tests.trainings import OTHER, SOURCE, TARGET, USERS, make_trained, make_training, plain
 
 
@@ -85,6 +91,20 @@ def test_distances_are_told_and_absurd_ones_refused(caplog: pytest.LogCaptureFix
     with pytest.raises(MismatchError, match="spreads from the mean"):
         map_prompts(adapter, in_another_scale.prompts, 16)
     assert adapter.training  # as it was, also after an error
+
+
+def test_a_bank_without_anything_personal_is_told(
+    make_lm: Callable[..., PersonalizedLM], caplog: pytest.LogCaptureFixture
+) -> None:
+    lm = make_lm("gemma3")
+    alike = make_bank(6)
+    alike = PromptBank.from_arrays(alike.user_ids, np.repeat(alike.prompts[:1], 6, axis=0), alike.model)
+    arguments = PumaTrainingArguments(num_train_epochs=1, disable_tqdm=True)
+    adapter = AdapterTrainer(lm, alike, make_interactions(users=6, rows=4), arguments).train()
+    assert "same prompt for all of its 6 users" in caplog.text
+    migrate(adapter, alike)
+    with pytest.raises(MismatchError, match="the adapter's source bank has the same prompt for every user"):
+        migrate(adapter, make_bank(6, seed=2), mean="adapter")
 
 
 def test_arrays_in_the_pipeline_need_a_mean() -> None:

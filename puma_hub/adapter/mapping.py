@@ -100,6 +100,11 @@ def _require_near(adapter: PumaAdapter, distances: np.ndarray) -> None:
     if trained is None or not len(distances):
         return
     far = distances > ABSURD * max(trained.farthest, 1.0)
+    if far.any() and not any(bank.spread for bank in trained.sources):
+        raise MismatchError(
+            "the adapter's source bank has the same prompt for every user, so it cannot be told how far these prompts "
+            "are from it; train that bank with more rows for each user, and the adapter again"
+        )
     if far.any():
         raise MismatchError(
             f"{int(far.sum())} of {len(distances)} prompts lie up to {float(distances.max()):.3g} spreads from the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -32,6 +33,8 @@ from puma_hub.training.sensitivity import sensitivity_flops
 from puma_hub.training.state import RunState, identity_hash, tensor_hash
 from puma_hub.training.teachers import require_independent_noise
 from puma_hub.training.trainer import BaseTrainer, Callback, Resume
+
+logger = logging.getLogger(__name__)
 
 
 class AdapterTrainer(BaseTrainer):
@@ -87,6 +90,12 @@ class AdapterTrainer(BaseTrainer):
         self._users, prompts = join_banks(self.banks)
         self._prompts = torch.from_numpy(prompts.copy())
         self._statistics = [bank.statistics or BankStatistics.alone(bank.prompts) for bank in self.banks]
+        if not any(part.spread or part.users == 1 for part in self._statistics):
+            logger.warning(
+                "the source bank has the same prompt for all of its %d users, so there is nothing personal to migrate; "
+                "train it with more rows for each user",
+                self._statistics[0].users,
+            )
         self.adapter = fresh_adapter(target_lm, self.banks, self._statistics, config, init, self.args.seed, given)
         row_of = {user: row for row, user in enumerate(self._users)}
         chosen = list(dict.fromkeys(users)) if users is not None else self._users
