@@ -46,7 +46,8 @@ def _create(call: Call, name: str) -> Reply:
     url: dict[str, object] = {"url": f"{call.state.endpoint}/buckets/{existing.id if existing else name}"}
     if existing is not None:
         raise HubError(409, "You already created this bucket", body=url)
-    private = call.json().get("visibility") == "private"
+    asked = call.json()
+    private = asked.get("private") is True or asked.get("visibility") == "private"  # the first from clients up to 2.0
     call.state.buckets[name.lower()] = Bucket(name, call.state.xet, private=private)
     return answer(url)
 
