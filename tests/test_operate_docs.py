@@ -74,8 +74,8 @@ def serving(words: list[str]) -> Iterator[str]:
 
 
 def test_from_the_demo_to_the_way_back(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    blocks = [code.splitlines() for _, code in snippets("operate.md", "canary")]
-    first, (serve,), steps = ([shlex.split(line)[1:] for line in block] for block in blocks)
+    blocks = [code.replace("\\\n", "").splitlines() for _, code in snippets("operate.md", "canary")]
+    first, (serve,), (curl,), steps = ([shlex.split(line)[1:] for line in block] for block in blocks)
     for words in first:
         assert main(words) == 0, words
     source = PromptBank.from_pretrained("puma-demo/source-bank")
@@ -100,6 +100,8 @@ def test_from_the_demo_to_the_way_back(place: Path, capsys: pytest.CaptureFixtur
 
         assert [model["id"] for model in httpx2.get(f"{address}/v1/models").json()["data"]] == ["films"]
         assert stands(("smollm2", "gemma", 0.0, False, True)) and set(answers().values()) == {"smollm2"}
+        answer = httpx2.post(f"{address}/v1/score", content=curl[-1], headers={"content-type": "application/json"})
+        assert answer.status_code == 200 and answer.json()["version"] == "smollm2", answer.text
         seen = []
         for words in steps:
             assert main([*words, "--json", "now.json"]) == 0, words

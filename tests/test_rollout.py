@@ -199,6 +199,29 @@ def test_a_damaged_file_is_told_and_left(tmp_path: Path) -> None:
         file.read()
 
 
+def test_a_file_that_was_edited_by_hand_is_read_or_told(tmp_path: Path) -> None:
+    file = DeploymentFile(tmp_path / "deployment.json")
+    file.write(BOTH)
+    whole = file.path.read_bytes()
+    for good in (b"\xef\xbb\xbf" + whole, whole.replace(b"\n", b"\r\n")):
+        file.path.write_bytes(good)
+        assert file.read() == BOTH
+    for bad, words in (
+        (whole.replace(b'"share": 0.0', b'"share": 10, "share": 90'), "the field 'share' is there twice"),
+        (b"// ours\n" + whole, "not valid JSON"),
+        (whole.decode().encode("utf-16"), "no UTF-8 text"),
+        (b"", "not valid JSON"),
+    ):
+        file.path.write_bytes(bad)
+        with pytest.raises(ConfigurationError, match=rf"deployment\.json: .*{words}.*; correct the file"):
+            file.read()
+    for nowhere in (tmp_path, tmp_path / "gone" / "x.json", file.path / "x.json"):
+        with pytest.raises(StorageError, match="there is no deployment file"):
+            DeploymentFile(nowhere).read()
+    with pytest.raises(StorageError, match=r"cannot read .*: File name too long"):
+        DeploymentFile(tmp_path / ("x" * 300)).read()
+
+
 def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("place/bank", "place/gemma", "beside", "elsewhere"):
         (tmp_path / name).mkdir(parents=True)
@@ -210,8 +233,9 @@ def test_folders_are_relative_to_the_file(tmp_path: Path, monkeypatch: pytest.Mo
     found = file.found(Version("new", "./gemma", "./bank", adapter="../beside"))
     assert found.model == str(tmp_path / "place" / "gemma") and found.bank == str(tmp_path / "place" / "bank")
     assert found.adapter == str(tmp_path / "beside") and file.found(OLD) == OLD
-    with pytest.raises(StorageError, match=r"names the folder './gone', which is not there"):
+    with pytest.raises(StorageError, match=r"names './gone', and there is no such folder"):
         file.found(Version("new", "./gone", "./bank"))
+    assert file.found(Version("new", "./gemma", "./bank", adapter="./gone")).adapter == str(tmp_path / "place" / "gone")
 
 
 def in_child(work: Callable[[], None]) -> Any:

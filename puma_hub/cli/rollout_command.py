@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     step.add_argument(
         "--retire", action="store_true", help="leave out the version that answers nobody; then there is no way back"
     )
-    parser.add_argument("--share", type=float, metavar="PERCENT", help="of all users, whom the candidate answers")
+    parser.add_argument("--share", type=_percent, metavar="PERCENT", help="of all users, whom the candidate answers")
     parser.add_argument(
         "--users", metavar="FILE", help="users, an id on each line, whom the candidate answers whatever the share is"
     )
@@ -61,6 +61,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     version.add_argument(
         "--name", metavar="NAME", help="with the first version: the LLM's name in requests (default: the file's name)"
     )
+
+
+def _percent(text: str) -> float:
+    """A number, with or without the sign ``%``."""
+    try:
+        return float(text.strip().removesuffix("%"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a number from 0 to 100, in per cent of all users, got {text!r}"
+        ) from None
 
 
 def run(args: argparse.Namespace) -> Result:
@@ -126,8 +136,9 @@ def _added(args: argparse.Namespace, file: DeploymentFile) -> Deployment:
     from puma_hub.serving.rollout.deployment import Deployment
     from puma_hub.serving.rollout.facts import facts_of, pinned, require_together
     from puma_hub.serving.rollout.version import Version
+    from puma_hub.serving.service.backend import bound_backend
 
-    SERVING_BACKENDS.bound(args.backend, dict(args.option))  # refuses unknown options
+    bound_backend(args.backend, dict(args.option))  # refuses options that are unknown or missing
     common.model_place(args.model)  # refuses a model that has to be fetched first
     version = Version(
         args.add,
@@ -225,18 +236,24 @@ def _say_unknown(listed: str, deployment: Deployment, file: DeploymentFile) -> N
 
 
 def _counted(deployment: Deployment, file: DeploymentFile) -> dict[str, int] | None:
-    """How many of the stable version's users each version answers; None where they cannot be listed."""
-    from puma_hub.errors import PumaHubError
-    from puma_hub.serving.rollout.facts import user_ids
+    """How many of the stable version's users each version answers; None where they cannot be listed.
 
+    Users who have no prompt in the candidate's bank count for the stable version, which answers them.
+    """
+    from puma_hub.errors import PumaHubError
+    from puma_hub.serving.rollout.facts import local_prompts, user_ids
+
+    candidate = deployment.candidate
     try:
         users = user_ids(file.found(deployment.stable))
+        known = None if candidate is None else local_prompts(file.found(candidate))
     except PumaHubError as error:
-        say(f"the users of {deployment.stable.name} cannot be counted: {error}")
+        say(f"users cannot be counted: {error}")
         return None
     if users is None:
         return None
     found = {version.name: 0 for version in deployment.versions}
     for user in users:
-        found[deployment.version_of(user).name] += 1
+        has = known is None or user in known
+        found[(deployment.version_of(user) if has else deployment.stable).name] += 1
     return found

@@ -120,19 +120,21 @@ def limits_of(args: argparse.Namespace) -> ServiceLimits:
 
 def _backend(args: argparse.Namespace, limits: ServiceLimits, meters: Meters) -> Backend:
     from puma_hub.serving.prompts import open_prompts
+    from puma_hub.serving.service.backend import bound_backend
 
-    make = SERVING_BACKENDS.bound(args.backend, dict(args.option))
+    make = bound_backend(args.backend, dict(args.option))
     return _made(args, limits, meters, args.model, open_prompts(args.bank), make, {})
 
 
 def _versions(args: argparse.Namespace, limits: ServiceLimits, file: DeploymentFile, meters: Meters) -> Backend:
     from puma_hub.serving.prompts import open_prompts
+    from puma_hub.serving.service.backend import bound_backend
     from puma_hub.serving.service.versions import VersionedBackend
 
     in_memory: MutableMapping[Any, PersonalizedLM] = WeakValueDictionary()
 
     def load(version: Version) -> tuple[Backend, Prompts]:
-        make = SERVING_BACKENDS.bound(version.backend, version.options)
+        make = bound_backend(version.backend, version.options)
         prompts = open_prompts(version.bank, revision=version.bank_revision)
         return _made(args, limits, meters, version.model, prompts, make, in_memory), prompts
 

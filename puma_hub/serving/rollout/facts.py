@@ -15,6 +15,7 @@ from puma_hub.bank.provenance import Provenance
 from puma_hub.errors import ConfigurationError, MismatchError
 from puma_hub.hub.buckets import is_bucket, require_no_revision
 from puma_hub.hub.failures import hub_errors
+from puma_hub.serving.prompts import Prompts, open_prompts
 from puma_hub.serving.rollout.version import Version
 from puma_hub.storage.staging import bring_back
 
@@ -86,12 +87,15 @@ def require_together(new: Provenance, old: Provenance, what: str) -> None:
         raise MismatchError(f"{what}: it has prompts of {new.owners}, and the stable version of {old.owners}")
 
 
+def local_prompts(version: Version) -> Prompts | None:
+    """The prompts of a bank or keyed store in a folder; None where they would have to be downloaded."""
+    return open_prompts(version.bank) if Path(version.bank).is_dir() else None
+
+
 def user_ids(version: Version) -> list[str] | None:
     """The users of a bank in a folder; None where they cannot be listed, or would have to be downloaded."""
-    folder = Path(version.bank)
-    if not folder.is_dir() or (folder / DESCRIPTION_FILE).is_file():
-        return None
-    return PromptBank.from_pretrained(folder).user_ids
+    prompts = local_prompts(version)
+    return prompts.user_ids if isinstance(prompts, PromptBank) else None
 
 
 def _require_adapter(version: Version, made: Provenance) -> str | None:

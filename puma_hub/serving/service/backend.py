@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from puma_hub.errors import ConfigurationError
+from puma_hub.extensions import SERVING_BACKENDS
 
 if TYPE_CHECKING:
     from puma_hub.scorer import PersonalizedLM
@@ -148,3 +152,18 @@ class Backend(ABC):
     @abstractmethod
     async def close(self, seconds: float = 0.0) -> None:
         """End. What is still waiting or being written after ``seconds`` is refused with status 503."""
+
+
+def bound_backend(name: str, options: Mapping[str, Any]) -> Callable[[BackendSetting], Backend]:
+    """What makes the back end of that name with these options.
+
+    Raises:
+        ConfigurationError: there is no such back end, or an option is unknown or missing.
+    """
+    make = SERVING_BACKENDS.bound(name, options)
+    needed = [
+        p.name for p in inspect.signature(make).parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is p.empty
+    ]
+    if needed:
+        raise ConfigurationError(f"the back end {name!r} needs the option {needed[0]}; give --option {needed[0]}=VALUE")
+    return make

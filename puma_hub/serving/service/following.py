@@ -21,6 +21,7 @@ class Follower:
     """Looks at a deployment file in a thread of its own.
 
     A file that is gone or cannot be read, and versions that cannot be loaded, change nothing: what is served stays.
+    A state that the file no longer has when its versions are loaded is not served either.
 
     Args:
         file: of the deployment.
@@ -29,7 +30,8 @@ class Follower:
         say: takes a line of progress.
 
     Attributes:
-        problem: why the file's present state is not served; None if it is. It is tried again at times.
+        problem: why the file's present state cannot be served; None if it can. It is tried again at times.
+        busy: whether a state that was found is not served yet: its versions are being loaded.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Follower:
         self._file, self._seen, self._prepare, self._say = file, stamp, prepare, say
         self._stopped = threading.Event()
         self.problem: str | None = None
+        self.busy = False
 
     def start(self) -> None:
         """Begin; called in the event loop."""
@@ -58,23 +61,26 @@ class Follower:
             waited = 0 if self.problem is None else waited + 1
             if stamp == self._seen and waited < _RETRIES:
                 continue
-            self._seen, waited = stamp, 0
+            self._seen, waited, self.busy = stamp, 0, True
             try:
                 switch = self._prepare(self._file.read())
+                if self._file.stamp() == stamp:
+                    self._switch(loop, switch)
             except Exception as error:
                 self._fail(error)
-                continue
-            self._switch(loop, switch)
+            self.busy = False
 
     def _switch(self, loop: asyncio.AbstractEventLoop, switch: Callable[[], None]) -> None:
         """Switch, and wait until it is done: the next state is prepared beside this one."""
         done = threading.Event()
 
         def switched() -> None:
-            if not self._stopped.is_set():
-                self.problem = None
-                switch()
-            done.set()
+            try:
+                if not self._stopped.is_set():
+                    self.problem = None
+                    switch()
+            finally:
+                done.set()
 
         with suppress(RuntimeError):  # the service has stopped meanwhile
             loop.call_soon_threadsafe(switched)
@@ -85,6 +91,7 @@ class Follower:
         before, self.problem = self.problem, str(error)
         if not isinstance(error, PumaHubError):
             self.problem = f"unexpected {type(error).__name__}"
-            _log.error("the deployment file's new state cannot be loaded", exc_info=error)
+            if self.problem != before:
+                _log.error("the deployment file's new state cannot be loaded", exc_info=error)
         if self.problem != before:
             self._say(f"what is served stays as it is: {self.problem}")

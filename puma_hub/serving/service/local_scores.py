@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from puma_hub.errors import PumaHubError
 from puma_hub.pipelines.scoring import PersonalizedScoringPipeline
 from puma_hub.serving.service.backend import Row, Scored
 from puma_hub.serving.service.batching import Batcher
@@ -97,7 +96,7 @@ class LocalScores:
             try:
                 prepared.append(self._pipeline.preprocess(row, unknown_users=self._unknown_users))
                 found.append({})
-            except PumaHubError as error:
+            except Exception as error:  # also of a disk or a store: it is this row's alone
                 found.append(error)
         places = [place for place, one in enumerate(found) if not isinstance(one, Exception)]
         for place, one in zip(places, self._forward(prepared)):

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 from puma_hub.errors import PumaHubError
+from puma_hub.serving.rollout.version import Version
 from puma_hub.serving.service.agreement import Agreement
 from puma_hub.serving.service.backend import Row, Scored
 from puma_hub.serving.service.loaded import Loaded
 from puma_hub.serving.service.meters import Meters
 
+_log = logging.getLogger(__name__)
 _SECONDS = 60.0  # between two lines of progress
 _ONE_IN = 4  # of a queue's places, that rows may take which are scored for comparison alone
 
@@ -30,16 +33,18 @@ class Shadow:
     def __init__(self, queue: int, meters: Meters, say: Callable[[str], None]) -> None:
         self._most, self._meters, self._say = max(1, queue // _ONE_IN), meters, say
         self._waiting, self._said = 0, time.monotonic()
+        self._versions: tuple[Version, ...] = ()
         self._agreement: Agreement | None = None
 
-    def begin(self, versions: Sequence[str]) -> None:
+    def begin(self, versions: tuple[Version, ...]) -> None:
         """Compare these two from now on, or none; going on where they are the same as before."""
         before = self._agreement
-        if before is not None and [before.stable, before.candidate] == [*versions]:
+        if versions == self._versions:
             return
         if before is not None and (before.rows or before.left_out):
             self._say(str(before))
-        self._agreement = Agreement(*versions) if versions else None
+        self._versions = versions
+        self._agreement = Agreement(*(one.name for one in versions)) if versions else None
 
     def report(self) -> dict[str, Any] | None:
         """How far they agree; None where nothing is compared."""
@@ -66,7 +71,11 @@ class Shadow:
         self._waiting += len(pairs)
         try:
             others = await other.score([row for row, _ in pairs])
-        except PumaHubError:  # there is no room, or it has just been retired
+        except Exception as error:
+            if not isinstance(error, PumaHubError):  # else there is no room, or it has just been retired
+                _log.error(
+                    "shadow: the other version failed with %s", type(error).__name__
+                )  # its words may name a user
             self._leave_out(agreement, len(pairs))
             return
         finally:

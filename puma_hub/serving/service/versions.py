@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from puma_hub.errors import ConfigurationError
@@ -15,7 +17,7 @@ from puma_hub.serving.rollout.version import Version
 from puma_hub.serving.service.backend import Backend, Row, Scored, TextRequest, TextStream
 from puma_hub.serving.service.following import Follower
 from puma_hub.serving.service.limits import ServiceLimits
-from puma_hub.serving.service.loaded import Loaded, Standing
+from puma_hub.serving.service.loaded import Loaded, Standing, free_memory
 from puma_hub.serving.service.meters import Meters
 from puma_hub.serving.service.shadow import Shadow
 
@@ -43,14 +45,19 @@ class VersionedBackend(Backend):
         meters: Meters,
         say: Callable[[str], None],
     ) -> None:
-        self._file, self._load, self._limits, self._meters, self._say = file, load, limits, meters, say
-        self._shadow = Shadow(limits.queue, meters, say)
+        self._file, self._load, self._limits, self._meters = file, load, limits, meters
+        self._say = partial(_tell, say)
+        self._shadow = Shadow(limits.queue, meters, self._say)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: tuple[Loaded, ...] = ()  # loaded for a state that the file no longer had
+        self._leaving: list[Loaded] = []  # retired, and perhaps still answering
         self._loop: asyncio.AbstractEventLoop | None = None
         stamp = file.stamp()
-        self._take(self._prepared(file.read(), ()))
+        deployment = file.read()
+        self._name = deployment.name
+        self._take(self._prepared(deployment, ()))
         self.offset_column = self._standing.loaded[0].backend.offset_column
-        self._follower = Follower(file, stamp, self._follow, say)
+        self._follower = Follower(file, stamp, self._follow, self._say)
 
     def begin(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -101,30 +108,45 @@ class VersionedBackend(Backend):
             "listed": len(deployment.split.listed),
             "shadow": deployment.shadow,
             "agreement": self._shadow.report(),
-            "up_to_date": self._follower.problem is None,  # the log says why not: it may name folders of this machine
+            # The log says why not: that may name folders of this machine.
+            "up_to_date": self._follower.problem is None and not self._follower.busy,
         }
 
     async def close(self, seconds: float = 0.0) -> None:
         self._follower.stop()
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*(one.end(seconds) for one in self._standing.loaded))
+        ending = (*self._standing.loaded, *self._leaving, *self._waiting)
+        await asyncio.gather(*(one.end(seconds) for one in ending))
         self._shadow.begin(())
 
     # The file has changed
 
     def _follow(self, deployment: Deployment) -> Callable[[], None]:
         """Load what is new, in the follower's thread; what it gives is called in the event loop."""
-        standing = self._prepared(deployment, self._standing.loaded)
+        if deployment.name != self._name:
+            self._say(f"the LLM is called {self._name} until the service starts again, then {deployment.name}")
+        serving, waiting = self._standing.loaded, self._waiting
+        standing = self._prepared(deployment, (*serving, *waiting))
+        self._waiting = tuple(one for one in standing.loaded if one not in serving)
+        self._give_up([one for one in waiting if one not in standing.loaded])
 
         def switch() -> None:
-            old = self._standing
+            old, self._waiting = self._standing, ()
             self._take(standing)
             for one in old.loaded:
                 if one not in standing.loaded:
-                    self._start(one.end(self._limits.grace))
+                    self._leaving.append(one)
+                    self._start(self._leave(one))
 
         return switch
+
+    async def _leave(self, one: Loaded) -> None:
+        """Unload a version that nobody asks any more, once its last answer is given."""
+        await one.end(2 * self._limits.timeout)  # an answer begins within one timeout, and ends within another
+        self._leaving.remove(one)
+        del one
+        await asyncio.get_running_loop().run_in_executor(None, free_memory)
 
     def _prepared(self, deployment: Deployment, have: tuple[Loaded, ...]) -> Standing:
         """The deployment with its versions loaded; those that are loaded already stay."""
@@ -146,15 +168,16 @@ class VersionedBackend(Backend):
         return Loaded(version, backend, prompts)
 
     def _give_up(self, unused: list[Loaded]) -> None:
-        """Close what was loaded in vain, in the event loop. Before it runs, the service ends anyway."""
+        """Unload what was loaded in vain. Before the event loop runs, the service ends anyway."""
         for one in unused:
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(self._start, one.end(0.0))
+                self._leaving.append(one)
+                self._loop.call_soon_threadsafe(self._start, self._leave(one))
 
     def _take(self, standing: Standing) -> None:
         names = [one.name for one in standing.loaded]
-        self._shadow.begin(names if standing.deployment.shadow else ())
         self._standing = standing
+        self._shadow.begin(standing.deployment.versions if standing.deployment.shadow else ())
         self._meters.split(names, standing.deployment.split.share)
         split = standing.deployment.split
         parts = f"{names[0]} answers everyone"
@@ -167,6 +190,12 @@ class VersionedBackend(Backend):
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def _tell(say: Callable[[str], None], line: str) -> None:
+    """Say a line. A log that nobody reads any more keeps nothing from being served."""
+    with suppress(OSError, ValueError):
+        say(line)
 
 
 def _require_same_rows(first: Loaded, other: Loaded) -> None:
