@@ -172,6 +172,22 @@ def test_how_rows_were_chosen_travels_with_them(tmp_path: Path) -> None:
     assert description(most_recent(again["train"], 2)) == f"{said}; the 2 most recent rows of each user"
 
 
+def test_texts_that_were_changed_in_training_alone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_interactions().to_parquet(tmp_path / "rows.parquet")
+    plain = load_interactions(tmp_path / "rows.parquet")
+    means = load_interactions(tmp_path / "rows.parquet", item_statistics=True)
+    assert means["train"]["item_text"][0].startswith(plain["train"]["item_text"][0] + "\nRating by all users: ")
+    for trained, held_out in ((plain, plain), (means, means)):
+        assert refuse_trained_rows(held_out["validation"], TrainedRows.of(trained["train"])) == 0
+    assert refuse_trained_rows(make_interactions(users=2, seed=9), TrainedRows.of(means["train"]), allowed=True) >= 0
+    assert not caplog.text  # of rows from elsewhere nothing is known
+    refuse_trained_rows(plain["validation"], TrainedRows.of(means["train"]))
+    assert "trained with each item's mean label added to its text (--item-statistics)" in caplog.text
+    caplog.clear()
+    refuse_trained_rows(means["validation"], TrainedRows.of(plain["train"]))
+    assert "trained without each item's mean label" in caplog.text and "these rows are with it" in caplog.text
+
+
 def test_rows_that_choose_the_epoch_are_the_last_in_time() -> None:
     rows = make_interactions(users=3, rows=10).shuffle(seed=1)
     train, validation = last_of_each_user(rows, 0.2)

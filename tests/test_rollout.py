@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -318,3 +320,18 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     assert child.exitcode == 0 and file.path.read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["deployment.json"]
     assert len(file.change(lambda now: now.with_users(USERS[:3000])).split.listed) == 3000
+
+
+def test_a_way_back_does_not_wait_for_torch(tmp_path: Path) -> None:
+    file = DeploymentFile(tmp_path / "deployment.json")
+    file.write(BOTH.with_share(100.0))
+    code = (
+        "import sys; from puma_hub.cli import rollout_command; from puma_hub.cli.main import build_parser\n"
+        "from puma_hub.serving.rollout import DeploymentFile\n"
+        "args = build_parser().parse_args(['rollout', '--rollback'])\n"
+        "DeploymentFile('deployment.json').change(rollout_command._change(args))\n"
+        "assert not {'torch', 'transformers', 'datasets'} & {*sys.modules}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert file.read().split.nobody

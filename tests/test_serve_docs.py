@@ -31,7 +31,7 @@ def test_the_pages_requests_are_answered(tmp_path: Path) -> None:
     assert [word for word in serve if word.startswith("-")] == ["--model", "--bank"]  # as `started` has them
     place = saved_service(tmp_path)
     bank = rated_bank()
-    users = ["196", *bank.user_ids[1:]]
+    users = ["136", *bank.user_ids[1:]]
     facts = {"template": bank.provenance.template, "task": bank.provenance.task}
     PromptBank.from_arrays(users, bank.prompts, bank.model, **facts).save_pretrained(place / "bank")
     asked = commands("curl")

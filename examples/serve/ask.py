@@ -1,7 +1,7 @@
 """Ask a service of ``puma-hub serve`` for scores of a user, and for a text as it is written.
 
-python ask.py --user 196 --item "Toy Story (1995)" --item "Heat (1995)"
-python ask.py --user 196 --chat "Name one film for tonight."
+python ask.py --user 136 --item "Toy Story (1995)" --item "Heat (1995)"
+python ask.py --user 136 --chat "Name one film for tonight."
 """
 
 from __future__ import annotations

@@ -111,9 +111,11 @@ def _require_sense(args: argparse.Namespace) -> None:
 
 def _change(args: argparse.Namespace) -> Callable[[Deployment], Deployment] | None:
     """What is asked for, other than adding and retiring."""
-    from puma_hub.bank.user_lists import read_users
+    users: list[str] | None = None
+    if args.users:
+        from puma_hub.bank.user_lists import read_users
 
-    users = read_users(args.users) if args.users else None
+        users = read_users(args.users)
     if not (args.promote or args.rollback or users is not None or args.share is not None or args.shadow):
         return None
 

@@ -26,6 +26,9 @@ from puma_hub.limits import MAX_ROWS, require_whole
 
 logger = logging.getLogger(__name__)
 
+MEANS_IN_TEXTS = "each item's mean label added to its text (--item-statistics)"
+"""The step of a description that changes what the LLM reads."""
+
 _MARK = "Interactions: "  # the start of our descriptions, to tell them from others
 _SIZE = 1024
 _SHOWN = 300
@@ -199,6 +202,7 @@ def refuse_trained_rows(
     """
     if trained is None or not len(trained.hashes):
         return 0
+    _compare_texts(rows, trained)
     if trained.timed is not None and trained.timed != ("timestamp" in rows.column_names):
         logger.warning(
             "cannot check whether the bank was trained on these rows: its training rows %s timestamps, these %s; give "
@@ -217,4 +221,19 @@ def refuse_trained_rows(
         f"the bank was trained on {about}{found} of {len(rows)} held-out rows, so their error says nothing about new "
         "rows; hold out the same rows as in training (--users, --rows-per-user, --held-out), or pass "
         f"allow_training_rows=True (--allow-training-rows).{ways}"
+    )
+
+
+def _compare_texts(rows: datasets.Dataset, trained: TrainedRows) -> None:
+    """Tell in the log if the items' texts were changed in training and not in ``rows``, or the other way round."""
+    ours = description(rows)
+    if trained.chosen is None or ours is None or (MEANS_IN_TEXTS in trained.chosen) == (MEANS_IN_TEXTS in ours):
+        return
+    had, has = ("with", "without") if MEANS_IN_TEXTS in trained.chosen else ("without", "with")
+    logger.warning(
+        "the bank was trained %s %s, and these rows are %s it: the LLM reads other texts than in training, and the "
+        "figures are worse for it; read the rows as in training",
+        had,
+        MEANS_IN_TEXTS,
+        has,
     )

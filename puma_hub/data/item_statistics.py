@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from puma_hub.data.held_out import MEANS_IN_TEXTS, with_description
 from puma_hub.data.likes import RATING
 from puma_hub.data.rows import codes, column, flat, from_table, numbers
 
@@ -39,7 +40,9 @@ def with_item_statistics(splits: datasets.DatasetDict) -> datasets.DatasetDict:
         mean = (total + _PRIOR_ROWS * overall) / (count + _PRIOR_ROWS)
         return _with_line(column(rows, "item_text"), np.rint(mean / _STEP).astype(np.int64))
 
-    return datasets.DatasetDict({name: _replaced(rows, texts(name, rows)) for name, rows in splits.items()})
+    return datasets.DatasetDict(
+        {name: with_description(_replaced(rows, texts(name, rows)), MEANS_IN_TEXTS) for name, rows in splits.items()}
+    )
 
 
 def _with_line(plain: pa.ChunkedArray, steps: np.ndarray) -> pa.ChunkedArray:

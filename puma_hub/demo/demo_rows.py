@@ -9,6 +9,7 @@ import datasets
 import numpy as np
 
 from puma_hub.data import check_interactions, chronological_split, most_recent, of_users, rows_by_user, sample_users
+from puma_hub.data.held_out import with_description
 from puma_hub.data.item_statistics import with_item_statistics
 from puma_hub.data.movielens import read_movielens
 from puma_hub.data.rows import codes, column, take_rows
@@ -53,4 +54,5 @@ def of_popular_items(rows: datasets.Dataset, items: int) -> datasets.Dataset:
     """The rows of the ``items`` items that have the most rows; of two with as many, the one that comes first."""
     item_of, names = codes(column(rows, "item_id"))
     order = np.argsort(-np.bincount(item_of, minlength=len(names)), kind="stable")
-    return take_rows(rows, np.flatnonzero(np.isin(item_of, order[:items])))
+    described = with_description(rows, f"the {items} items with the most rows")
+    return take_rows(described, np.flatnonzero(np.isin(item_of, order[:items])))
