@@ -23,7 +23,7 @@ from tests.bad_input import (
 from tests.conftest import make_model, make_tokenizer
 
 CASES: dict[str, Case] = {
-    "unknown placeholder": (lambda p: PromptTemplate("<user> <film>"), e.TemplateError, "unknown placeholder <film>"),
+    "unknown placeholder": (lambda p: PromptTemplate("<user> <film>"), e.TemplateError, "unknown placeholder '<film>'"),
     "two placeholders": (lambda p: PromptTemplate("<user> and <user>"), e.TemplateError, "occurs 2 times"),
     "no placeholder": (lambda p: PromptTemplate("rate <item>"), e.TemplateError, "has no <user>"),
     "unknown preset": (lambda p: PromptTemplate.of("netflix"), e.ConfigurationError, ", ".join(PRESETS)),

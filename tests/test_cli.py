@@ -176,20 +176,6 @@ def test_failures_are_one_line_and_leave_nothing(
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_full_disk_leaves_no_partial_output(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert main(fit(place, tmp_path / "out")) == 0
-
-    def full(*args: object, **kwargs: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", full)
-    assert main(fit(place, tmp_path / "again")) == 1
-    assert "No space left on device" in capsys.readouterr().err
-    assert sorted(path.name for path in (tmp_path / "again").iterdir()) == ["work"]
-
-
 def test_debug_shows_the_error(tmp_path: Path) -> None:
     from puma_hub import PumaHubError
 

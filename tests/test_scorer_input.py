@@ -36,7 +36,7 @@ ROWS = [{"item_text": "Toy Story"}]
         ("rate <item>", "has no <user>"),
         ("<user> and <user> rate <item>", "2 times"),
         ("<item> <item> <user>", "2 times"),
-        ("<user> rates <movie>", "unknown placeholder <movie>"),
+        ("<user> rates <movie>", "unknown placeholder '<movie>'"),
     ],
 )
 def test_bad_templates(text: str, message: str) -> None:

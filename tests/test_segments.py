@@ -39,7 +39,7 @@ def test_the_slots_of_a_template() -> None:
     assert PromptTemplate(TEXT).soft_slots == ("item_prompt", "user")
     assert PromptTemplate("<item><user>").soft_slots == ("user",)
     assert PromptTemplate("<item><user>").segments(ROWS[0]) == ((Part("Toy", True),), SoftSlot("user"), ())
-    with pytest.raises(TemplateError, match="unknown placeholder <taste>"):
+    with pytest.raises(TemplateError, match="unknown placeholder '<taste>'"):
         PromptTemplate("<item> <taste><user>")
     with pytest.raises(TemplateError, match="has no <user>"):
         PromptTemplate("<item><item_prompt>")

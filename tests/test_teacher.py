@@ -153,7 +153,7 @@ def test_logits_are_sharpened_by_the_slope_that_the_bank_records(make_lm: Callab
     lm, interactions = make_lm("llama"), make_interactions(32, 4)
     bank = PromptTrainer(lm, interactions, replace(QUIET, prompt_method="posterior")).train()
     assert bank.provenance.details["calibration_slope"] == 1.0  # of 32 latest rows, too few to tell
-    for recorded, spread in ((1.3, 1.43), (0.7, 0.77), (-1.0, 1.15), (float("nan"), 1.15), ("1.3", 1.15)):
+    for recorded, spread in ((1.3, 1.43), (0.7, 0.77), (-1.0, 1.15), ("1.3", 1.15)):
         known = bank.with_provenance(details=bank.provenance.details | {"calibration_slope": recorded})
         usual = with_source_predictions(lm, known, interactions, noise=0)["source_prediction"][:]
         asked = with_source_predictions(lm, known, interactions, spread=spread, noise=0)["source_prediction"][:]
@@ -191,7 +191,7 @@ def test_a_bank_records_the_mean_answers_of_its_training(
     assert plain == with_source_predictions(lm, bank, interactions, spread=1.0, noise=0)["source_prediction"][:]
     with pytest.raises(ConfigurationError, match="PromptTrainer records in its banks; this bank has none"):
         with_source_predictions(lm, none, interactions, spread=1.15, noise=0)
-    for wrong in ([1.0], "12345", [float("nan")] * 5):
+    for wrong in ([1.0], "12345", ["x"] * 5):
         with pytest.raises(BankError, match="must be 5 numbers"):
             with_source_predictions(lm, bank.with_provenance(details={"mean_answers": wrong}), interactions, noise=0)
 
