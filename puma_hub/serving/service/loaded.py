@@ -100,7 +100,6 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    with suppress(
-        AttributeError, OSError, TypeError
-    ):  # C libraries other than glibc do it by themselves, or not at all
+    # C libraries other than glibc do it by themselves, or not at all.
+    with suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).malloc_trim(0)

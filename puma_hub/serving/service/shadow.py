@@ -72,10 +72,9 @@ class Shadow:
         try:
             others = await other.score([row for row, _ in pairs])
         except Exception as error:
-            if not isinstance(error, PumaHubError):  # else there is no room, or it has just been retired
-                _log.error(
-                    "shadow: the other version failed with %s", type(error).__name__
-                )  # its words may name a user
+            # One of ours: there is no room, or it has just been retired. The words of others may name a user.
+            if not isinstance(error, PumaHubError):
+                _log.error("shadow: the other version failed with %s", type(error).__name__)
             self._leave_out(agreement, len(pairs))
             return
         finally:
