@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from safetensors import safe_open
 
 from puma_hub import ModelSpec, PromptBank, PumaAdapter, PumaConfig
 from puma_hub.training.state import STATE_FILE
 from tests.conftest import make_bank, make_interactions, make_model, make_tokenizer
+from tests.forked_cli import ForkedCli
 
 TRAINING = ("--epochs", 2, "--batch-size", 24, "--checkpoint-seconds", 0)
 COMMANDS: dict[str, Callable[[Path], list[object]]] = {
@@ -25,6 +27,24 @@ COMMANDS: dict[str, Callable[[Path], list[object]]] = {
     ],
     "migrate": lambda place: ["migrate", "--adapter", place / "adapter", "--bank", place / "many", "--batch-size", 64],
 }
+
+
+@pytest.fixture(scope="module", name="temporary")
+def temporary_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where temporary files of commands go."""
+    return tmp_path_factory.mktemp("temporary")
+
+
+@pytest.fixture(scope="module", name="cli")
+def forked_cli(temporary: Path) -> Iterator[ForkedCli]:
+    process = ForkedCli(temporary)
+    yield process
+    process.close()
+
+
+@pytest.fixture(scope="module", name="place")
+def command_place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_place(tmp_path_factory.mktemp("place"))
 
 
 def make_place(folder: Path) -> Path:

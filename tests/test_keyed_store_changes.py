@@ -200,6 +200,7 @@ def test_a_full_disk(bank: PromptBank, tmp_path: Path) -> None:
     assert found | {SEAL: b""} == expected | {SEAL: b""} and not leftovers(tmp_path / "store")
 
 
+# Root may write anywhere, and only root can become a user who may not.
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs another user")
 def test_a_folder_that_the_reader_may_not_write(bank: PromptBank, tmp_path: Path) -> None:
     bank.to_lmdb(tmp_path / "store")

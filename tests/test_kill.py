@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from puma_hub.training.state import STATE_FILE
-from tests.commands import COMMANDS, files_of, hidden, make_place
+from tests.commands import COMMANDS, command_place, files_of, forked_cli, hidden, temporary_folder  # noqa: F401
 from tests.forked_cli import ForkedCli
 from tests.hub_server import HubServer
 
@@ -19,24 +18,6 @@ EARLY = 0.9  # moments lie in this share of an uninterrupted run; a run that goe
 RESULTS = {"fit": "bank", "train": "adapter", "migrate": "out"}
 IN_WRITING = {"fit": "{}/out/.bank-", "train": "{}/out/.adapter-", "migrate": "{}/.out-"}
 LEAST_STEPS = {"fit": 2, "train": 5, "migrate": 5}
-
-
-@pytest.fixture(scope="module")
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where temporary files of commands go."""
-    return tmp_path_factory.mktemp("temporary")
-
-
-@pytest.fixture(scope="module")
-def cli(temporary: Path) -> Iterator[ForkedCli]:
-    process = ForkedCli(temporary)
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)

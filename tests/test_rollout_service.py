@@ -340,8 +340,11 @@ def test_a_version_is_added_with_its_bank_and_retired_with_it(
     assert f"| new       | candidate | 25 %    | {drawn}" in printed and "user-" not in printed
     (tmp_path / "users.txt").write_text("user-1\nuser-x\n")
     assert rollout("--users", "users.txt", "--shadow", "on", "--json", "now.json") == 0
-    printed = capsys.readouterr()
-    assert "2 listed users" in printed.out and "1 of the users in users.txt have no prompt" in printed.err
+    assert "2 listed users are answered by the candidate; 1 of them have no prompt" in capsys.readouterr().out
+    Path("old").rename("away")  # what cannot be counted is still done
+    assert rollout("--share", "30") == 0 and "users cannot be counted" in capsys.readouterr().err
+    assert rollout("--users", "users.txt") == 0 and DeploymentFile("deployment.json").read().split.share == 30.0
+    Path("away").rename("old")
     assert "user-1" not in Path("now.json").read_text() + Path("deployment.json").read_text()
     assert rollout("--retire", "--delete-bank") == 2 and rollout("--promote") == 0
     Path("old/notes.txt").write_text("mine")

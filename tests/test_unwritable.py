@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from puma_hub import errors as e
 from puma_hub.training.state import STATE_FILE
 from tests.bad_input import Place
-from tests.commands import COMMANDS, files_of, hidden, make_place
+from tests.commands import COMMANDS, command_place, files_of, forked_cli, hidden, temporary_folder  # noqa: F401
 from tests.forked_cli import ForkedCli
 from tests.hub_server import HubServer
 
@@ -21,24 +20,6 @@ REPORT = (
     "--resamples 100 --json {1}/report.json --out {1}/report.html"
 )
 LIMITS = 3  # sizes a disk is full at, for each command
-
-
-@pytest.fixture(scope="module")
-def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where temporary files of commands go."""
-    return tmp_path_factory.mktemp("temporary")
-
-
-@pytest.fixture(scope="module")
-def cli(temporary: Path) -> Iterator[ForkedCli]:
-    process = ForkedCli(temporary)
-    yield process
-    process.close()
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_place(tmp_path_factory.mktemp("place"))
 
 
 def too_small(sizes: list[int]) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from puma_hub.cli import common
@@ -85,8 +86,6 @@ def run(args: argparse.Namespace) -> Result:
     else:
         change = _change(args)
         deployment = file.read() if change is None else file.change(change)
-        if args.users:
-            _say_unknown(args.users, deployment, file)
     return _standing(deployment, file)
 
 
@@ -206,13 +205,17 @@ def _standing(deployment: Deployment, file: DeploymentFile) -> Result:
     roles = [(deployment.stable, "stable", 100 - split.share)]
     if candidate is not None:
         roles.append((candidate, "candidate", split.share))
+    users = {} if counted is None else counted.by_version
     rows = [
-        [one.name, role, f"{share:g} %", "" if counted is None else str(counted[one.name]), one.model, one.bank]
+        [one.name, role, f"{share:g} %", str(users.get(one.name, "")), one.model, one.bank]
         for one, role, share in roles
     ]
     text = table(["version", "", "share", "users", "model", "bank"], rows)
     if split.listed:
         text += f"\n{len(split.listed)} listed users are answered by the candidate"
+        if counted is not None and counted.listed < len(split.listed):
+            unknown = len(split.listed) - counted.listed
+            text += f"; {unknown} of them have no prompt in the stable version's bank: check the ids"
     if deployment.shadow:
         text += "\nrows are scored with both versions"
     report: dict[str, Any] = {
@@ -222,34 +225,32 @@ def _standing(deployment: Deployment, file: DeploymentFile) -> Result:
         "share": split.share,
         "listed": len(split.listed),
         "shadow": deployment.shadow,
-        "users": counted,
+        "users": users or None,
     }
     return Result(text, report)
 
 
-def _say_unknown(listed: str, deployment: Deployment, file: DeploymentFile) -> None:
-    """Tell how many listed users the stable version has no prompt of."""
-    from puma_hub.bank.user_lists import read_users
-    from puma_hub.serving.rollout.facts import user_ids
+@dataclass(frozen=True)
+class _Counted:
+    """Of the stable version's users: ``by_version`` answered by each, and how many are ``listed``."""
 
-    users = user_ids(file.found(deployment.stable))
-    if users is not None and (unknown := len({*read_users(listed)} - {*users})):
-        say(f"{unknown} of the users in {listed} have no prompt in the stable version's bank; check the ids")
+    by_version: dict[str, int]
+    listed: int
 
 
-def _counted(deployment: Deployment, file: DeploymentFile) -> dict[str, int] | None:
-    """How many of the stable version's users each version answers; None where they cannot be listed.
+def _counted(deployment: Deployment, file: DeploymentFile) -> _Counted | None:
+    """The counts; None where users cannot be listed.
 
     Users who have no prompt in the candidate's bank count for the stable version, which answers them.
     """
     from puma_hub.errors import PumaHubError
     from puma_hub.serving.rollout.facts import local_prompts, user_ids
 
-    candidate = deployment.candidate
+    candidate, split = deployment.candidate, deployment.split
     try:
         users = user_ids(file.found(deployment.stable))
         known = None if candidate is None else local_prompts(file.found(candidate))
-    except PumaHubError as error:
+    except PumaHubError as error:  # the change is made; this is only about it
         say(f"users cannot be counted: {error}")
         return None
     if users is None:
@@ -258,4 +259,4 @@ def _counted(deployment: Deployment, file: DeploymentFile) -> dict[str, int] | N
     for user in users:
         has = known is None or user in known
         found[(deployment.version_of(user) if has else deployment.stable).name] += 1
-    return found
+    return _Counted(found, sum(split.mark(user) in split.listed for user in users) if split.listed else 0)
